@@ -1,0 +1,150 @@
+//! The life of a running gateway: signals and asks come in, and in the end it stops.
+//!
+//! | what comes | what is done |
+//! |---|---|
+//! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
+//! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | `drain` | drain and stay |
+//! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
+
+use std::{io, time::Duration};
+
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals;
+use tokio::{sync::oneshot, time::timeout};
+use tokio_stream::StreamExt as _;
+
+use super::{Gateway, RunError, drain::drain};
+use crate::{
+    lifecycle::{Ask, Drained},
+    status::Phase,
+};
+
+/// How often it is checked that all shards live.
+const CHECK: Duration = Duration::from_secs(1);
+
+/// Time that the surfaces have to end once the clients are gone.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// What woke the supervisor.
+enum Wake {
+    Ask(Ask),
+    Signal(i32),
+    Check,
+    Surface(Result<(), String>),
+}
+
+impl Gateway {
+    /// Registers the signals; from here on SIGTERM, SIGINT and SIGHUP are the gateway's.
+    pub fn signals() -> io::Result<Signals> {
+        Signals::new([SIGTERM, SIGINT, SIGHUP])
+    }
+
+    /// Runs until somebody asks for the end, by signal or through the handle.
+    pub async fn run(mut self, mut signals: Signals) -> Result<(), RunError> {
+        let mut check = tokio::time::interval(CHECK);
+        loop {
+            let wake = tokio::select! {
+                Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
+                Some(signal) = signals.next() => Wake::Signal(signal),
+                _ = check.tick() => Wake::Check,
+                Some(ended) = self.surfaces.join_next() => {
+                    Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
+                }
+            };
+            match wake {
+                Wake::Ask(Ask::Reload(reply)) => {
+                    let outcome = self.reload.reload(&self.live);
+                    self.asks.config.send_replace(self.reload.status());
+                    // Who asked may be gone; the outcome stands in the status all the same.
+                    let _ = reply.send(outcome);
+                }
+                Wake::Signal(SIGHUP) => {
+                    // The outcome is logged and stands in the status: a signal has no answer.
+                    let _ = self.reload.reload(&self.live);
+                    self.asks.config.send_replace(self.reload.status());
+                }
+                Wake::Ask(Ask::Drain(reply)) => {
+                    self.go_out_of_service(Phase::Draining, reply, &mut signals)
+                        .await;
+                    if *self.asks.phase.borrow() == Phase::Stopping {
+                        return self.end().await;
+                    }
+                }
+                Wake::Ask(Ask::Stop(reply)) => {
+                    self.go_out_of_service(Phase::Stopping, reply, &mut signals)
+                        .await;
+                    return self.end().await;
+                }
+                Wake::Signal(signal) => {
+                    tracing::info!(signal, "told to stop; a second signal stops at once");
+                    let (reply, _nobody) = oneshot::channel();
+                    self.go_out_of_service(Phase::Stopping, reply, &mut signals)
+                        .await;
+                    return self.end().await;
+                }
+                Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
+                Wake::Check => {}
+                Wake::Surface(Ok(())) => {
+                    return Err(RunError::Surface(
+                        "a listener ended unexpectedly".to_owned(),
+                    ));
+                }
+                Wake::Surface(Err(error)) => return Err(RunError::Surface(error)),
+            }
+        }
+    }
+
+    /// Drains, unless a signal to stop comes first, which ends the waiting (and turns a drain into
+    /// a stop).
+    async fn go_out_of_service(
+        &self,
+        phase: Phase,
+        reply: oneshot::Sender<Drained>,
+        signals: &mut Signals,
+    ) {
+        self.asks.phase.send_replace(phase);
+        let config = self.live.snapshot();
+        let accepting = (phase == Phase::Stopping).then_some(&self.stop_websocket);
+        let drained = tokio::select! {
+            drained = drain(&self.hub, &config, accepting) => drained,
+            () = told_to_stop(signals) => {
+                tracing::warn!("told again to stop; clients that are left are cut off");
+                self.asks.phase.send_replace(Phase::Stopping);
+                Drained { closed: 0, cut_off: self.hub.count_sockets() }
+            }
+        };
+        tracing::info!(
+            closed = drained.closed,
+            cut_off = drained.cut_off,
+            "drained"
+        );
+        // Who asked may be gone; the drain is done all the same.
+        let _ = reply.send(drained);
+    }
+
+    /// Takes everything down. The clients are gone, or are cut off here.
+    async fn end(mut self) -> Result<(), RunError> {
+        self.stop_websocket.send_replace(true);
+        self.stop_grpc.send_replace(true);
+        self.hub.stop();
+        self.stop_control.send_replace(true);
+        let ended = async { while self.surfaces.join_next().await.is_some() {} };
+        if timeout(GRACE, ended).await.is_err() {
+            tracing::warn!("a listener did not end in time; it is cut off");
+        }
+        self.threads.join();
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn told_to_stop(signals: &mut Signals) {
+    while let Some(signal) = signals.next().await {
+        if signal != SIGHUP {
+            return;
+        }
+    }
+    // The signals have ended, which they never do before the process does.
+    std::future::pending().await
+}

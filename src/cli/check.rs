@@ -1,0 +1,38 @@
+//! `check` and `--print-config`: the configuration, without running anything.
+
+use super::{Exit, complain, complain_of, say};
+use crate::config::{self, Origin, Source};
+
+/// Says whether a start would accept the configuration.
+pub(super) fn run(source: &Source) -> Exit {
+    let loaded = match config::load(source, std::env::vars_os()) {
+        Ok(loaded) => loaded,
+        Err(faults) => return complain_of(&faults),
+    };
+    for warning in &loaded.warnings {
+        complain(&format!("warning: {warning}"));
+    }
+    for key in &loaded.overridden {
+        let by = match loaded.origins.get(key) {
+            Some(Origin::Environment(name)) => name,
+            _ => "--set",
+        };
+        complain(&format!("note: {key} of the file is overridden by {by}"));
+    }
+    match &loaded.file {
+        Some(file) => say(&format!("configuration is valid (file {})", file.display())),
+        None => say("configuration is valid (no file)"),
+    }
+    Exit::Done
+}
+
+/// Prints the configuration in effect; its output is a file that `--config` accepts.
+pub(super) fn print(source: &Source) -> Exit {
+    match config::load(source, std::env::vars_os()) {
+        Ok(loaded) => {
+            say(&config::to_toml(&loaded.config));
+            Exit::Done
+        }
+        Err(faults) => complain_of(&faults),
+    }
+}

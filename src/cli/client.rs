@@ -1,0 +1,172 @@
+//! The commands that ask the running gateway, over its control socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Exit, complain, render, say};
+use crate::config::{self, Source};
+use crate::control::{Client, ClientError};
+use crate::lifecycle::Reloaded;
+use crate::status::Phase;
+
+/// What the running gateway is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    Stop,
+    Status { json: bool },
+    Reload,
+    Drain { wait: bool },
+    Health,
+}
+
+/// Between the answer to a stop and the end of the process there is next to nothing left to do.
+const LAST_BREATH: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether a drain has begun.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Asks, prints the answer, and says how it went.
+pub(super) fn run(source: &Source, ask: Ask) -> Exit {
+    let socket = socket(source);
+    match block_on(answer(socket.as_deref(), ask)) {
+        Ok(exit) => exit,
+        Err(ClientError::NotRunning { .. }) if ask == Ask::Stop => {
+            say("not running");
+            Exit::Done
+        }
+        Err(ClientError::NotRunning { tried }) => {
+            let tried: Vec<_> = tried
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect();
+            complain(&format!(
+                "not running (no control socket at {})",
+                tried.join(", ")
+            ));
+            Exit::NotRunning
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            Exit::Failed
+        }
+    }
+}
+
+/// The gateway that runs already, in words, if one does.
+pub(super) fn running(socket: Option<&Path>) -> Result<Option<String>, String> {
+    let found = block_on(async {
+        let mut client = Client::connect(socket).await?;
+        let pid = client.pid();
+        let version = client.status().await.map(|status| status.version);
+        Ok((pid, version))
+    });
+    match found {
+        Ok((pid, Ok(version))) => Ok(Some(format!("pid {pid}, version {version}"))),
+        // It holds the socket, even if it is too busy or too different to say more.
+        Ok((pid, Err(_))) => Ok(Some(format!("pid {pid}"))),
+        Err(ClientError::NotRunning { .. }) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The socket that the configuration names. A configuration with faults must not keep anybody from
+/// stopping the gateway: then the documented places are tried, unless `--socket` says better.
+fn socket(source: &Source) -> Option<PathBuf> {
+    let loaded = config::load(source, std::env::vars_os()).or_else(|_| {
+        let only_flags = Source {
+            file: None,
+            sets: source.sets.clone(),
+        };
+        config::load(&only_flags, std::iter::empty::<(String, String)>())
+    });
+    loaded.ok()?.config.control.socket.set().cloned()
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(work),
+        Err(error) => Err(ClientError::Refused(format!(
+            "can't start a runtime: {error}"
+        ))),
+    }
+}
+
+async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
+    let mut client = Client::connect(socket).await?;
+    match ask {
+        Ask::Status { json } => {
+            let status = client.status().await?;
+            if json {
+                let text = serde_json::to_string_pretty(&status);
+                say(&text.map_err(|error| ClientError::Refused(error.to_string()))?);
+            } else {
+                say(&render::status(&status));
+            }
+            Ok(Exit::Done)
+        }
+        Ask::Reload => match client.reload().await? {
+            Reloaded::Refused { faults } => {
+                complain(&render::faults(
+                    "reload refused, nothing changed; the configuration has",
+                    &faults,
+                ));
+                Ok(Exit::Failed)
+            }
+            accepted @ Reloaded::Accepted { .. } => {
+                say(&render::reloaded(&accepted));
+                Ok(Exit::Done)
+            }
+        },
+        Ask::Health => {
+            let ready = client.health().await?;
+            say(if ready { "ready" } else { "not ready" });
+            Ok(if ready { Exit::Done } else { Exit::Failed })
+        }
+        Ask::Drain { wait: true } => {
+            say(&render::drained(client.drain().await?));
+            Ok(Exit::Done)
+        }
+        Ask::Drain { wait: false } => begin_drain(client, socket).await,
+        Ask::Stop => stop(client).await,
+    }
+}
+
+async fn stop(mut client: Client) -> Result<Exit, ClientError> {
+    let pid = client.pid();
+    say(&render::drained(client.stop().await?));
+    if client.wait_for_exit(LAST_BREATH).await? {
+        say("stopped");
+        return Ok(Exit::Done);
+    }
+    let waited = LAST_BREATH.as_secs();
+    complain(&format!(
+        "the clients are gone, but process {pid} has not ended within {waited} s"
+    ));
+    Ok(Exit::Failed)
+}
+
+/// Asks for the drain and returns once the gateway is seen to be draining. It goes on by itself:
+/// the answer that is not waited for here would only bring the numbers.
+async fn begin_drain(mut client: Client, socket: Option<&Path>) -> Result<Exit, ClientError> {
+    let mut watcher = Client::connect(socket).await?;
+    let drained = client.drain();
+    tokio::pin!(drained);
+    loop {
+        tokio::select! {
+            drained = &mut drained => {
+                say(&render::drained(drained?));
+                return Ok(Exit::Done);
+            }
+            () = tokio::time::sleep(LOOK) => {
+                let status = watcher.status().await?;
+                if matches!(status.phase, Phase::Draining | Phase::Stopping) {
+                    say(&format!("draining: {} clients left; status shows how it goes", status.clients));
+                    return Ok(Exit::Done);
+                }
+            }
+        }
+    }
+}

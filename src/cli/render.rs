@@ -1,0 +1,393 @@
+//! What people read: answers of the running gateway as text. Pure functions.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use super::start::Announcement;
+use crate::config::value::Size;
+use crate::lifecycle::{Drained, Reloaded};
+use crate::status::{Listeners, Phase, Status};
+
+/// Lines of a name and a value, the values one under the other.
+#[derive(Default)]
+struct Table(Vec<(&'static str, String)>);
+
+impl Table {
+    fn row(&mut self, name: &'static str, value: impl Display) {
+        self.0.push((name, value.to_string()));
+    }
+
+    /// A row that is left out if there is nothing to say.
+    fn some(&mut self, name: &'static str, value: String) {
+        if !value.is_empty() {
+            self.0.push((name, value));
+        }
+    }
+
+    fn text(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let lines = self
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name:width$}  {value}"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// The answer of `status`: what is wrong stands at the top, if anything is.
+pub(super) fn status(status: &Status) -> String {
+    let mut table = Table::default();
+    let phase = match status.phase {
+        Phase::Starting => "starting",
+        Phase::Ready => "in service",
+        Phase::Draining => "draining: no new clients",
+        Phase::Stopping => "stopping",
+    };
+    table.row("state", phase);
+    for fault in &status.config.faults {
+        table.row("FAULT", format!("last reload refused: {fault}"));
+    }
+    table.some("PENDING", pending(&status.config.pending));
+    table.row(
+        "process",
+        format!("pid {}, version {}", status.pid, status.version),
+    );
+    table.row("running for", age(status.uptime_seconds));
+    listeners(&mut table, &status.listeners);
+    table.row("clients", grouped(status.clients));
+    table.row("users", grouped(status.users));
+    table.row("groups", grouped(status.groups));
+    table.row("shards", status.shards);
+    table.row("memory", amount(status.memory_bytes));
+    table.row("cpu time", format!("{:.1} s", status.cpu_seconds));
+
+    let messages = &status.messages;
+    let received = format!(
+        "{} ({})",
+        grouped(messages.received),
+        amount(messages.bytes_received)
+    );
+    table.row("received", received);
+    let sent = format!(
+        "{} ({})",
+        grouped(messages.sent),
+        amount(messages.bytes_sent)
+    );
+    table.row("sent", sent);
+    let waiting = format!(
+        "{} to clients, {} from clients",
+        amount(messages.queued_bytes),
+        amount(messages.partial_bytes)
+    );
+    table.row("waiting", waiting);
+    table.some("dropped", by_cause(&messages.dropped));
+    table.row("opened", grouped(status.opened));
+    table.some("closed", by_cause(&status.closed));
+    table.some("refused", by_cause(&status.refused));
+
+    let file = status.config.file.as_deref();
+    let file = file.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
+    let loads = status.config.generation.saturating_sub(1);
+    table.row("configuration", format!("{file}, reloaded {loads} times"));
+    table.text()
+}
+
+/// What `start` says when the gateway is ready.
+pub(super) fn started(announcement: &Announcement, log_file: &Path) -> String {
+    let mut table = Table::default();
+    table.row("started", format!("pid {}", announcement.pid));
+    listeners(&mut table, &announcement.listeners);
+    if log_file.as_os_str().is_empty() {
+        table.row("log", "nowhere (set log.file to keep it)");
+    } else {
+        table.row("log", log_file.display());
+    }
+    table.text()
+}
+
+/// How a drain ended.
+pub(super) fn drained(drained: Drained) -> String {
+    let clients = counted(drained.closed, "client");
+    match drained.cut_off {
+        0 => format!("closed {clients}"),
+        cut => format!(
+            "closed {clients}, {} of them without an answer",
+            grouped(cut)
+        ),
+    }
+}
+
+/// What an accepted reload changed, and whom it reaches; a refused one has [`faults`].
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let changed = match reloaded {
+        Reloaded::Accepted { changed, .. } => changed,
+        Reloaded::Refused { faults: lines } => return faults("reload refused:", lines),
+    };
+    if changed.is_empty() {
+        return "reloaded, nothing changed".to_owned();
+    }
+    let lines = changed
+        .iter()
+        .map(|key| format!("  {}: {} -> {} ({})", key.key, key.old, key.new, key.effect));
+    let head = format!("reloaded, {} changed", counted(changed.len() as u64, "key"));
+    std::iter::once(head)
+        .chain(lines)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Faults, one line each, under a line that counts them.
+pub(super) fn faults(before: &str, lines: &[String]) -> String {
+    let mut text = format!("{before} {}", counted(lines.len() as u64, "fault"));
+    for line in lines {
+        text.push_str("\n  ");
+        text.push_str(line);
+    }
+    text
+}
+
+fn listeners(table: &mut Table, listeners: &Listeners) {
+    let joined = |list: &[std::net::SocketAddr]| {
+        list.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    table.some("websocket", joined(&listeners.websocket));
+    table.some("grpc", joined(&listeners.grpc));
+    table.some("admin", joined(&listeners.admin));
+    match &listeners.control {
+        Some(path) => table.row("control", path.display()),
+        None => table.row("control", "none: no directory for the socket could be used"),
+    }
+}
+
+fn pending(keys: &[String]) -> String {
+    match keys {
+        [] => String::new(),
+        keys => format!("{} (a restart puts them in force)", keys.join(", ")),
+    }
+}
+
+/// `slow 3, silent 1`: the most frequent first.
+fn by_cause(counts: &BTreeMap<String, u64>) -> String {
+    let mut causes: Vec<_> = counts.iter().collect();
+    causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let texts = causes
+        .iter()
+        .map(|(cause, count)| format!("{cause} {}", grouped(**count)));
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// `3d 4h`: the two largest units.
+fn age(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
+    let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// `1,234,567`
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 client`, `2 clients`
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
+/// `12.3 MiB`: rounded, for a glance; the exact number is in the JSON.
+fn amount(bytes: u64) -> String {
+    const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    for (unit, shift) in UNITS {
+        let whole = bytes >> shift;
+        if whole > 0 {
+            // Tenths by integers: the part below the unit, which is under 2^40.
+            let tenths = ((bytes - (whole << shift)) * 10) >> shift;
+            return format!("{whole}.{tenths} {unit}");
+        }
+    }
+    Size(bytes).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::ChangedKey;
+    use crate::status::{ConfigStatus, Messages};
+
+    fn picture() -> Status {
+        Status {
+            version: "2.0.0".into(),
+            pid: 4711,
+            phase: Phase::Ready,
+            uptime_seconds: 273_905,
+            listeners: Listeners {
+                websocket: vec![
+                    "0.0.0.0:20818".parse().unwrap(),
+                    "[::]:20818".parse().unwrap(),
+                ],
+                grpc: vec!["127.0.0.1:20819".parse().unwrap()],
+                admin: Vec::new(),
+                control: Some("/run/gateway-websocket/control.sock".into()),
+            },
+            cpu_seconds: 12.34,
+            memory_bytes: 12_900_000,
+            shards: 2,
+            clients: 18_000,
+            users: 950,
+            groups: 7,
+            messages: Messages {
+                received: 5,
+                sent: 1_234_567,
+                bytes_received: 600,
+                bytes_sent: 3 << 30,
+                dropped: BTreeMap::from([("slow".into(), 3), ("budget".into(), 20)]),
+                ..Messages::default()
+            },
+            opened: 20_000,
+            closed: BTreeMap::from([("peer".into(), 2_000)]),
+            refused: BTreeMap::new(),
+            config: ConfigStatus {
+                generation: 2,
+                ..ConfigStatus::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_table_that_can_be_read_at_night() {
+        let expected = "\
+state          in service
+process        pid 4711, version 2.0.0
+running for    3d 4h
+websocket      0.0.0.0:20818, [::]:20818
+grpc           127.0.0.1:20819
+control        /run/gateway-websocket/control.sock
+clients        18,000
+users          950
+groups         7
+shards         2
+memory         12.3 MiB
+cpu time       12.3 s
+received       5 (600 B)
+sent           1,234,567 (3.0 GiB)
+waiting        0 B to clients, 0 B from clients
+dropped        budget 20, slow 3
+opened         20,000
+closed         peer 2,000
+configuration  no file, reloaded 1 times";
+        assert_eq!(status(&picture()), expected);
+    }
+
+    #[test]
+    fn what_needs_attention_stands_at_the_top() {
+        let mut picture = picture();
+        picture.phase = Phase::Draining;
+        picture.config.faults = vec!["x.toml: shards = 0".into()];
+        picture.config.pending = vec!["shards".into(), "grpc.listen".into()];
+        let text = status(&picture);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "state          draining: no new clients");
+        assert_eq!(
+            lines[1],
+            "FAULT          last reload refused: x.toml: shards = 0"
+        );
+        assert_eq!(
+            lines[2],
+            "PENDING        shards, grpc.listen (a restart puts them in force)"
+        );
+    }
+
+    #[test]
+    fn a_start_says_where_it_listens_and_what_becomes_of_the_log() {
+        let mut announcement = Announcement {
+            pid: 9,
+            listeners: Listeners::default(),
+        };
+        announcement.listeners.websocket = vec!["127.0.0.1:5".parse().unwrap()];
+        assert_eq!(
+            started(&announcement, Path::new("")),
+            "started    pid 9\nwebsocket  127.0.0.1:5\n\
+             control    none: no directory for the socket could be used\n\
+             log        nowhere (set log.file to keep it)"
+        );
+        assert!(started(&announcement, Path::new("/l")).ends_with("log        /l"));
+    }
+
+    #[test]
+    fn drains_count_who_was_closed_and_who_was_cut_off() {
+        assert_eq!(
+            drained(Drained {
+                closed: 0,
+                cut_off: 0
+            }),
+            "closed 0 clients"
+        );
+        assert_eq!(
+            drained(Drained {
+                closed: 1,
+                cut_off: 0
+            }),
+            "closed 1 client"
+        );
+        let cut = drained(Drained {
+            closed: 1_200,
+            cut_off: 3,
+        });
+        assert_eq!(cut, "closed 1,200 clients, 3 of them without an answer");
+    }
+
+    #[test]
+    fn reloads_list_what_changed_or_what_is_wrong() {
+        let changed = vec![ChangedKey {
+            key: "limits.names".into(),
+            old: "256".into(),
+            new: "64".into(),
+            effect: "in force".into(),
+        }];
+        assert_eq!(
+            reloaded(&Reloaded::Accepted {
+                changed,
+                generation: 2
+            }),
+            "reloaded, 1 key changed\n  limits.names: 256 -> 64 (in force)"
+        );
+        let nothing = Reloaded::Accepted {
+            changed: Vec::new(),
+            generation: 2,
+        };
+        assert_eq!(reloaded(&nothing), "reloaded, nothing changed");
+        let lines = ["a".to_owned(), "b".to_owned()];
+        assert_eq!(faults("there are", &lines), "there are 2 faults\n  a\n  b");
+    }
+
+    #[test]
+    fn numbers_are_short_enough_for_a_glance() {
+        assert_eq!(age(59), "59s");
+        assert_eq!(age(61), "1m 1s");
+        assert_eq!(age(7_260), "2h 1m");
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_000), "1,000");
+        assert_eq!(amount(0), "0 B");
+        assert_eq!(amount(1_023), "1023 B");
+        assert_eq!(amount(1_536), "1.5 KiB");
+        assert!(amount(u64::MAX).ends_with(" TiB"));
+    }
+}

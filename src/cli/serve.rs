@@ -1,0 +1,86 @@
+//! `serve`: runs the gateway in this process. The one place from which `app` is called.
+
+use std::fs::OpenOptions;
+use std::sync::Arc;
+
+use super::{Exit, complain, complain_of, start};
+use crate::app::{Gateway, Options};
+use crate::config::{self, Loaded, Source, machine};
+use crate::{sink, telemetry};
+
+/// The control runtime does what waits; the clients' sockets have threads of their own.
+const CONTROL_THREADS: usize = 4;
+
+/// Loads, checks and runs; returns when the gateway has ended.
+pub(super) fn run(source: Source, detached: bool) -> Exit {
+    let loaded = match config::load(&source, std::env::vars_os()) {
+        Ok(loaded) => loaded,
+        Err(faults) => return complain_of(&faults),
+    };
+    if detached {
+        // Fails only for who already leads a group, and then there is no terminal to leave.
+        let _ = rustix::process::setsid();
+    }
+    let logs_to_file = !loaded.config.log.file.as_os_str().is_empty();
+    match serve(loaded, source, detached) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            // Before it is ready, a detached gateway still has its parent's ear.
+            complain(&format!("{error:#}"));
+            if logs_to_file {
+                tracing::error!(error = format!("{error:#}"), "the gateway failed");
+            }
+            Exit::Failed
+        }
+    }
+}
+
+fn serve(loaded: Loaded, source: Source, detached: bool) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&loaded.config.log)?;
+    if let Err(error) = machine::raise_files() {
+        tracing::warn!(%error, "the file descriptor limit could not be raised");
+    }
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    if !loaded.overridden.is_empty() {
+        tracing::info!(keys = ?loaded.overridden, "set in the file in vain: environment or flags win");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(machine::cores().clamp(1, CONTROL_THREADS))
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // First, so that no signal finds the process between start and readiness unprepared.
+        let signals = Gateway::signals()?;
+        let options = Options {
+            loaded,
+            source,
+            telemetry: Some(telemetry),
+            sink: Arc::new(sink::NoSink),
+        };
+        let gateway = Gateway::start(options).await?;
+        if detached {
+            let_go(&gateway)?;
+        }
+        Ok(gateway.run(signals).await?)
+    })
+}
+
+/// Tells the waiting `start` that all is well, and closes the streams that lead to it.
+fn let_go(gateway: &Gateway) -> anyhow::Result<()> {
+    let nowhere = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    // Standard error first: once the line below is read, nobody reads it any more.
+    rustix::stdio::dup2_stderr(&nowhere)?;
+    let announcement = start::Announcement {
+        pid: std::process::id(),
+        listeners: gateway.listeners().clone(),
+    };
+    super::say(&serde_json::to_string(&announcement)?);
+    rustix::stdio::dup2_stdout(&nowhere)?;
+    Ok(())
+}

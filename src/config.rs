@@ -1,0 +1,91 @@
+//! Configuration: what can be set, where it is read from, and the one in force.
+//!
+//! ```text
+//! defaults < file < GWS_ environment < --set ──► load ──► Config ──► Live ──► one snapshot per
+//!                                                 │ Faults, all at once        handshake, call, tick
+//! ```
+//!
+//! A [`Config`] is a plain value; only [`load()`] checks it. Nothing here acts on a setting.
+
+pub mod check;
+pub mod diff;
+pub mod keys;
+pub mod load;
+pub mod machine;
+pub mod print;
+mod sections;
+pub mod value;
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+
+pub use diff::{Carried, Change, carry_over, diff};
+pub use keys::Class;
+pub use load::{Fault, Faults, Loaded, Origin, Source, load};
+pub use print::to_toml;
+pub use sections::{
+    Admin, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages, SlowClient,
+    WebSocket, Welcome,
+};
+
+/// The configuration in force. Cloning shares it.
+///
+/// Whoever does one unit of work takes one snapshot for it, so that no handshake, call or tick sees
+/// the old value of one key beside the new value of another.
+#[derive(Clone, Debug)]
+pub struct Live(Arc<ArcSwap<Config>>);
+
+impl Live {
+    /// Puts a configuration in force.
+    pub fn new(config: Config) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(config)))
+    }
+
+    /// The configuration as it is now.
+    pub fn snapshot(&self) -> Arc<Config> {
+        self.0.load_full()
+    }
+
+    /// A reader for one thread that looks often: it costs one atomic load while nothing changes.
+    pub fn reader(&self) -> Reader {
+        Reader(Cache::new(Arc::clone(&self.0)))
+    }
+
+    /// Puts another configuration in force, as a whole.
+    pub fn swap(&self, config: Config) {
+        self.0.store(Arc::new(config));
+    }
+}
+
+/// A thread's own view of [`Live`].
+#[derive(Debug)]
+pub struct Reader(Cache<Arc<ArcSwap<Config>>, Arc<Config>>);
+
+impl Reader {
+    /// The configuration as it is now.
+    pub fn current(&mut self) -> &Arc<Config> {
+        self.0.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_is_seen_by_readers_and_leaves_snapshots_alone() {
+        let live = Live::new(Config::default());
+        let mut reader = live.reader();
+        let before = live.snapshot();
+        assert_eq!(reader.current(), &before);
+
+        let mut changed = Config::default();
+        changed.limits.names = 7;
+        live.clone().swap(changed);
+
+        assert_eq!(reader.current().limits.names, 7);
+        assert_eq!(live.snapshot().limits.names, 7);
+        assert_eq!(before.limits.names, 256);
+    }
+}

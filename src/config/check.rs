@@ -1,0 +1,425 @@
+//! What the values mean: ranges, and keys that have to fit each other.
+//!
+//! [`broken`] is what a start and a reload refuse, [`warnings`] what they only mention.
+
+use std::collections::HashSet;
+
+use super::machine::{self, RESERVED_FILES};
+use super::value::{Auto, Memory, Size, span};
+use super::{Config, machine::MAX_SHARDS};
+
+/// A value that is of the right kind, but not allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// `section.key`.
+    pub key: &'static str,
+    /// What is allowed; fits after "expected".
+    pub allowed: String,
+}
+
+/// How the numbers of a range are written.
+#[derive(Clone, Copy)]
+enum Unit {
+    Count,
+    Bytes,
+    /// In milliseconds.
+    Time,
+}
+
+/// The numbers that a key may have.
+struct Range {
+    key: &'static str,
+    unit: Unit,
+    /// Whether zero, for "off", is allowed beside the range.
+    off: bool,
+    min: u64,
+    max: u64,
+    /// None where the value is `auto` or a share.
+    value: fn(&Config) -> Option<u64>,
+}
+
+impl Range {
+    fn holds(&self, config: &Config) -> bool {
+        let Some(value) = (self.value)(config) else {
+            return true;
+        };
+        (self.off && value == 0) || (self.min..=self.max).contains(&value)
+    }
+
+    fn allowed(&self) -> String {
+        let write = |number| match self.unit {
+            Unit::Count => u64::to_string(&number),
+            Unit::Bytes => format!("\"{}\"", Size(number)),
+            Unit::Time => format!(
+                "\"{}\"",
+                span::format(std::time::Duration::from_millis(number))
+            ),
+        };
+        let what = match self.unit {
+            Unit::Count => "a whole number",
+            Unit::Bytes => "a size",
+            Unit::Time => "a duration",
+        };
+        let off = match (self.off, self.unit) {
+            (false, _) => "",
+            (true, Unit::Count) => "0 (off) or ",
+            (true, Unit::Bytes) => "0 (off), or ",
+            (true, Unit::Time) => "\"0s\" (off), or ",
+        };
+        format!(
+            "{off}{what} from {} to {}",
+            write(self.min),
+            write(self.max)
+        )
+    }
+}
+
+const DAY: u64 = 86_400_000;
+const HOUR: u64 = 3_600_000;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const MILLION: u64 = 1_000_000;
+
+/// One line per key whose value is a number, an amount or a time.
+macro_rules! ranges {
+    ($($key:literal $unit:ident $($off:ident)? $min:literal..=$max:expr, $value:expr;)*) => {
+        &[$(Range {
+            key: $key,
+            unit: Unit::$unit,
+            off: ranges!(@off $($off)?),
+            min: $min,
+            max: $max,
+            value: $value,
+        }),*]
+    };
+    (@off off) => { true };
+    (@off) => { false };
+}
+
+// The head can't be smaller than 8 KiB: hyper's smallest buffer is that large.
+const RANGES: &[Range] = ranges! {
+    "shards" Count 1..=MAX_SHARDS as u64, |c| count(c.shards);
+    "websocket.heartbeat_timeout" Time off 1..=DAY, |c| time(c.websocket.heartbeat_timeout);
+    "websocket.ping_interval" Time off 1..=DAY, |c| time(c.websocket.ping_interval);
+    "websocket.send_buffer" Bytes off 4096..=GIB, |c| Some(c.websocket.send_buffer.0);
+    "limits.max_clients" Count 1..=4_294_967_295, |c| count(c.limits.max_clients);
+    "limits.max_message" Bytes 1..=GIB, |c| Some(c.limits.max_message.0);
+    "limits.max_fragments" Count 1..=MILLION, |c| Some(c.limits.max_fragments.into());
+    "limits.message_deadline" Time off 1..=DAY, |c| time(c.limits.message_deadline);
+    "limits.head" Bytes 8192..=MIB, |c| Some(c.limits.head.0);
+    "limits.headers" Count 1..=1000, |c| number(c.limits.headers);
+    "limits.handshake" Time 1..=HOUR, |c| time(c.limits.handshake);
+    "limits.max_handshakes" Count 1..=MILLION, |c| number(c.limits.max_handshakes);
+    "limits.queue_bytes" Bytes 1024..=GIB, |c| Some(c.limits.queue_bytes.0);
+    "limits.queue_messages" Count 1..=MILLION, |c| number(c.limits.queue_messages);
+    "limits.inbox" Count 1..=MILLION, |c| number(c.limits.inbox);
+    "limits.queued_bytes" Bytes 1_048_576..=KIB * GIB, |c| amount(c.limits.queued_bytes);
+    "limits.partial_bytes" Bytes 1_048_576..=KIB * GIB, |c| amount(c.limits.partial_bytes);
+    "limits.names" Count 1..=65535, |c| number(c.limits.names);
+    "limits.groups_per_client" Count 1..=65535, |c| number(c.limits.groups_per_client);
+    "limits.client_messages" Count off 1..=4_294_967_295, |c| Some(c.limits.client_messages.into());
+    "limits.client_bytes" Bytes off 1..=KIB * GIB, |c| Some(c.limits.client_bytes.0);
+    "limits.close_wait" Time 1..=HOUR, |c| time(c.limits.close_wait);
+    "grpc.max_message" Bytes 1024..=GIB, |c| Some(c.grpc.max_message.0);
+    "grpc.max_streams" Count 1..=MILLION, |c| Some(c.grpc.max_streams.into());
+    "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
+    "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
+    "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
+};
+
+#[expect(clippy::unnecessary_wraps, reason = "the table has one type")]
+fn number(value: usize) -> Option<u64> {
+    Some(value as u64)
+}
+
+fn count(value: Auto<usize>) -> Option<u64> {
+    value.set().map(|count| *count as u64)
+}
+
+fn amount(value: Memory) -> Option<u64> {
+    match value {
+        Memory::Percent(_) => None,
+        Memory::Bytes(size) => Some(size.0),
+    }
+}
+
+/// In milliseconds, rounded up, so that a shorter time is never taken for zero.
+#[expect(clippy::unnecessary_wraps, reason = "the table has one type")]
+fn time(value: std::time::Duration) -> Option<u64> {
+    let millis = value.as_nanos().div_ceil(1_000_000);
+    Some(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+/// What the values of `key` may be, if it has a range.
+pub(super) fn range_of(key: &str) -> Option<String> {
+    if key == "drain.close_code" {
+        return Some(CLOSE_CODES.to_owned());
+    }
+    let range = RANGES.iter().find(|range| range.key == key)?;
+    let auto = ["shards", "limits.max_clients"].contains(&key);
+    let auto = if auto { "\"auto\" or " } else { "" };
+    Some(format!("{auto}{}", range.allowed()))
+}
+
+const CLOSE_CODES: &str = "1000, 1001, 1012, 1013 or a code from 3000 to 4999";
+const ORIGIN: &str = "origins such as \"https://example.com\", without a path";
+const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
+
+/// Everything in `config` that a start or a reload has to refuse.
+pub fn broken(config: &Config) -> Vec<Broken> {
+    let outside = RANGES.iter().filter(|range| !range.holds(config));
+    let mut faults: Vec<Broken> = outside
+        .filter_map(|range| {
+            Some(Broken {
+                key: range.key,
+                allowed: range_of(range.key)?,
+            })
+        })
+        .collect();
+    let mut refuse = |key, allowed: &str| {
+        faults.push(Broken {
+            key,
+            allowed: allowed.to_owned(),
+        });
+    };
+
+    if config.websocket.listen.0.is_empty() {
+        refuse("websocket.listen", "at least one address with its port");
+    }
+    if config.grpc.listen.0.is_empty() {
+        refuse("grpc.listen", "at least one address with its port");
+    }
+    let mut taken = HashSet::new();
+    for (key, listen) in [
+        ("websocket.listen", &config.websocket.listen),
+        ("grpc.listen", &config.grpc.listen),
+        ("admin.listen", &config.admin.listen),
+    ] {
+        // Port 0 is a new port each time.
+        let mut fixed = listen.0.iter().filter(|address| address.port() != 0);
+        if let Some(twice) = fixed.find(|address| !taken.insert(**address)) {
+            refuse(key, &format!("addresses that differ; {twice} stands twice"));
+        }
+    }
+    if !config
+        .websocket
+        .subprotocols
+        .0
+        .iter()
+        .all(|word| is_token(word))
+    {
+        refuse("websocket.subprotocols", TOKEN);
+    }
+    if !config
+        .websocket
+        .allowed_origins
+        .0
+        .iter()
+        .all(|word| is_origin(word))
+    {
+        refuse("websocket.allowed_origins", ORIGIN);
+    }
+    if !matches!(
+        config.drain.close_code,
+        1000 | 1001 | 1012 | 1013 | 3000..=4999
+    ) {
+        refuse("drain.close_code", CLOSE_CODES);
+    }
+    if config
+        .control
+        .socket
+        .set()
+        .is_some_and(|path| path.as_os_str().is_empty())
+    {
+        refuse("control.socket", "\"auto\" or a path");
+    }
+    faults
+}
+
+/// What is allowed and probably not meant; one line each.
+pub fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let socket = &config.websocket;
+    let both = !socket.heartbeat_timeout.is_zero() && !socket.ping_interval.is_zero();
+    if both && socket.heartbeat_timeout <= socket.ping_interval {
+        warnings.push(format!(
+            "websocket.heartbeat_timeout ({}) is not longer than websocket.ping_interval ({}): \
+             idle clients are disconnected before they are pinged",
+            span::format(socket.heartbeat_timeout),
+            span::format(socket.ping_interval),
+        ));
+    }
+    if config
+        .grpc
+        .listen
+        .0
+        .iter()
+        .any(|address| !address.ip().is_loopback())
+    {
+        warnings.push(format!(
+            "grpc.listen ({}) is reachable from other machines, and whoever reaches it may send \
+             to and close every client",
+            config.grpc.listen,
+        ));
+    }
+    let room = machine::files().saturating_sub(RESERVED_FILES);
+    if let Some(wish) = count(config.limits.max_clients).filter(|wish| *wish > room) {
+        warnings.push(format!(
+            "limits.max_clients ({wish}) is more than the file descriptor limit has room for \
+             ({room}): raise the limit (LimitNOFILE=, ulimit -n)",
+        ));
+    }
+    if config.limits.partial_budget() < config.limits.max_message.0 {
+        warnings.push(format!(
+            "limits.partial_bytes ({}) is less than one message of limits.max_message ({})",
+            config.limits.partial_bytes, config.limits.max_message,
+        ));
+    }
+    warnings
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token(word: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !word.is_empty() && word.bytes().all(allowed)
+}
+
+/// What browsers send: RFC 6454 §6.2.
+fn is_origin(word: &str) -> bool {
+    let host = word.split_once("://").map(|(_, host)| host);
+    let plain = word.bytes().all(|b| b.is_ascii_graphic());
+    word == "null" || plain && host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::value::{Listen, Words};
+    use super::*;
+
+    fn keys(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
+        let mut config = Config::default();
+        change(&mut config);
+        broken(&config).iter().map(|fault| fault.key).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_allowed_and_need_no_warning() {
+        assert_eq!(broken(&Config::default()), []);
+        assert_eq!(warnings(&Config::default()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn ranges_name_keys_and_every_number_has_one() {
+        for range in RANGES {
+            assert!(super::super::keys::is_key(range.key), "{}", range.key);
+            assert!(range.min <= range.max);
+        }
+        for (key, value) in super::super::keys::flatten(&Config::default()) {
+            let ranged = range_of(&key).is_some();
+            assert!(!value.is_number() || ranged, "{key}");
+        }
+    }
+
+    #[test]
+    fn values_outside_their_range_are_refused_all_at_once() {
+        let faults = keys(|config| {
+            config.shards = Auto::Set(0);
+            config.limits.head = Size::kib(4);
+            config.limits.headers = 1001;
+            config.limits.handshake = Duration::ZERO;
+            config.limits.queue_messages = 0;
+            config.limits.names = 65536;
+            config.websocket.send_buffer = Size(1);
+            config.websocket.ping_interval = Duration::from_secs(86_401);
+            config.drain.close_code = 1005;
+        });
+        assert_eq!(
+            faults,
+            [
+                "shards",
+                "websocket.ping_interval",
+                "websocket.send_buffer",
+                "limits.head",
+                "limits.headers",
+                "limits.handshake",
+                "limits.queue_messages",
+                "limits.names",
+                "drain.close_code",
+            ]
+        );
+    }
+
+    #[test]
+    fn zero_turns_off_what_can_be_turned_off() {
+        let faults = keys(|config| {
+            config.websocket.heartbeat_timeout = Duration::ZERO;
+            config.websocket.send_buffer = Size(0);
+            config.limits.message_deadline = Duration::ZERO;
+            config.drain.timeout = Duration::ZERO;
+            config.admin.listen = Listen::default();
+        });
+        assert_eq!(faults, [""; 0]);
+    }
+
+    #[test]
+    fn what_is_allowed_is_said_in_the_units_of_the_file() {
+        assert_eq!(
+            range_of("limits.head").unwrap(),
+            "a size from \"8 KiB\" to \"1 MiB\""
+        );
+        assert_eq!(
+            range_of("websocket.ping_interval").unwrap(),
+            "\"0s\" (off), or a duration from \"1ms\" to \"24h\""
+        );
+        assert_eq!(
+            range_of("shards").unwrap(),
+            "\"auto\" or a whole number from 1 to 1024"
+        );
+    }
+
+    #[test]
+    fn addresses_names_and_origins_are_looked_at() {
+        assert_eq!(
+            keys(|c| c.websocket.listen = Listen::default()),
+            ["websocket.listen"]
+        );
+        assert_eq!(
+            keys(|c| c.grpc.listen = Listen::of("0.0.0.0:20818")),
+            ["grpc.listen"]
+        );
+        let twice = Listen::of("127.0.0.1:0, 127.0.0.1:0");
+        assert_eq!(keys(|c| c.websocket.listen = twice), [""; 0]);
+        let words = |text: &str| Words(vec![text.to_owned()]);
+        for wrong in ["a b", "", "ä", "a,b"] {
+            assert_eq!(
+                keys(|c| c.websocket.subprotocols = words(wrong)),
+                ["websocket.subprotocols"]
+            );
+        }
+        for wrong in ["example.com", "https://a/", "*", "https://"] {
+            assert_eq!(
+                keys(|c| c.websocket.allowed_origins = words(wrong)),
+                ["websocket.allowed_origins"]
+            );
+        }
+        assert_eq!(
+            keys(|c| c.websocket.allowed_origins = words("http://a:8080")),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn what_is_probably_not_meant_is_mentioned() {
+        let mut config = Config::default();
+        config.websocket.heartbeat_timeout = Duration::from_secs(10);
+        config.grpc.listen = Listen::of("0.0.0.0:1");
+        config.limits.max_clients = Auto::Set(u32::MAX as usize);
+        config.limits.partial_bytes = Memory::Bytes(Size::mib(1));
+        config.limits.max_message = Size::mib(2);
+        assert_eq!(broken(&config), []);
+        assert_eq!(warnings(&config).len(), 4);
+    }
+}

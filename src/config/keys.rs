@@ -1,0 +1,181 @@
+//! The list of all keys, and whom a new value of each reaches.
+//!
+//! A test keeps it equal to the tree in `sections.rs`; the shipped file, the printed configuration
+//! and the table of changes follow its order.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Config;
+
+/// Whom a new value reaches when the configuration is reloaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Everybody, at once.
+    Live,
+    /// Connections opened from now on.
+    NewConnections,
+    /// Nobody until the process is started again.
+    Restart,
+}
+
+impl Class {
+    /// For people: the effect of a change.
+    pub fn effect(self) -> &'static str {
+        match self {
+            Self::Live => "in force",
+            Self::NewConnections => "new connections",
+            Self::Restart => "needs a restart",
+        }
+    }
+}
+
+/// Every key, with its class, section by section.
+pub const KEYS: &[(&str, Class)] = {
+    use Class::{Live, NewConnections, Restart};
+    &[
+        ("shards", Restart),
+        ("websocket.listen", Restart),
+        ("websocket.messages", Live),
+        ("websocket.welcome", NewConnections),
+        ("websocket.message_format", Live),
+        ("websocket.heartbeat_timeout", Live),
+        ("websocket.ping_interval", Live),
+        ("websocket.subprotocols", NewConnections),
+        ("websocket.allowed_origins", NewConnections),
+        ("websocket.send_buffer", NewConnections),
+        ("limits.max_clients", Live),
+        ("limits.max_message", Live),
+        ("limits.max_fragments", Live),
+        ("limits.message_deadline", Live),
+        ("limits.head", NewConnections),
+        ("limits.headers", NewConnections),
+        ("limits.handshake", NewConnections),
+        ("limits.max_handshakes", Live),
+        ("limits.queue_bytes", Live),
+        ("limits.queue_messages", Live),
+        ("limits.inbox", Live),
+        ("limits.queued_bytes", Live),
+        ("limits.partial_bytes", Live),
+        ("limits.names", Live),
+        ("limits.groups_per_client", Live),
+        ("limits.client_messages", Live),
+        ("limits.client_bytes", Live),
+        ("limits.slow_client", Live),
+        ("limits.close_wait", Live),
+        ("grpc.listen", Restart),
+        ("grpc.max_message", Restart),
+        ("grpc.max_streams", Restart),
+        ("admin.listen", Restart),
+        ("control.socket", Restart),
+        ("drain.delay", Live),
+        ("drain.window", Live),
+        ("drain.timeout", Live),
+        ("drain.close_code", Live),
+        ("log.level", Live),
+        ("log.format", Restart),
+        ("log.file", Restart),
+    ]
+};
+
+/// Whether `name` is a section, such as `websocket`.
+pub fn is_section(name: &str) -> bool {
+    sections().any(|section| section == name)
+}
+
+/// Whether `key` is a key, such as `websocket.listen`.
+pub fn is_key(key: &str) -> bool {
+    KEYS.iter().any(|(known, _)| *known == key)
+}
+
+/// The value of every key, by its full name.
+pub fn flatten(config: &Config) -> BTreeMap<String, Value> {
+    let tree = serde_json::to_value(config).expect("settings are text, numbers and lists of text");
+    let mut leaves = BTreeMap::new();
+    flatten_into(&mut leaves, "", tree);
+    leaves
+}
+
+fn flatten_into(leaves: &mut BTreeMap<String, Value>, prefix: &str, tree: Value) {
+    let Value::Object(table) = tree else {
+        leaves.insert(prefix.to_owned(), tree);
+        return;
+    };
+    for (name, value) in table {
+        let dot = if prefix.is_empty() { "" } else { "." };
+        flatten_into(leaves, &format!("{prefix}{dot}{name}"), value);
+    }
+}
+
+/// The known name that `wrong` was most likely meant to be: a key, or a section.
+pub fn nearest(wrong: &str) -> Option<&'static str> {
+    let names = KEYS.iter().map(|(key, _)| *key).chain(sections());
+    let last = wrong.rsplit('.').next().unwrap_or(wrong);
+    names
+        .map(|name| (distance(wrong, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 6)
+        .map(|(_, name)| name)
+        // The right key in the wrong section, or in none.
+        .or_else(|| {
+            KEYS.iter()
+                .map(|(key, _)| *key)
+                .find(|key| key.rsplit('.').next() == Some(last))
+        })
+}
+
+fn sections() -> impl Iterator<Item = &'static str> {
+    KEYS.iter()
+        .filter_map(|(key, _)| Some(key.split_once('.')?.0))
+}
+
+/// Letters to add, drop or replace to get from one word to the other (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, a) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, b) in to.iter().enumerate() {
+            let replaced = diagonal + usize::from(a != *b);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_and_the_tree_name_the_same_keys() {
+        let tree: Vec<String> = flatten(&Config::default()).into_keys().collect();
+        let mut list: Vec<&str> = KEYS.iter().map(|(key, _)| *key).collect();
+        list.sort_unstable();
+        assert!(list.len() > 40);
+        assert_eq!(tree, list);
+    }
+
+    #[test]
+    fn a_typing_error_finds_the_key_that_was_meant() {
+        for (wrong, right) in [
+            ("websocket.lisen", Some("websocket.listen")),
+            (
+                "websocket.heartbeattimeout",
+                Some("websocket.heartbeat_timeout"),
+            ),
+            ("websockets", Some("websocket")),
+            ("shard", Some("shards")),
+            ("max_clients", Some("limits.max_clients")),
+            ("websocket.max_clients", Some("limits.max_clients")),
+            ("lgo.level", Some("log.level")),
+            ("cluster.name", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(wrong), right, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! From file, environment and flags to a checked [`Config`], or to the list of everything wrong.
+//!
+//! ```text
+//! defaults ─┐
+//! file ─────┤ layers: known keys only ──► figment merges ──► each leaf alone ──► ranges ──► Config
+//! GWS_… ────┤          │ unknown keys           │ wrong kind            │ not allowed
+//! --set ────┘          └────────────────────────┴───────────────────────┴──► Faults
+//! ```
+//!
+//! Nothing stops at the first fault: who mistyped three keys reads of three.
+
+mod fault;
+mod layer;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::Kind;
+use figment::providers::Serialized;
+use figment::value::{Dict, Value};
+
+pub use fault::{Fault, Faults, Origin};
+pub(super) use layer::read_toml;
+
+use super::keys::KEYS;
+use super::{Config, check};
+use layer::{Layer, insert};
+
+/// Read if no other file is named and this one exists.
+pub const DEFAULT_FILE: &str = "/etc/gateway-websocket/gateway.toml";
+
+/// A larger file is a mistake: the shipped one, with all its prose, takes a fraction of this.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Where the command line says that the configuration comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// `--config`: has to exist. None reads [`DEFAULT_FILE`] if there is one.
+    pub file: Option<PathBuf>,
+    /// Each `--set section.key=value`, in order.
+    pub sets: Vec<String>,
+}
+
+/// A configuration that may be put in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What is set.
+    pub config: Config,
+    /// The file that was read, if any.
+    pub file: Option<PathBuf>,
+    /// Where each key that is not left to its default was set last.
+    pub origins: BTreeMap<String, Origin>,
+    /// Keys that the file sets in vain, because environment or flag sets them too.
+    pub overridden: Vec<String>,
+    /// What is allowed and probably not meant; one line each.
+    pub warnings: Vec<String>,
+}
+
+impl Loaded {
+    /// A configuration made by hand, as tests do: no file, nothing overridden.
+    pub fn of(config: Config) -> Self {
+        Self {
+            config,
+            file: None,
+            origins: BTreeMap::new(),
+            overridden: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// Reads and checks the configuration; `env` is the environment, usually `std::env::vars_os()`.
+pub fn load<K, V>(source: &Source, env: impl IntoIterator<Item = (K, V)>) -> Result<Loaded, Faults>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    load_with(source, env, Path::new(DEFAULT_FILE))
+}
+
+fn load_with<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+    default_file: &Path,
+) -> Result<Loaded, Faults>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    let mut faults = Vec::new();
+    let file = file_to_read(source, default_file);
+    let env = env
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    let layers = [
+        file.as_deref()
+            .map_or_else(Layer::default, |path| file_layer(path, &mut faults)),
+        layer::from_env(env, &mut faults),
+        layer::from_sets(&source.sets, &mut faults),
+    ];
+
+    let mut origins = BTreeMap::new();
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    for layer in &layers {
+        for (key, origin) in &layer.origins {
+            origins.insert(key.clone(), origin.clone());
+        }
+    }
+    for layer in &layers {
+        figment = figment.merge(Serialized::defaults(&layer.tree));
+    }
+
+    let (tree, wrong) = extract_leaves(&figment, &origins);
+    faults.extend(wrong);
+    // Leaves that could not be read have their defaults here, so that the ranges of the others are
+    // checked all the same.
+    let config: Config = match Value::from(tree).deserialize() {
+        Ok(config) => config,
+        Err(error) => {
+            faults.push(Fault::of(Origin::Default, "", error.to_string()));
+            return Err(Faults(faults));
+        }
+    };
+    for broken in check::broken(&config) {
+        if faults.iter().any(|fault| fault.key == broken.key) {
+            continue;
+        }
+        let value = figment.find_value(broken.key).ok();
+        let origin = origins.get(broken.key).cloned().unwrap_or_default();
+        let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
+        faults.push(fault.with_value(value.as_ref()));
+    }
+    if !faults.is_empty() {
+        return Err(Faults(faults));
+    }
+    let [in_file, ..] = &layers;
+    let overridden = in_file
+        .origins
+        .iter()
+        .filter(|(key, origin)| origins.get(*key) != Some(origin));
+    Ok(Loaded {
+        overridden: overridden.map(|(key, _)| key.clone()).collect(),
+        warnings: check::warnings(&config),
+        config,
+        file,
+        origins,
+    })
+}
+
+fn file_to_read(source: &Source, default_file: &Path) -> Option<PathBuf> {
+    match &source.file {
+        Some(path) => Some(path.clone()),
+        // A file that exists but can't be reached is read too, so that the failure is reported.
+        None => match default_file.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            _ => Some(default_file.to_path_buf()),
+        },
+    }
+}
+
+fn file_layer(path: &Path, faults: &mut Vec<Fault>) -> Layer {
+    let origin = Origin::File(path.to_path_buf());
+    let tree = read_file(path).and_then(|text| read_toml(&text));
+    match tree {
+        Ok(tree) => layer::from_tree(tree, &origin, faults),
+        Err(problem) => {
+            faults.push(Fault::of(origin, "", problem));
+            Layer::default()
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("can't be read: {error}"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(format!("is larger than {MAX_FILE} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = 1 + error.as_bytes()[..good]
+            .split(|byte| *byte == b'\n')
+            .skip(1)
+            .count();
+        format!("line {line} is not UTF-8")
+    })
+}
+
+/// The tree of defaults with each merged leaf that is of the right kind, and the faults of the rest.
+fn extract_leaves(figment: &Figment, origins: &BTreeMap<String, Origin>) -> (Dict, Vec<Fault>) {
+    let mut tree = defaults();
+    let mut faults = Vec::new();
+    // In the order of the table, so that faults read like the file.
+    for (key, _) in KEYS {
+        let Some(origin) = origins.get(*key) else {
+            continue;
+        };
+        let Ok(value) = figment.find_value(key) else {
+            continue;
+        };
+        match misfit(key, &value) {
+            None => insert(&mut tree, key, value),
+            Some(allowed) => {
+                let fault = Fault::of(origin.clone(), key, format!("expected {allowed}"));
+                faults.push(fault.with_value(Some(&value)));
+            }
+        }
+    }
+    (tree, faults)
+}
+
+/// Why `value` can't be the value of `key`: what would be, to fit after "expected".
+fn misfit(key: &str, value: &Value) -> Option<String> {
+    Some(match try_leaf(key, value.clone()).err()? {
+        // The words of the kind of value say more than a range: text can be mistyped in many ways.
+        Kind::InvalidValue(_, words) | Kind::InvalidType(_, words) if words.starts_with('a') => {
+            words
+        }
+        Kind::UnknownVariant(_, names) => one_of(names),
+        _ => check::range_of(key).unwrap_or_else(|| match try_leaf(key, Value::from("?")) {
+            // Any word brings out which few belong there.
+            Err(Kind::UnknownVariant(_, names)) => one_of(names),
+            Err(_) => "a whole number".to_owned(),
+            Ok(_) => "text".to_owned(),
+        }),
+    })
+}
+
+fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(" or ")
+}
+
+/// Reads one leaf, alone among defaults.
+fn try_leaf(key: &str, value: Value) -> Result<Config, Kind> {
+    let mut tree = defaults();
+    insert(&mut tree, key, value);
+    Value::from(tree)
+        .deserialize()
+        .map_err(|error: figment::Error| error.kind)
+}
+
+fn defaults() -> Dict {
+    let tree = Value::serialize(Config::default());
+    tree.ok().and_then(Value::into_dict).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

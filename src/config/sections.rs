@@ -1,0 +1,303 @@
+//! The tree of keys: every setting of the gateway, its type and its default.
+//!
+//! `config/gateway.toml` says the same in prose; a test keeps the two equal.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::value::{Auto, Listen, Memory, Size, Words, span};
+use crate::message::Kind;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Threads that hold the sockets; `auto` is one per core.
+    pub shards: Auto<usize>,
+    /// Towards browsers, apps and devices.
+    pub websocket: WebSocket,
+    /// What anybody may use up.
+    pub limits: Limits,
+    /// Towards business systems.
+    pub grpc: Grpc,
+    /// Health, for probes.
+    pub admin: Admin,
+    /// Towards the commands of this program.
+    pub control: Control,
+    /// How the gateway takes its leave.
+    pub drain: Drain,
+    /// What it tells its operators.
+    pub log: Log,
+}
+
+/// `[websocket]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocket {
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Where a client's messages go.
+    pub messages: Messages,
+    /// What a client is told first.
+    pub welcome: Welcome,
+    /// How the classic API's messages are framed.
+    pub message_format: Kind,
+    /// A client from which nothing is heard for so long is closed; zero is never.
+    #[serde(with = "span")]
+    pub heartbeat_timeout: Duration,
+    /// The gateway pings a client this often; zero is never.
+    #[serde(with = "span")]
+    pub ping_interval: Duration,
+    /// Sub-protocols the gateway may agree to; the first of the client's offers found here is.
+    pub subprotocols: Words,
+    /// Origins that may connect; empty is all.
+    pub allowed_origins: Words,
+    /// `SO_SNDBUF` of client sockets; zero leaves it to the kernel.
+    pub send_buffer: Size,
+}
+
+/// Where a client's messages, other than `ping`, go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Messages {
+    /// Nowhere.
+    Drop,
+    /// Back to the client: for testing lines and for benchmarks.
+    Echo,
+}
+
+/// What a client is told first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Welcome {
+    /// Its client id, as text.
+    Id,
+    /// Nothing.
+    None,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Clients at once; `auto` is the file descriptor limit less 256.
+    pub max_clients: Auto<usize>,
+    /// Bytes of one inbound message.
+    pub max_message: Size,
+    /// Frames of one inbound message.
+    pub max_fragments: u32,
+    /// Time from the first byte of an inbound message to its last; zero is no limit.
+    #[serde(with = "span")]
+    pub message_deadline: Duration,
+    /// Bytes of the request that asks for the upgrade.
+    pub head: Size,
+    /// Header lines of that request.
+    pub headers: usize,
+    /// Time from accept to the upgrade.
+    #[serde(with = "span")]
+    pub handshake: Duration,
+    /// Handshakes under way at once.
+    pub max_handshakes: usize,
+    /// Bytes waiting for one client.
+    pub queue_bytes: Size,
+    /// Messages waiting for one client.
+    pub queue_messages: usize,
+    /// Calls waiting for one shard.
+    pub inbox: usize,
+    /// Memory of all waiting messages.
+    pub queued_bytes: Memory,
+    /// Memory of all incomplete inbound messages.
+    pub partial_bytes: Memory,
+    /// Bytes of a uid or a group's name.
+    pub names: usize,
+    /// Groups one client may be in.
+    pub groups_per_client: usize,
+    /// Inbound messages per second and client; zero is no limit.
+    pub client_messages: u32,
+    /// Inbound bytes per second and client; zero is no limit.
+    pub client_bytes: Size,
+    /// What happens to a client that does not keep up.
+    pub slow_client: SlowClient,
+    /// Time a closing client has to answer the close frame.
+    #[serde(with = "span")]
+    pub close_wait: Duration,
+}
+
+/// What happens when a message finds a client's queue full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlowClient {
+    /// The client is closed with 1013.
+    Disconnect,
+    /// The message is dropped for this client.
+    DropNewest,
+    /// The oldest waiting messages are dropped.
+    DropOldest,
+}
+
+/// `[grpc]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grpc {
+    /// Addresses to listen on.
+    pub listen: Listen,
+    /// Bytes of one request.
+    pub max_message: Size,
+    /// Calls at once on one connection.
+    pub max_streams: u32,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Addresses to listen on.
+    pub listen: Listen,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Path of the control socket; `auto` is the first usable of the documented places.
+    pub socket: Auto<std::path::PathBuf>,
+}
+
+/// `[drain]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Time between readiness going red and the first refusal.
+    #[serde(with = "span")]
+    pub delay: Duration,
+    /// Time over which the closes are spread.
+    #[serde(with = "span")]
+    pub window: Duration,
+    /// Time the last clients have to answer.
+    #[serde(with = "span")]
+    pub timeout: Duration,
+    /// Close code that clients get.
+    pub close_code: u16,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// How much is said.
+    pub level: Level,
+    /// How it is written.
+    pub format: LogFormat,
+    /// Where it is written; empty is standard error.
+    pub file: std::path::PathBuf,
+}
+
+/// How much is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Only what is broken.
+    Error,
+    /// And what an operator should look at.
+    Warn,
+    /// And starts, stops and reloads.
+    Info,
+    /// And each connection.
+    Debug,
+    /// And everything.
+    Trace,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self {
+            listen: Listen::of("0.0.0.0:20818"),
+            messages: Messages::Drop,
+            welcome: Welcome::Id,
+            message_format: Kind::Text,
+            heartbeat_timeout: Duration::from_mins(3),
+            ping_interval: Duration::from_secs(25),
+            subprotocols: Words::default(),
+            allowed_origins: Words::default(),
+            send_buffer: Size::kib(256),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_clients: Auto::Auto,
+            max_message: Size::mib(1),
+            max_fragments: 1024,
+            message_deadline: Duration::from_secs(30),
+            head: Size::kib(16),
+            headers: 100,
+            handshake: Duration::from_secs(10),
+            max_handshakes: 1024,
+            queue_bytes: Size::mib(1),
+            queue_messages: 1024,
+            inbox: 4096,
+            queued_bytes: Memory::Percent(25),
+            partial_bytes: Memory::Percent(10),
+            names: 256,
+            groups_per_client: 128,
+            client_messages: 0,
+            client_bytes: Size(0),
+            slow_client: SlowClient::Disconnect,
+            close_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self {
+            listen: Listen::of("127.0.0.1:20819"),
+            max_message: Size::mib(4),
+            max_streams: 1024,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self {
+            listen: Listen::of("127.0.0.1:20820"),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            delay: Duration::ZERO,
+            window: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            close_code: crate::close::code::GOING_AWAY,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: Level::Info,
+            format: LogFormat::Auto,
+            file: std::path::PathBuf::new(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The picture of the process that `status` shows: sums over the shards, and what the kernel says.
+
+use std::{collections::BTreeMap, fs};
+
+use rustix::{
+    param::page_size,
+    time::{ClockId, clock_gettime},
+};
+
+use super::Context;
+use crate::{
+    close::Cause,
+    hub::Hub,
+    metrics::{Drop, HandshakeStats, ShardStats, Single},
+    status::{Messages, Status},
+};
+
+/// Takes the picture. No shard waits for it, so the numbers are not of one instant.
+pub(super) fn status(context: &Context) -> Status {
+    let Context {
+        hub,
+        lifecycle,
+        listeners,
+        started,
+    } = context;
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        phase: lifecycle.phase(),
+        uptime_seconds: started.elapsed().as_secs(),
+        listeners: listeners.clone(),
+        cpu_seconds: cpu_seconds(),
+        memory_bytes: memory_bytes(),
+        shards: hub.shard_stats().count(),
+        clients: hub.count_clients(),
+        users: hub.count_users(),
+        groups: hub.count_groups(),
+        messages: messages(hub),
+        opened: sum(hub, |shard| &shard.opened),
+        closed: closed(hub.shard_stats()),
+        refused: refused(hub.handshakes()),
+        config: lifecycle.config(),
+    }
+}
+
+fn messages(hub: &Hub) -> Messages {
+    Messages {
+        received: sum(hub, |shard| &shard.messages_in),
+        queued: sum(hub, |shard| &shard.messages_queued),
+        sent: sum(hub, |shard| &shard.messages_out),
+        dropped: dropped(hub.shard_stats()),
+        bytes_received: sum(hub, |shard| &shard.bytes_in),
+        bytes_sent: sum(hub, |shard| &shard.bytes_out),
+        queued_bytes: sum(hub, |shard| &shard.queued_bytes),
+        partial_bytes: sum(hub, |shard| &shard.partial_bytes),
+    }
+}
+
+fn sum(hub: &Hub, counter: impl Fn(&ShardStats) -> &Single) -> u64 {
+    hub.shard_stats().map(|shard| counter(shard).get()).sum()
+}
+
+fn closed<'s>(shards: impl Iterator<Item = &'s ShardStats>) -> BTreeMap<String, u64> {
+    let names = Cause::ALL.map(Cause::name);
+    by_name(names, shards.map(|shard| &shard.closed))
+}
+
+fn dropped<'s>(shards: impl Iterator<Item = &'s ShardStats>) -> BTreeMap<String, u64> {
+    let names = Drop::ALL.map(Drop::name);
+    by_name(names, shards.map(|shard| &shard.dropped))
+}
+
+/// Sums tables of counters by their names; what never happened is left out.
+fn by_name<'t, const N: usize>(
+    names: [&str; N],
+    tables: impl Iterator<Item = &'t [Single; N]>,
+) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for table in tables {
+        for (name, counter) in names.iter().zip(table) {
+            match counter.get() {
+                0 => {}
+                n => *sums.entry((*name).to_owned()).or_default() += n,
+            }
+        }
+    }
+    sums
+}
+
+fn refused(stats: &HandshakeStats) -> BTreeMap<String, u64> {
+    let counters = [
+        ("refused", &stats.refused),
+        ("full", &stats.full),
+        ("timeouts", &stats.timeouts),
+        ("broken", &stats.broken),
+    ];
+    let happened = counters
+        .into_iter()
+        .map(|(name, counter)| (name.to_owned(), counter.get()));
+    happened.filter(|(_, n)| *n > 0).collect()
+}
+
+/// CPU time of all threads, user and system.
+fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a picture, and exact for 285 million years"
+    )]
+    let seconds = time.tv_sec as f64;
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "below 10^9, which a double holds exactly"
+    )]
+    let rest = time.tv_nsec as f64 / 1e9;
+    seconds + rest
+}
+
+/// Resident memory: the second number of `/proc/self/statm`, in pages (`proc_pid_statm(5)`).
+fn memory_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or_default() * page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_what_the_process_uses() {
+        assert!(memory_bytes() > 1 << 16);
+        assert!(cpu_seconds() > 0.0);
+    }
+
+    #[test]
+    fn tables_are_summed_by_name_and_zeros_left_out() {
+        let shards = [ShardStats::default(), ShardStats::default()];
+        shards[0].closed[Cause::Api.index()].add(2);
+        shards[1].closed[Cause::Api.index()].add(3);
+        shards[1].closed[Cause::Slow.index()].add(1);
+        shards[0].drop_messages(Drop::Oldest, 7);
+        let expected = [("api".to_owned(), 5), ("slow".to_owned(), 1)];
+        assert_eq!(closed(shards.iter()), BTreeMap::from(expected));
+        assert_eq!(
+            dropped(shards.iter()),
+            BTreeMap::from([("oldest".to_owned(), 7)])
+        );
+    }
+
+    #[test]
+    fn refusals_are_named() {
+        let stats = HandshakeStats::default();
+        stats.accepted.increment();
+        stats.full.increment();
+        assert_eq!(refused(&stats), BTreeMap::from([("full".to_owned(), 1)]));
+    }
+}

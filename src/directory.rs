@@ -1,0 +1,288 @@
+//! The directory: which clients a uid has, and which shards hold members of a group.
+//!
+//! The truth about a client lives on the shard that owns it. The directory is the index above the
+//! shards: whoever sends to a user or a group asks it where to go, and it answers the questions
+//! that concern no single shard (how many users, which groups). The owning shard updates it inside
+//! the step that binds, joins or drops, before that step is answered; the delivery of a message
+//! never touches it.
+//!
+//! Names are spread over striped mutexes: each is held for one look-up or one small change, so
+//! shards hardly ever meet there, and no lock is held while another is taken.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use smallvec::SmallVec;
+
+use crate::ids::{ClientId, Name};
+
+/// Where uids and groups are.
+#[derive(Default)]
+pub struct Directory {
+    users: Stripes<Clients>,
+    groups: Stripes<Places>,
+}
+
+impl Directory {
+    /// Records that `client` is now bound to `uid`.
+    pub fn bind(&self, uid: &Name, client: ClientId) {
+        self.users
+            .stripe(uid.as_str())
+            .entry(uid.clone())
+            .or_default()
+            .insert(client);
+    }
+
+    /// Records that `client` is no longer bound to `uid`.
+    pub fn unbind(&self, uid: &Name, client: ClientId) {
+        let mut stripe = self.users.stripe(uid.as_str());
+        if let Some(clients) = stripe.get_mut(uid.as_str()) {
+            clients.remove(client);
+            if clients.is_empty() {
+                stripe.remove(uid.as_str());
+            }
+        }
+    }
+
+    /// The clients of a uid; none if nobody has it.
+    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
+        self.users
+            .stripe(uid)
+            .get(uid)
+            .map_or_else(Vec::new, Clients::to_vec)
+    }
+
+    /// Whether any client has the uid.
+    pub fn user_is_online(&self, uid: &str) -> bool {
+        self.users.stripe(uid).contains_key(uid)
+    }
+
+    /// All uids that a client has.
+    pub fn users(&self) -> Vec<Name> {
+        self.users.names()
+    }
+
+    /// Distinct uids.
+    pub fn count_users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// Records that `shard` now holds `members` clients of the group; zero forgets the place.
+    pub fn set_members(&self, group: &Name, shard: u16, members: usize) {
+        let mut stripe = self.groups.stripe(group.as_str());
+        let places = stripe.entry(group.clone()).or_default();
+        let known = places.iter().position(|place| place.shard == shard);
+        match (known, members) {
+            (Some(at), 0) => {
+                places.swap_remove(at);
+            }
+            (Some(at), members) => places[at].members = members,
+            (None, 0) => {}
+            (None, members) => places.push(Place { shard, members }),
+        }
+        if places.is_empty() {
+            stripe.remove(group.as_str());
+        }
+    }
+
+    /// The shards that hold members of the group; none if there is no such group.
+    pub fn shards_of(&self, group: &str) -> SmallVec<[u16; 8]> {
+        let stripe = self.groups.stripe(group);
+        stripe
+            .get(group)
+            .into_iter()
+            .flatten()
+            .map(|place| place.shard)
+            .collect()
+    }
+
+    /// Members of the group on all shards.
+    pub fn count_members(&self, group: &str) -> usize {
+        let stripe = self.groups.stripe(group);
+        stripe
+            .get(group)
+            .into_iter()
+            .flatten()
+            .map(|place| place.members)
+            .sum()
+    }
+
+    /// Groups that exist, that is, have a member.
+    pub fn count_groups(&self) -> usize {
+        self.groups.len()
+    }
+}
+
+/// Members of one group on one shard.
+#[derive(Debug)]
+struct Place {
+    shard: u16,
+    members: usize,
+}
+
+type Places = SmallVec<[Place; 1]>;
+
+/// The clients of one uid: mostly one or two, so a short list; a set once there are many, so that
+/// a uid shared by thousands doesn't make each of their departures a search.
+enum Clients {
+    Few(SmallVec<[ClientId; 1]>),
+    Many(HashSet<ClientId>),
+}
+
+/// Clients of a uid from which on a set is cheaper than a list.
+const MANY: usize = 32;
+
+impl Default for Clients {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
+    }
+}
+
+impl Clients {
+    fn insert(&mut self, client: ClientId) {
+        match self {
+            Self::Few(few) if few.contains(&client) => {}
+            Self::Few(few) if few.len() < MANY => few.push(client),
+            Self::Few(few) => *self = Self::Many(few.drain(..).chain([client]).collect()),
+            Self::Many(many) => {
+                many.insert(client);
+            }
+        }
+    }
+
+    fn remove(&mut self, client: ClientId) {
+        match self {
+            Self::Few(few) => {
+                if let Some(at) = few.iter().position(|&other| other == client) {
+                    few.swap_remove(at);
+                }
+            }
+            Self::Many(many) => {
+                many.remove(&client);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn to_vec(&self) -> Vec<ClientId> {
+        match self {
+            Self::Few(few) => few.to_vec(),
+            Self::Many(many) => many.iter().copied().collect(),
+        }
+    }
+}
+
+type Map<V> = HashMap<Name, V>;
+
+/// A map by name, cut into stripes with a lock each.
+struct Stripes<V> {
+    stripes: Box<[Mutex<Map<V>>]>,
+    hasher: RandomState,
+}
+
+/// Enough that a few dozen shards rarely meet, few enough that walking them all is cheap.
+const STRIPES: usize = 64;
+
+impl<V> Default for Stripes<V> {
+    fn default() -> Self {
+        let stripes = std::iter::repeat_with(Mutex::default)
+            .take(STRIPES)
+            .collect();
+        Self {
+            stripes,
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<V> Stripes<V> {
+    fn stripe(&self, name: &str) -> MutexGuard<'_, Map<V>> {
+        let hash = self.hasher.hash_one(name);
+        // The modulus keeps the index below STRIPES, whatever the width of usize.
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "STRIPES fits into any usize"
+        )]
+        lock(&self.stripes[(hash % STRIPES as u64) as usize])
+    }
+
+    fn len(&self) -> usize {
+        self.stripes.iter().map(|stripe| lock(stripe).len()).sum()
+    }
+
+    fn names(&self) -> Vec<Name> {
+        let mut names = Vec::new();
+        for stripe in &self.stripes {
+            names.extend(lock(stripe).keys().cloned());
+        }
+        names
+    }
+}
+
+/// A panic while a stripe was locked leaves each single map entry whole, so poison is no reason to
+/// take the directory away from everybody.
+fn lock<V>(stripe: &Mutex<Map<V>>) -> MutexGuard<'_, Map<V>> {
+    stripe.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text, 64).expect("a short name")
+    }
+
+    #[test]
+    fn a_uid_lives_from_its_first_client_to_its_last() {
+        let directory = Directory::default();
+        let ada = name("ada");
+        let clients: Vec<_> = (0..100).map(|slot| ClientId::new(0, slot, 1, 7)).collect();
+        for &client in clients.iter().chain(&clients) {
+            directory.bind(&ada, client);
+        }
+        let mut found = directory.clients_of("ada");
+        found.sort();
+        let mut expected = clients.clone();
+        expected.sort();
+        assert_eq!(found, expected);
+        assert_eq!(directory.count_users(), 1);
+        for &client in &clients {
+            assert!(directory.user_is_online("ada"));
+            directory.unbind(&ada, client);
+        }
+        assert!(!directory.user_is_online("ada"));
+        assert_eq!((directory.count_users(), directory.users().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_group_is_where_its_members_are() {
+        let directory = Directory::default();
+        let lobby = name("lobby");
+        directory.set_members(&lobby, 2, 5);
+        directory.set_members(&lobby, 0, 1);
+        directory.set_members(&lobby, 2, 4);
+        assert_eq!(directory.shards_of("lobby").as_slice(), [2, 0]);
+        assert_eq!(
+            (directory.count_members("lobby"), directory.count_groups()),
+            (5, 1)
+        );
+        directory.set_members(&lobby, 2, 0);
+        assert_eq!(directory.shards_of("lobby").as_slice(), [0]);
+        directory.set_members(&lobby, 0, 0);
+        directory.set_members(&lobby, 1, 0);
+        assert_eq!(
+            (directory.count_members("lobby"), directory.count_groups()),
+            (0, 0)
+        );
+    }
+}

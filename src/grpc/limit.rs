@@ -1,0 +1,123 @@
+//! How large a request may be: `grpc.max_message`, as it is when the call comes in.
+//!
+//! tonic says that a message is too large, but not that an operator can change it; and it says it
+//! as `OUT_OF_RANGE`. Here it becomes `RESOURCE_EXHAUSTED` with the setting's name.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tonic::{
+    Code, Status,
+    body::Body,
+    codegen::{BoxFuture, Service, http},
+    server::NamedService,
+};
+
+use crate::config::Live;
+
+/// A service whose requests are bounded by `grpc.max_message`.
+#[derive(Clone)]
+pub(super) struct Limited<S> {
+    service: S,
+    live: Live,
+    /// Gives the service a bound; tonic has no trait for it.
+    bound: fn(S, usize) -> S,
+}
+
+impl<S> Limited<S> {
+    pub(super) fn new(service: S, live: Live, bound: fn(S, usize) -> S) -> Self {
+        Self {
+            service,
+            live,
+            bound,
+        }
+    }
+}
+
+impl<S: NamedService> NamedService for Limited<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
+
+impl<S> Service<Request> for Limited<S>
+where
+    S: Service<
+            Request,
+            Response = Response,
+            Error = Infallible,
+            Future = BoxFuture<Response, Infallible>,
+        > + Clone,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Answer {
+        let limit = self.live.snapshot().grpc.max_message.bytes();
+        // A clone shares the handler; it exists to carry the bound of this call.
+        let answer = (self.bound)(self.service.clone(), limit).call(request);
+        Answer { answer, limit }
+    }
+}
+
+/// An answer under way.
+pub(super) struct Answer {
+    answer: BoxFuture<Response, Infallible>,
+    limit: usize,
+}
+
+impl Future for Answer {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let limit = self.limit;
+        let named = |response: Response| {
+            if is_too_large(&response) {
+                refuse(limit)
+            } else {
+                response
+            }
+        };
+        self.answer.as_mut().poll(context).map_ok(named)
+    }
+}
+
+/// `OUT_OF_RANGE` is tonic's word for a size over the bound; no handler of ours says it.
+fn is_too_large(response: &Response) -> bool {
+    Status::from_header_map(response.headers())
+        .is_some_and(|status| status.code() == Code::OutOfRange)
+}
+
+fn refuse(limit: usize) -> Response {
+    let text = format!("the request is larger than the {limit} bytes that grpc.max_message allows");
+    Status::resource_exhausted(text).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_size_over_the_bound_is_reworded() {
+        assert!(is_too_large(&Status::out_of_range("too large").into_http()));
+        assert!(!is_too_large(&Status::unavailable("stopping").into_http()));
+        assert!(!is_too_large(&Response::new(Body::empty())));
+
+        let status = Status::from_header_map(refuse(4096).headers()).unwrap();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert!(
+            status
+                .message()
+                .contains("4096 bytes that grpc.max_message allows")
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The code that `build.rs` makes of `proto/`, and what the reflection service says of it.
+//!
+//! Generated code follows no rule of this project, so it lives in this one exempt module.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::clone_on_ref_ptr,
+    reason = "generated code"
+)]
+
+tonic::include_proto!("proto");
+
+/// The descriptor set of the classic API, encoded.
+pub const CLASSIC: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/classic.bin"));

@@ -1,0 +1,432 @@
+//! The hub: who is connected, and how to reach them.
+//!
+//! A *client* is one WebSocket. It may be bound to one *user* and sit in any number of *groups*.
+//! The hub is the handle that every surface holds: it knows which shard to ask, waits for the
+//! answers and adds them up.
+//!
+//! # Invariants
+//!
+//! * **A sender never waits for a receiver.** A call is answered when each addressed shard has
+//!   queued the message; a slow client fills its own queue and meets the slow-client policy.
+//! * **All or nobody.** A call that addresses several shards first takes a place in each inbox; if
+//!   one is full the call is refused as a whole.
+//! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
+
+use std::{
+    future::Future,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use smallvec::{SmallVec, smallvec};
+use tokio::sync::oneshot;
+
+use crate::{
+    close::Close,
+    config::{self, Live},
+    directory::Directory,
+    ids::{ClientId, Name},
+    message::{Payload, Receipt, Target},
+    metrics::{HandshakeStats, ShardStats},
+    shard::{
+        self, Bounds, Change, Clients, Command, Newcomer, Refusal, Seat, Seats, Shard, Threads,
+    },
+    sink::EventSink,
+};
+
+/// Reaches every client of the gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Hub(Arc<Inner>);
+
+struct Inner {
+    shards: Vec<Shard>,
+    directory: Arc<Directory>,
+    live: Live,
+    seats: Seats,
+    handshakes: HandshakeStats,
+    draining: AtomicBool,
+    /// Files the process may open: the room for `limits.max_clients`.
+    files: u64,
+}
+
+/// Why the hub did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HubError {
+    /// The client is not connected.
+    #[error("no client {0} is connected")]
+    UnknownClient(ClientId),
+    /// The client is in as many groups as it may be.
+    #[error("the client is in {limit} groups, limits.groups_per_client allows no more")]
+    TooManyGroups {
+        /// The limit.
+        limit: usize,
+    },
+    /// The caller should slow down and try again: nothing was done.
+    #[error("shard {shard} is busy: {what} is used up; try again")]
+    Busy {
+        /// The shard that has no room.
+        shard: usize,
+        /// The key of the limit that is used up.
+        what: &'static str,
+    },
+    /// The gateway is stopping.
+    #[error("the gateway is stopping")]
+    Stopped,
+}
+
+/// Why there is no place for another client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// `limits.max_clients` are connected.
+    #[error("the gateway holds {limit} clients, limits.max_clients allows no more")]
+    Clients {
+        /// The limit.
+        limit: usize,
+    },
+    /// The gateway goes out of service.
+    #[error("the gateway is going out of service")]
+    Draining,
+}
+
+impl Hub {
+    /// Starts the shard threads; what happens to their clients is told to `sink`.
+    pub fn start(live: &Live, sink: Arc<dyn EventSink>) -> io::Result<(Self, Threads)> {
+        let directory = Arc::new(Directory::default());
+        let world = shard::World {
+            live: live.clone(),
+            directory: Arc::clone(&directory),
+            sink,
+            shards: live.snapshot().resolved_shards(),
+        };
+        let (shards, threads) = shard::start(world)?;
+        let hub = Self(Arc::new(Inner {
+            shards,
+            directory,
+            live: live.clone(),
+            seats: Seats::default(),
+            handshakes: HandshakeStats::default(),
+            draining: AtomicBool::new(false),
+            files: config::machine::files(),
+        }));
+        Ok((hub, threads))
+    }
+
+    /// Takes a place for a connection that is about to be upgraded.
+    pub fn seat(&self) -> Result<Seat, Full> {
+        if self.0.draining.load(Ordering::Acquire) {
+            return Err(Full::Draining);
+        }
+        let limit = self.0.live.snapshot().limits.max_clients(self.0.files);
+        self.0.seats.take(limit).ok_or(Full::Clients { limit })
+    }
+
+    /// Hands an upgraded connection to the shard with the fewest sockets.
+    pub fn adopt(&self, newcomer: Newcomer) {
+        let shard = self
+            .0
+            .shards
+            .iter()
+            .min_by_key(|shard| shard.stats.sockets.get());
+        if let Some(shard) = shard {
+            // A shard that has ended gives the newcomer back, and dropping it closes the socket.
+            let _ = shard.inbox.push(Command::Adopt(Box::new(newcomer)));
+        }
+    }
+
+    /// Sends a message. The answer is exact, and given when every addressed shard has queued it.
+    pub async fn send(&self, target: Target, payload: Payload) -> Result<Receipt, HubError> {
+        let routes = self.routes(&target);
+        let bytes = payload.bytes.len();
+        let answers = self.ask(routes, bytes, |clients, reply| {
+            Command::Send(clients, payload.clone(), reply)
+        })?;
+        let mut total = Receipt::default();
+        for answer in answers {
+            total += answer.await?;
+        }
+        Ok(total)
+    }
+
+    /// Closes the clients of the target; answers how many. They are off every list by then.
+    pub async fn close(&self, target: Target, close: Close) -> Result<usize, HubError> {
+        let routes = self.routes(&target);
+        let answers = self.ask(routes, 0, |clients, reply| {
+            Command::Close(clients, close.clone(), reply)
+        })?;
+        let mut total = 0;
+        for answer in answers {
+            total += answer.await?;
+        }
+        Ok(total)
+    }
+
+    /// Gives the client a uid, in place of an earlier one.
+    pub async fn bind(&self, client: ClientId, uid: Name) -> Result<(), HubError> {
+        self.change(client, Change::Bind(uid)).await.map(drop)
+    }
+
+    /// Takes the client's uid away.
+    pub async fn unbind(&self, client: ClientId) -> Result<(), HubError> {
+        self.change(client, Change::Unbind).await.map(drop)
+    }
+
+    /// Puts the client into a group, which begins to exist with its first member.
+    pub async fn join(&self, client: ClientId, group: Name) -> Result<(), HubError> {
+        self.change(client, Change::Join(group)).await.map(drop)
+    }
+
+    /// Takes the client out of a group; answers false if it was no member.
+    pub async fn leave(&self, client: ClientId, group: &str) -> Result<bool, HubError> {
+        match any_name(group) {
+            Some(group) => self.change(client, Change::Leave(group)).await,
+            None => Ok(false),
+        }
+    }
+
+    /// Dissolves a group, members stay connected; answers false if there is no such group.
+    pub async fn dissolve(&self, group: &str) -> Result<bool, HubError> {
+        let Some(group) = any_name(group) else {
+            return Ok(false);
+        };
+        let routes = self.routes(&Target::Group(group.clone()));
+        let answers = self.ask(routes, 0, |_, reply| {
+            Command::Dissolve(group.clone(), reply)
+        })?;
+        let mut existed = false;
+        for answer in answers {
+            existed |= answer.await?;
+        }
+        Ok(existed)
+    }
+
+    /// Whether the client is connected.
+    pub async fn is_online(&self, client: ClientId) -> Result<bool, HubError> {
+        match self.uid_of(client).await {
+            Ok(_) => Ok(true),
+            Err(HubError::UnknownClient(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The uid of a client, if it has one.
+    pub async fn uid_of(&self, client: ClientId) -> Result<Option<Name>, HubError> {
+        let unknown = || HubError::UnknownClient(client);
+        let route = self.route(client).ok_or_else(unknown)?;
+        let answers = self.ask([route], 0, |_, reply| Command::UidOf(client, reply))?;
+        only(answers).await?.ok_or_else(unknown)
+    }
+
+    /// The ids of all clients. Each was connected when its shard was read.
+    pub async fn clients(&self) -> Result<Vec<ClientId>, HubError> {
+        self.list(&Target::All).await
+    }
+
+    /// The ids of the clients in a group.
+    pub async fn members(&self, group: &str) -> Result<Vec<ClientId>, HubError> {
+        match any_name(group) {
+            Some(group) => self.list(&Target::Group(group)).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Whether the group exists, that is, has a member.
+    pub fn group_exists(&self, group: &str) -> bool {
+        self.count_members(group) > 0
+    }
+
+    /// Clients connected now.
+    pub fn count_clients(&self) -> u64 {
+        self.shard_stats().map(|stats| stats.clients.get()).sum()
+    }
+
+    /// Sockets held now, including those of clients that are being closed.
+    pub fn count_sockets(&self) -> u64 {
+        self.shard_stats().map(|stats| stats.sockets.get()).sum()
+    }
+
+    /// Distinct uids that have a client.
+    pub fn count_users(&self) -> u64 {
+        self.0.directory.count_users() as u64
+    }
+
+    /// Groups that have a member.
+    pub fn count_groups(&self) -> u64 {
+        self.0.directory.count_groups() as u64
+    }
+
+    /// Clients in a group.
+    pub fn count_members(&self, group: &str) -> u64 {
+        self.0.directory.count_members(group) as u64
+    }
+
+    /// Distinct uids that have a client.
+    pub fn users(&self) -> Vec<Name> {
+        self.0.directory.users()
+    }
+
+    /// The clients of a uid.
+    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
+        self.0.directory.clients_of(uid)
+    }
+
+    /// Whether the uid has a client.
+    pub fn user_is_online(&self, uid: &str) -> bool {
+        self.0.directory.user_is_online(uid)
+    }
+
+    /// What each shard counts.
+    pub fn shard_stats(&self) -> impl Iterator<Item = &ShardStats> {
+        self.0.shards.iter().map(|shard| &*shard.stats)
+    }
+
+    /// What became of connections that asked to be clients.
+    pub fn handshakes(&self) -> &HandshakeStats {
+        &self.0.handshakes
+    }
+
+    /// Begins to refuse newcomers and to close all clients, spread over the time. What is queued
+    /// for a client goes out before its close frame.
+    pub fn drain(&self, close: &Close, over: Duration) {
+        self.refuse_newcomers();
+        for shard in &self.0.shards {
+            // A shard that has ended has no clients left.
+            let _ = shard.inbox.push(Command::Drain(close.clone(), over));
+        }
+    }
+
+    /// Begins to refuse newcomers.
+    pub fn refuse_newcomers(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Ends the shard threads; sockets that are left are dropped as they are.
+    pub fn stop(&self) {
+        self.refuse_newcomers();
+        for shard in &self.0.shards {
+            // A shard that has ended needs no telling.
+            let _ = shard.inbox.push(Command::Stop);
+        }
+    }
+
+    async fn list(&self, target: &Target) -> Result<Vec<ClientId>, HubError> {
+        let answers = self.ask(self.routes(target), 0, Command::List)?;
+        let mut all = Vec::new();
+        for answer in answers {
+            all.append(&mut answer.await?);
+        }
+        Ok(all)
+    }
+
+    async fn change(&self, client: ClientId, change: Change) -> Result<bool, HubError> {
+        let route = self.route(client).ok_or(HubError::UnknownClient(client))?;
+        let mut change = Some(change);
+        let answers = self.ask([route], 0, |_, reply| {
+            // One route is one call of this closure.
+            Command::Change(client, change.take().unwrap_or(Change::Unbind), reply)
+        })?;
+        only(answers).await?.map_err(|refusal| match refusal {
+            Refusal::UnknownClient => HubError::UnknownClient(client),
+            Refusal::TooManyGroups { limit } => HubError::TooManyGroups { limit },
+        })
+    }
+
+    /// Which shards a target concerns, and which clients on each.
+    fn routes(&self, target: &Target) -> Routes {
+        match target {
+            Target::All => (0..self.0.shards.len())
+                .map(|shard| (shard, Clients::All))
+                .collect(),
+            Target::Client(client) => self.route(*client).into_iter().collect(),
+            Target::User(uid) => {
+                let mut clients = self.0.directory.clients_of(uid.as_str());
+                clients.sort_unstable_by_key(|client| client.shard());
+                let same_shard = clients.chunk_by(|a, b| a.shard() == b.shard());
+                same_shard
+                    .map(|clients| {
+                        let shard = usize::from(clients[0].shard());
+                        (shard, Clients::OfUser(clients.to_vec(), uid.clone()))
+                    })
+                    .collect()
+            }
+            Target::Group(group) => {
+                let shards = self.0.directory.shards_of(group.as_str()).into_iter();
+                shards
+                    .map(|shard| (usize::from(shard), Clients::Group(group.clone())))
+                    .collect()
+            }
+        }
+    }
+
+    /// The shard that an id names; none if this gateway has no such shard.
+    fn route(&self, client: ClientId) -> Option<(usize, Clients)> {
+        let shard = usize::from(client.shard());
+        (shard < self.0.shards.len()).then(|| (shard, Clients::These(smallvec![client])))
+    }
+
+    /// Puts one command into the inbox of each shard on the routes, or none into any.
+    fn ask<T>(
+        &self,
+        routes: impl IntoIterator<Item = (usize, Clients)>,
+        bytes: usize,
+        mut command: impl FnMut(Clients, oneshot::Sender<T>) -> Command,
+    ) -> Result<Answers<impl Future<Output = Result<T, HubError>>>, HubError> {
+        let config = self.0.live.snapshot();
+        let bounds = Bounds {
+            calls: config.limits.inbox,
+            bytes: share(config.limits.queued_budget(), self.0.shards.len()),
+        };
+        let mut places = SmallVec::<[_; 4]>::new();
+        for (shard, clients) in routes {
+            let place = self.0.shards[shard].inbox.reserve(bytes, bounds);
+            places.push((place.map_err(|full| busy(shard, full))?, clients));
+        }
+        let answers = places.into_iter().map(|(place, clients)| {
+            let (reply, answer) = oneshot::channel();
+            place.commit(command(clients, reply));
+            async { answer.await.map_err(|_| HubError::Stopped) }
+        });
+        Ok(answers.collect())
+    }
+}
+
+/// One shard's part of a budget of the process.
+fn share(budget: u64, shards: usize) -> usize {
+    usize::try_from(budget).unwrap_or(usize::MAX) / shards.max(1)
+}
+
+type Routes = SmallVec<[(usize, Clients); 4]>;
+type Answers<F> = SmallVec<[F; 4]>;
+
+fn busy(shard: usize, full: shard::Full) -> HubError {
+    match full {
+        shard::Full::Calls => HubError::Busy {
+            shard,
+            what: "limits.inbox",
+        },
+        shard::Full::Bytes => HubError::Busy {
+            shard,
+            what: "limits.queued_bytes",
+        },
+        shard::Full::Closed => HubError::Stopped,
+    }
+}
+
+/// A name to look something up by: the limit was checked when the thing got its name, and may have
+/// become smaller since.
+fn any_name(text: &str) -> Option<Name> {
+    Name::new(text, usize::MAX).ok()
+}
+
+/// The answer of a question that went to one shard.
+async fn only<T>(
+    answers: Answers<impl Future<Output = Result<T, HubError>>>,
+) -> Result<T, HubError> {
+    match answers.into_iter().next() {
+        Some(answer) => answer.await,
+        None => Err(HubError::Stopped),
+    }
+}

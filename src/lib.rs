@@ -1,0 +1,34 @@
+//! `gateway-websocket` holds WebSocket connections so that a business system does not have to.
+//!
+//! Browsers, apps and devices keep plain WebSockets to this program; the business system drives it
+//! over gRPC. The layers, from the bottom up (imports go down only; `tests/it/tidy.rs` checks it):
+//!
+//! ```text
+//! 0  ids  message  close  metrics  sink
+//! 1  config  wire  net  directory
+//! 2  shard
+//! 3  hub  lifecycle  status
+//! 4  ws  grpc  admin  control
+//! 5  app  telemetry  cli  main
+//! ```
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod close;
+pub mod config;
+pub mod control;
+pub mod directory;
+pub mod grpc;
+pub mod hub;
+pub mod ids;
+pub mod lifecycle;
+pub mod message;
+pub mod metrics;
+pub mod net;
+pub mod shard;
+pub mod sink;
+pub mod status;
+pub mod telemetry;
+pub mod wire;
+pub mod ws;

@@ -1,0 +1,144 @@
+//! How the surfaces ask the process for a change of life: reload, drain, stop.
+//!
+//! Only the asking lives here; what is done about it is `app`'s. A [`Handle`] is cheap to clone.
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::status::{ConfigStatus, Phase};
+
+/// Asks the running process for a change of life, and watches where it is in it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    asks: mpsc::Sender<Ask>,
+    phase: watch::Receiver<Phase>,
+    config: watch::Receiver<ConfigStatus>,
+}
+
+/// What `app` hears.
+#[derive(Debug)]
+pub enum Ask {
+    /// Stop: drain, then end the process.
+    Stop(oneshot::Sender<Drained>),
+    /// Go out of service: refuse new clients, close the connected ones, stay alive.
+    Drain(oneshot::Sender<Drained>),
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Reloaded>),
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Clients that were closed.
+    pub closed: u64,
+    /// Of these, the ones that were cut off because they did not answer the close in time.
+    pub cut_off: u64,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Reloaded {
+    /// The new configuration is in force.
+    Accepted {
+        /// Keys that changed and are in force, with what they wait for if they do.
+        changed: Vec<ChangedKey>,
+        /// Counts accepted loads.
+        generation: u64,
+    },
+    /// Nothing changed; these are the faults.
+    Refused {
+        /// One line each.
+        faults: Vec<String>,
+    },
+}
+
+/// One key that a reload changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedKey {
+    /// `section.key`.
+    pub key: String,
+    /// The value before.
+    pub old: String,
+    /// The value after.
+    pub new: String,
+    /// Who is reached by the new value.
+    pub effect: String,
+}
+
+/// The process is past the point where it could answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway is stopping")]
+pub struct Gone;
+
+/// The other end of the [`Handle`]s.
+#[derive(Debug)]
+pub struct Asks {
+    /// What was asked, in order.
+    pub asks: mpsc::Receiver<Ask>,
+    /// Where the process is in its life.
+    pub phase: watch::Sender<Phase>,
+    /// Which configuration is in force.
+    pub config: watch::Sender<ConfigStatus>,
+}
+
+/// Asks that may wait at once; more wait in the asking connection.
+const WAITING: usize = 16;
+
+/// Makes the two ends.
+pub fn channel() -> (Handle, Asks) {
+    let (asks, heard) = mpsc::channel(WAITING);
+    let (phase, phase_seen) = watch::channel(Phase::Starting);
+    let (config, config_seen) = watch::channel(ConfigStatus::default());
+    let handle = Handle {
+        asks,
+        phase: phase_seen,
+        config: config_seen,
+    };
+    (
+        handle,
+        Asks {
+            asks: heard,
+            phase,
+            config,
+        },
+    )
+}
+
+impl Handle {
+    /// Where the process is in its life.
+    pub fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Follows the phase.
+    pub fn watch_phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Which configuration is in force.
+    pub fn config(&self) -> ConfigStatus {
+        self.config.borrow().clone()
+    }
+
+    /// Stops the process; answers when the clients are closed and just the end is left.
+    pub async fn stop(&self) -> Result<Drained, Gone> {
+        self.ask(Ask::Stop).await
+    }
+
+    /// Drains the process; answers when the clients are closed.
+    pub async fn drain(&self) -> Result<Drained, Gone> {
+        self.ask(Ask::Drain).await
+    }
+
+    /// Reloads the configuration; answers with the outcome.
+    pub async fn reload(&self) -> Result<Reloaded, Gone> {
+        self.ask(Ask::Reload).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(ask(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)
+    }
+}

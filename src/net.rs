@@ -1,0 +1,28 @@
+//! What every surface needs of the network: listeners, an accept loop that nothing ends, and a
+//! small HTTP/1.1 server for probes and commands.
+//!
+//! It knows sockets and HTTP, and nothing of clients, users or groups.
+//!
+//! ```text
+//!  bind ──► listener ──► Acceptor (survives EMFILE) ──► ws   handshakes of its own
+//!                                                  ├──► grpc tonic
+//!                                                  └──► http admin, control
+//! ```
+
+pub mod accept;
+pub mod bind;
+pub mod http;
+
+pub use accept::{Acceptor, Listener};
+pub use bind::{BindError, bind, bind_all};
+
+use tokio::sync::watch;
+
+/// Says when to stop: `true`, or the end of the sender.
+pub type Stop = watch::Receiver<bool>;
+
+/// Waits until it is time to stop.
+pub async fn stopped(stop: &mut Stop) {
+    // An error means that nobody is left who could say it: that too is an end.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

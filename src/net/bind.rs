@@ -1,0 +1,91 @@
+//! Binding listeners, with errors that name the address and the setting it came from.
+
+use std::{io, net::SocketAddr};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// An address could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} ({key}): {}", reason(source))]
+pub struct BindError {
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// The setting that names it, `section.key`.
+    pub key: &'static str,
+    /// What the system said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Listens on `address`, which the setting `key` names. Must be called within a tokio runtime.
+pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, BindError> {
+    listen(address).map_err(|source| BindError {
+        address,
+        key,
+        source,
+    })
+}
+
+/// Listens on each of `addresses`, or on none of them.
+pub fn bind_all(
+    addresses: &[SocketAddr],
+    key: &'static str,
+) -> Result<Vec<TcpListener>, BindError> {
+    addresses
+        .iter()
+        .map(|address| bind(*address, key))
+        .collect()
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        // So that `0.0.0.0` and `[::]` can be listed side by side and each means itself.
+        socket.set_only_v6(true)?;
+    }
+    // Connections of the last run that linger in TIME_WAIT must not hinder this one.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// The system's words without the number that Rust adds.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_named_with_its_setting() {
+        let first = bind(([127, 0, 0, 1], 0).into(), "websocket.listen").unwrap();
+        let address = first.local_addr().unwrap();
+        let error = bind(address, "grpc.listen").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("cannot listen on {address} (grpc.listen): Address already in use")
+        );
+    }
+
+    #[tokio::test]
+    async fn both_families_share_a_port() {
+        let Ok(six) = bind("[::]:0".parse().unwrap(), "websocket.listen") else {
+            return; // no IPv6 here
+        };
+        let port = six.local_addr().unwrap().port();
+        assert!(bind(([0, 0, 0, 0], port).into(), "websocket.listen").is_ok());
+    }
+}

@@ -1,0 +1,140 @@
+//! A small HTTP/1.1 server for probes and commands: few connections, short requests, no bodies in.
+//!
+//! Everything a peer can hold has a bound: connections, the head's size and time, the answer's time.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Request, Response, StatusCode,
+    body::Incoming,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{Acceptor, Listener, Stop, stopped};
+
+/// The answers of this server: small and whole.
+pub type Answer = Response<Full<Bytes>>;
+
+/// What a peer may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// Bytes of a request's head; below 8 KiB it is 8 KiB.
+    pub head: usize,
+    /// Time for a head to arrive, and for which an idle connection is kept.
+    pub head_time: Duration,
+    /// Time for an answer to be found; none leaves it to the handler.
+    pub answer_time: Option<Duration>,
+    /// Time that answers under way have when the server stops.
+    pub grace: Duration,
+}
+
+/// The least buffer hyper works with.
+pub const LEAST_HEAD: usize = 8192;
+
+/// Serves `handler` until `stop`, then lets answers under way finish within `bounds.grace`.
+pub async fn serve<L, H, F>(mut acceptor: Acceptor<L>, bounds: Bounds, handler: H, mut stop: Stop)
+where
+    L: Listener,
+    L::Stream: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(bounds.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, acceptor.next().await.0)
+        };
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            (place, stream) = next => {
+                let connection = connection(stream, bounds, handler.clone(), stop.clone());
+                connections.spawn(async move {
+                    let _place = place;
+                    connection.await;
+                });
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(acceptor);
+    // Who has not finished by then is cut off as the set is dropped.
+    let _ = timeout(bounds.grace, async {
+        while connections.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// A short answer in plain text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// A short answer in JSON.
+pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => answer(status, "application/json", body.into()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+async fn connection<S, H, F>(stream: S, bounds: Bounds, handler: H, mut stop: Stop)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
+{
+    let service = service_fn(|request| {
+        let answer = handler(request);
+        async move {
+            let Some(time) = bounds.answer_time else {
+                return Ok::<_, Infallible>(answer.await);
+            };
+            Ok(timeout(time, answer).await.unwrap_or_else(|_| {
+                text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("no answer within {time:?}\n"),
+                )
+            }))
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head_time)
+        .max_buf_size(bounds.head.max(LEAST_HEAD))
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection broke");
+    }
+}

@@ -1,0 +1,141 @@
+//! A shard: one thread, one poll loop, and the sockets that live on it.
+//!
+//! An established WebSocket is handed to the shard with the fewest clients and stays there until it
+//! closes. The shard owns everything about it (socket, parser, queue, uid, groups, timers), so no
+//! step of a session takes a lock, and what the shard says of its clients is the truth.
+//!
+//! ```text
+//!               ┌─────────────────────────── one turn ───────────────────────────┐
+//!  sockets ──►  │ poll ─► read, parse, answer ─► commands ─► timers ─► flush dirty│ ──► sockets
+//!  inbox   ──►  │           (inbound)            (deliver)   (wheel)   (outbound) │
+//!               └──────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Messages that arrive together are appended together and leave in one system call per socket:
+//! batching without a timer and without added latency. Each step of a session runs under
+//! `catch_unwind`, so a panic costs that one session (close code 1011) and nobody else.
+
+mod adopt;
+mod caps;
+mod deliver;
+mod inbound;
+mod inbox;
+mod leave;
+mod members;
+mod outbound;
+mod run;
+mod session;
+mod wheel;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+pub(crate) use inbox::{Bounds, Change, Clients, Command, Full, Inbox, Refusal};
+
+use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::EventSink};
+
+/// A connection that has just been upgraded to WebSocket.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The socket, non-blocking.
+    pub stream: TcpStream,
+    /// Bytes that were read beyond the upgrade request: the first of the client's frames.
+    pub leftover: Vec<u8>,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// Its place under `limits.max_clients`.
+    pub seat: Seat,
+}
+
+/// The places under `limits.max_clients`.
+#[derive(Clone, Debug, Default)]
+pub struct Seats(Arc<AtomicUsize>);
+
+/// A place for one client; dropping it gives the place back.
+#[derive(Debug)]
+pub struct Seat(Arc<AtomicUsize>);
+
+impl Seats {
+    /// Takes a place, if fewer than `limit` are taken.
+    pub fn take(&self, limit: usize) -> Option<Seat> {
+        let more = |taken| (taken < limit).then_some(taken + 1);
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+            .ok()?;
+        Some(Seat(Arc::clone(&self.0)))
+    }
+
+    /// Places taken.
+    pub fn taken(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A running shard, as the hub sees it.
+pub(crate) struct Shard {
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) stats: Arc<ShardStats>,
+}
+
+/// The threads of the shards.
+#[derive(Debug)]
+pub struct Threads(Vec<thread::JoinHandle<()>>);
+
+/// What all shards share.
+pub(crate) struct World {
+    pub(crate) live: Live,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) sink: Arc<dyn EventSink>,
+    /// Number of shards.
+    pub(crate) shards: usize,
+}
+
+/// Starts one thread per shard.
+pub(crate) fn start(world: World) -> io::Result<(Vec<Shard>, Threads)> {
+    let world = Arc::new(world);
+    let mut shards = Vec::new();
+    let mut threads = Vec::new();
+    for index in 0..world.shards {
+        let index = u16::try_from(index).map_err(io::Error::other)?;
+        let poll = mio::Poll::new()?;
+        let waker = mio::Waker::new(poll.registry(), run::WAKER)?;
+        let inbox = Arc::new(Inbox::new(Arc::new(waker)));
+        let stats = Arc::new(ShardStats::default());
+        let (world, inbox_end, stats_end) =
+            (Arc::clone(&world), Arc::clone(&inbox), Arc::clone(&stats));
+        let thread = thread::Builder::new()
+            .name(format!("shard-{index}"))
+            .spawn(move || run::run(index, poll, inbox_end, stats_end, &world))?;
+        shards.push(Shard { inbox, stats });
+        threads.push(thread);
+    }
+    Ok((shards, Threads(threads)))
+}
+
+impl Threads {
+    /// Whether a shard has ended by itself, which only a fault of its loop can bring about.
+    pub fn any_ended(&self) -> bool {
+        self.0.iter().any(thread::JoinHandle::is_finished)
+    }
+
+    /// Waits for the threads to end after [`Command::Stop`]; a thread that panicked has said so on
+    /// standard error.
+    pub fn join(self) {
+        for thread in self.0 {
+            let _ = thread.join();
+        }
+    }
+}

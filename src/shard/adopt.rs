@@ -1,0 +1,95 @@
+//! The arrival of a client on its shard.
+
+use std::io;
+
+use mio::{Interest, Token};
+use smallvec::SmallVec;
+
+use super::{
+    Newcomer,
+    outbound::{Frame, Outbound, Sort},
+    run::Loop,
+    session::{Allowance, Flags, Session, Stage},
+};
+use crate::{
+    ids::{ClientId, MAX_SLOTS},
+    message::Kind,
+    wire,
+};
+
+impl Loop {
+    /// Takes a connection over: from here on it is a client.
+    pub(super) fn adopt(&mut self, mut newcomer: Newcomer) {
+        let leftover = std::mem::take(&mut newcomer.leftover);
+        match self.enter(newcomer) {
+            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, leftover)),
+            // The socket is closed by being dropped; the client sees a broken connection.
+            Err(error) => {
+                tracing::warn!(shard = self.index, %error, "can't take over a connection");
+            }
+        }
+    }
+
+    fn enter(&mut self, newcomer: Newcomer) -> io::Result<u32> {
+        let entry = self.sessions.vacant_entry();
+        let slot = u32::try_from(entry.key())
+            .ok()
+            .filter(|&slot| (slot as usize) < MAX_SLOTS);
+        let slot = slot.ok_or_else(|| io::Error::other("no slot is left"))?;
+        let random = getrandom::u64().map_err(io::Error::other)?;
+        let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut stream, Token(entry.key()), interest)?;
+        self.generation = self.generation.wrapping_add(1);
+        entry.insert(Session {
+            stream,
+            id: ClientId::new(self.index, slot, self.generation, random),
+            uid: None,
+            groups: SmallVec::new(),
+            decoder: wire::Decoder::default(),
+            out: Outbound::default(),
+            unread: None,
+            stage: Stage::Open,
+            heard: self.desk.tick,
+            pinged: self.desk.tick,
+            partial_since: None,
+            timer: 0,
+            allowance: Allowance::default(),
+            flags: Flags::default(),
+            peer: newcomer.peer,
+            _seat: newcomer.seat,
+        });
+        let stats = &self.desk.stats;
+        stats.sockets.add(1);
+        stats.clients.add(1);
+        stats.opened.add(1);
+        Ok(slot)
+    }
+
+    /// Tells the client its id and listens to what it has said already.
+    fn greet(&mut self, slot: u32, leftover: Vec<u8>) {
+        self.schedule(slot);
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        tracing::debug!(client = %session.id, peer = %session.peer, "client connected");
+        self.sink.opened(session.id);
+        if self.desk.caps.welcome {
+            let id = session.id.text();
+            let bytes = wire::encode(Kind::Text, id.as_str().as_bytes());
+            let frame = Frame::new(bytes, &self.desk.meter);
+            session.out.append(frame, Sort::Control, &self.desk.meter);
+            self.desk.mark_dirty(slot, session);
+        }
+        if let Some(drain) = &self.drain {
+            let close = drain.close.clone();
+            return self.close(slot, close);
+        }
+        if !leftover.is_empty() {
+            session.unread = Some(leftover.into_boxed_slice());
+            self.read(slot);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The settings that a shard acts by, ready for use: one look at the live configuration per turn.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    session::{Session, Stage},
+    wheel::{STEP, Tick},
+};
+use crate::{
+    config::{Config, Messages, SlowClient, Welcome},
+    wire,
+};
+
+/// The settings of one turn.
+#[derive(Clone)]
+pub(super) struct Caps {
+    /// Where they come from, to notice a newer one.
+    pub(super) source: Arc<Config>,
+    pub(super) wire: wire::Limits,
+    pub(super) queue_bytes: usize,
+    pub(super) queue_entries: usize,
+    pub(super) slow_client: SlowClient,
+    pub(super) echo: bool,
+    pub(super) welcome: bool,
+    pub(super) heartbeat: Option<Tick>,
+    pub(super) ping: Option<Tick>,
+    pub(super) message_deadline: Option<Tick>,
+    pub(super) close_wait: Tick,
+    pub(super) groups_per_client: usize,
+    pub(super) messages_per_second: Option<u64>,
+    pub(super) bytes_per_second: Option<u64>,
+    /// This shard's share of `limits.queued_bytes`.
+    pub(super) queued_share: usize,
+    /// This shard's share of `limits.partial_bytes`.
+    pub(super) partial_share: usize,
+}
+
+impl Caps {
+    pub(super) fn new(source: &Arc<Config>, shards: usize) -> Self {
+        let (websocket, limits) = (&source.websocket, &source.limits);
+        let positive = |n: u64| (n > 0).then_some(n);
+        Self {
+            wire: wire::Limits {
+                max_message: limits.max_message.bytes(),
+                max_fragments: limits.max_fragments,
+            },
+            queue_bytes: limits.queue_bytes.bytes(),
+            queue_entries: limits.queue_messages,
+            slow_client: limits.slow_client,
+            echo: websocket.messages == Messages::Echo,
+            welcome: websocket.welcome == Welcome::Id,
+            heartbeat: ticks(websocket.heartbeat_timeout),
+            ping: ticks(websocket.ping_interval),
+            message_deadline: ticks(limits.message_deadline),
+            close_wait: ticks(limits.close_wait).unwrap_or(1),
+            groups_per_client: limits.groups_per_client,
+            messages_per_second: positive(limits.client_messages.into()),
+            bytes_per_second: positive(limits.client_bytes.0),
+            queued_share: share(limits.queued_budget(), shards),
+            partial_share: share(limits.partial_budget(), shards),
+            source: Arc::clone(source),
+        }
+    }
+}
+
+/// One shard's part of a budget of the process.
+fn share(budget: u64, shards: usize) -> usize {
+    usize::try_from(budget).unwrap_or(usize::MAX) / shards.max(1)
+}
+
+/// A time span in ticks, rounded up; none if it is zero, which means "off".
+fn ticks(span: Duration) -> Option<Tick> {
+    let ticks = span.as_millis().div_ceil(STEP.as_millis());
+    (ticks > 0).then(|| Tick::try_from(ticks).unwrap_or(Tick::MAX / 2))
+}
+
+impl Caps {
+    /// When the session has to be looked at next, if ever.
+    pub(super) fn next_look(&self, session: &Session) -> Option<Tick> {
+        if let Stage::Closing(until) = session.stage {
+            return Some(until);
+        }
+        let silent = self
+            .heartbeat
+            .map(|limit| session.heard.saturating_add(limit));
+        let ping = self
+            .ping
+            .map(|interval| session.pinged.saturating_add(interval));
+        let since = session.partial_since.zip(self.message_deadline);
+        let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
+        [silent, ping, unfinished].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,275 @@
+//! Hearing a client: reading its socket, parsing, answering.
+//!
+//! All sessions of the shard read into one buffer; a session owns bytes only while a message is
+//! incomplete, or while it isn't listened to because it doesn't take its own answers.
+
+use std::{
+    io::{ErrorKind, Read},
+    rc::Rc,
+};
+
+use super::{
+    outbound::{Frame, Sort},
+    run::Loop,
+    session::Stage,
+};
+use crate::{
+    close::{Cause, Close, code},
+    message::Kind,
+    wire::{self, Event, Flow},
+};
+
+/// Bytes of the buffer that all reads of the shard share.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// Reads of one socket in one turn before its neighbours have theirs.
+const READS_PER_TURN: usize = 4;
+
+/// What a client says to be answered at once; 1.x clients keep themselves alive with it.
+const PING_TEXT: &[u8] = b"ping";
+
+impl Loop {
+    /// Goes on with a session whose input was left over.
+    pub(super) fn read_again(&mut self, slot: u32) {
+        if let Some(session) = self.sessions.get_mut(slot as usize) {
+            session.flags.again = false;
+            self.read(slot);
+        }
+    }
+
+    /// Reads what the socket has, up to this turn's bound.
+    pub(super) fn read(&mut self, slot: u32) {
+        // A panic in an earlier step may have taken the buffer with it.
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(READ_BUFFER, 0);
+        for _ in 0..READS_PER_TURN {
+            if !self.read_once(slot, &mut buffer) {
+                self.buffer = buffer;
+                return;
+            }
+        }
+        self.buffer = buffer;
+        self.read_later(slot);
+    }
+
+    /// Reads once; true if there may be more.
+    fn read_once(&mut self, slot: u32, buffer: &mut [u8]) -> bool {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return false;
+        };
+        if session.flags.paused {
+            return false;
+        }
+        if let Some(mut unread) = session.unread.take() {
+            self.hear(slot, &mut unread);
+            return true;
+        }
+        match session.stream.read(buffer) {
+            Ok(0) => {
+                self.hung_up(slot);
+                false
+            }
+            Ok(count) => {
+                session.heard = self.desk.tick;
+                // With edge-triggered readiness a short read means that the next bytes will be
+                // announced, unless the end of the stream was announced together with these.
+                let more = count == buffer.len() || session.flags.hung_up;
+                self.desk.stats.bytes_in.add(count as u64);
+                self.hear(slot, &mut buffer[..count]);
+                more
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(_) => {
+                self.lost(slot);
+                false
+            }
+        }
+    }
+
+    /// Parses bytes of the client and does what they ask.
+    fn hear(&mut self, slot: u32, bytes: &mut [u8]) {
+        let limits = self.desk.caps.wire;
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if session.flags.deaf {
+            return;
+        }
+        let in_time = session.allowance.take(
+            self.desk.tick,
+            (0, bytes.len() as u64),
+            None,
+            self.desk.caps.bytes_per_second,
+        );
+        if !in_time && session.is_open() {
+            let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
+            return self.close(slot, close);
+        }
+        let mut decoder = std::mem::take(&mut session.decoder);
+        let held = decoder.partial_bytes();
+        let mut finished_one = false;
+        let heard = decoder.feed(bytes, &limits, |event| {
+            finished_one |= matches!(event, Event::Message { .. });
+            self.on_event(slot, event)
+        });
+        self.partial = self.partial + decoder.partial_bytes() - held;
+        self.desk.stats.partial_bytes.set(self.partial as u64);
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        let incomplete = decoder.mid_message();
+        session.decoder = decoder;
+        match heard {
+            Ok(consumed) if consumed < bytes.len() && !session.flags.deaf => {
+                session.unread = Some(bytes[consumed..].into());
+            }
+            Ok(_) => {}
+            Err(violation) => {
+                session.flags.deaf = true;
+                return self.close(slot, violation.close());
+            }
+        }
+        if !incomplete {
+            session.partial_since = None;
+        } else if finished_one || session.partial_since.is_none() {
+            session.partial_since = Some(self.desk.tick);
+            let deadline = self.desk.caps.message_deadline;
+            if deadline.is_some_and(|limit| session.timer > self.desk.tick.saturating_add(limit)) {
+                self.schedule(slot);
+            }
+        }
+    }
+
+    fn on_event(&mut self, slot: u32, event: Event<'_>) -> Flow {
+        match event {
+            Event::Message { kind, bytes, .. } => self.on_message(slot, kind, bytes),
+            Event::Ping(bytes) => {
+                let frame = Frame::new(wire::pong(bytes), &self.desk.meter);
+                if let Some(session) = self.sessions.get_mut(slot as usize) {
+                    session.out.set_pong(frame);
+                    self.desk.mark_dirty(slot, session);
+                }
+                Flow::Continue
+            }
+            // Any byte counts as a sign of life, so a pong has done its work by arriving.
+            Event::Pong(_) => Flow::Continue,
+            Event::Close(said) => {
+                self.on_close(slot, said.map(|(code, _)| code));
+                Flow::Stop
+            }
+        }
+    }
+
+    fn on_message(&mut self, slot: u32, kind: Kind, bytes: &[u8]) -> Flow {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return Flow::Stop;
+        };
+        if !session.is_open() {
+            // The client is on its way out: what it still says reaches nobody.
+            return Flow::Continue;
+        }
+        self.desk.stats.messages_in.add(1);
+        let limit = self.desk.caps.messages_per_second;
+        if !session.allowance.take(self.desk.tick, (1, 0), limit, None) {
+            let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_messages");
+            self.close(slot, close);
+            return Flow::Continue;
+        }
+        if kind == Kind::Text && bytes == PING_TEXT {
+            let pong = Rc::clone(&self.frames.text_pong);
+            return self.answer(slot, pong, Sort::Control);
+        }
+        self.sink.message(session.id, kind, bytes);
+        if self.desk.caps.echo {
+            let frame = Frame::new(wire::encode(kind, bytes), &self.desk.meter);
+            return self.answer(slot, frame, Sort::Message);
+        }
+        Flow::Continue
+    }
+
+    /// Queues an answer to something the client said. A client that doesn't take its answers isn't
+    /// listened to until it does, so it can't make its own queue grow.
+    fn answer(&mut self, slot: u32, frame: Rc<Frame>, sort: Sort) -> Flow {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return Flow::Stop;
+        };
+        if sort == Sort::Message {
+            self.desk.stats.messages_queued.add(1);
+        }
+        session.out.append(frame, sort, &self.desk.meter);
+        self.desk.mark_dirty(slot, session);
+        if self.desk.is_full(session) {
+            session.flags.paused = true;
+            return Flow::Stop;
+        }
+        Flow::Continue
+    }
+
+    /// The client's close frame arrived (RFC 6455 §5.5.1): answer it unless ours went first.
+    fn on_close(&mut self, slot: u32, said: Option<u16>) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        session.flags.heard_close = true;
+        session.flags.deaf = true;
+        match session.stage {
+            Stage::Open => {
+                let close = Close::new(Cause::Peer, said.unwrap_or(code::NORMAL), "");
+                self.close(slot, close);
+            }
+            // The answer to ours: nothing is left to be said, once ours is out.
+            Stage::Closing(_) => self.desk.mark_dirty(slot, session),
+        }
+    }
+
+    /// The client's end of the stream.
+    fn hung_up(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if session.flags.heard_close && !session.flags.sent_close {
+            // It said goodbye and shut its sending side; our answer is still to go out.
+            return self.desk.mark_dirty(slot, session);
+        }
+        self.lost(slot);
+    }
+
+    /// Asks for the session to be read again next turn.
+    pub(super) fn read_later(&mut self, slot: u32) {
+        if let Some(session) = self.sessions.get_mut(slot as usize)
+            && !session.flags.again
+        {
+            session.flags.again = true;
+            self.again.push(slot);
+        }
+    }
+
+    /// Over the shard's share of `limits.partial_bytes`: closes the clients that hold most of it.
+    pub(super) fn shed_partials(&mut self) {
+        let share = self.desk.caps.partial_share;
+        if self.partial <= share {
+            return;
+        }
+        let holders = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_open());
+        let mut holders: Vec<_> = holders
+            .map(|(slot, session)| (session.decoder.partial_bytes(), slot))
+            .filter(|&(bytes, _)| bytes > 0)
+            .collect();
+        holders.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, slot) in holders {
+            // A tenth less than allowed, so that the next byte doesn't start the search anew.
+            if self.partial <= share - share / 10 {
+                break;
+            }
+            // A slab index is a slot: adopt() lets no more in than 24 bits can name.
+            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let reason = "limits.partial_bytes is used up";
+            let close = Close::new(Cause::Budget, code::OVERLOADED, reason);
+            self.guard(slot, |shard| shard.close(slot, close));
+        }
+    }
+}

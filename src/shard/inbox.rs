@@ -1,0 +1,292 @@
+//! The door of a shard: commands from the control runtime, in order and in bounds.
+//!
+//! A call that addresses several shards must reach all of them or none, so it first *reserves* a
+//! place in each inbox and only then *commits*; a reservation that is dropped gives its place back.
+//! The shard takes everything at once, with one swap under the lock.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::Newcomer;
+use crate::{
+    close::Close,
+    ids::{ClientId, Name},
+    message::{Payload, Receipt},
+};
+
+/// What a shard is told or asked. Where a `Reply` is, the answer is sent when the step is done.
+pub(crate) enum Command {
+    /// Take over a connection.
+    Adopt(Box<Newcomer>),
+    /// Queue a message for each of the clients.
+    Send(Clients, Payload, Reply<Receipt>),
+    /// Begin to close each of the clients; answers how many there were.
+    Close(Clients, Close, Reply<usize>),
+    /// Change what is known of one client.
+    Change(ClientId, Change, Reply<Result<bool, Refusal>>),
+    /// Forget a group, members stay; answers whether it was here.
+    Dissolve(Name, Reply<bool>),
+    /// The uid of a client; none if there is no such client.
+    UidOf(ClientId, Reply<Option<Option<Name>>>),
+    /// The ids of the clients.
+    List(Clients, Reply<Vec<ClientId>>),
+    /// Close all clients, spread over the time, and every newcomer.
+    Drain(Close, std::time::Duration),
+    /// End the thread; sockets are dropped as they are.
+    Stop,
+}
+
+/// A change of one client's place in the world. Answers whether anything changed.
+pub(crate) enum Change {
+    Bind(Name),
+    Unbind,
+    Join(Name),
+    Leave(Name),
+}
+
+/// Why a change was refused.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    UnknownClient,
+    TooManyGroups { limit: usize },
+}
+
+/// Which of a shard's clients.
+#[derive(Clone)]
+pub(crate) enum Clients {
+    All,
+    /// These, as far as they are still connected.
+    These(SmallVec<[ClientId; 1]>),
+    /// These, as far as they are still connected and bound to the uid.
+    OfUser(Vec<ClientId>, Name),
+    Group(Name),
+}
+
+/// Where an answer goes; who asked may have gone away.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// The sending half, for everybody; the receiving half is [`Inbox::take`], for the shard.
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    waker: Arc<mio::Waker>,
+}
+
+#[derive(Default)]
+struct State {
+    commands: Vec<Command>,
+    /// Calls waiting or reserved; newcomers are bounded by `limits.max_clients` instead.
+    calls: usize,
+    /// Payload bytes waiting or reserved.
+    bytes: usize,
+    closed: bool,
+}
+
+/// Why a command did not find a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// As many calls wait as `limits.inbox` allows.
+    Calls,
+    /// The shard's share of `limits.queued_bytes` is used up.
+    Bytes,
+    /// The shard has ended.
+    Closed,
+}
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) calls: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A place for one command, taken but not yet filled.
+pub(crate) struct Place<'a> {
+    inbox: &'a Inbox,
+    bytes: usize,
+    filled: bool,
+}
+
+impl Inbox {
+    pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
+        Self {
+            state: Mutex::default(),
+            waker,
+        }
+    }
+
+    /// Takes a place for a call that carries `bytes` of payload.
+    pub(crate) fn reserve(&self, bytes: usize, bounds: Bounds) -> Result<Place<'_>, Full> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Full::Closed);
+        }
+        if state.calls >= bounds.calls {
+            return Err(Full::Calls);
+        }
+        // One message always fits into an empty inbox, however small the budget.
+        if bytes > 0 && state.bytes > 0 && state.bytes + bytes > bounds.bytes {
+            return Err(Full::Bytes);
+        }
+        state.calls += 1;
+        state.bytes += bytes;
+        Ok(Place {
+            inbox: self,
+            bytes,
+            filled: false,
+        })
+    }
+
+    /// Puts in a command that needs no place: newcomers, which hold a seat, and the process's own.
+    /// Gives it back if the shard has ended.
+    pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
+        let state = self.state();
+        if state.closed {
+            return Err(command);
+        }
+        self.put(state, command);
+        Ok(())
+    }
+
+    /// Payload bytes waiting.
+    pub(crate) fn bytes(&self) -> usize {
+        self.state().bytes
+    }
+
+    /// Takes all that waits, into an empty vector, which is left here for the next commands.
+    pub(crate) fn take(&self, into: &mut Vec<Command>) {
+        debug_assert!(into.is_empty());
+        let mut state = self.state();
+        std::mem::swap(&mut state.commands, into);
+        for command in into.iter() {
+            let bytes = match command {
+                Command::Adopt(_) | Command::Drain(..) | Command::Stop => continue,
+                Command::Send(_, payload, _) => payload.bytes.len(),
+                _ => 0,
+            };
+            state.calls -= 1;
+            state.bytes -= bytes;
+        }
+    }
+
+    /// Refuses everything from now on and drops what waits, so that whoever waits for an answer
+    /// learns that none will come.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let orphans = std::mem::take(&mut state.commands);
+        drop(state);
+        drop(orphans);
+    }
+
+    fn put(&self, mut state: MutexGuard<'_, State>, command: Command) {
+        state.commands.push(command);
+        let was_empty = state.commands.len() == 1;
+        drop(state);
+        if was_empty {
+            // It fails only if the eventfd's counter is full, and then the shard is awake anyway.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No step under this lock can leave it half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place<'_> {
+    /// Fills the place.
+    pub(crate) fn commit(mut self, command: Command) {
+        self.filled = true;
+        let state = self.inbox.state();
+        if !state.closed {
+            self.inbox.put(state, command);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.filled {
+            let mut state = self.inbox.state();
+            state.calls -= 1;
+            state.bytes -= self.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox() -> (mio::Poll, Inbox) {
+        let poll = mio::Poll::new().expect("a poll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("a waker");
+        (poll, Inbox::new(Arc::new(waker)))
+    }
+
+    fn question() -> Command {
+        Command::List(Clients::All, oneshot::channel().0)
+    }
+
+    #[test]
+    fn a_reservation_counts_until_it_is_dropped_or_taken() {
+        let (_poll, inbox) = inbox();
+        let bounds = Bounds {
+            calls: 2,
+            bytes: 10,
+        };
+        let first = inbox.reserve(6, bounds).ok();
+        assert_eq!(inbox.reserve(6, bounds).err(), Some(Full::Bytes));
+        let second = inbox.reserve(4, bounds).ok();
+        assert_eq!(inbox.reserve(0, bounds).err(), Some(Full::Calls));
+        drop(first);
+        second.expect("there was room").commit(question());
+        assert!(inbox.reserve(6, bounds).is_ok());
+        assert_eq!(inbox.bytes(), 4);
+        assert!(inbox.push(Command::Stop).is_ok());
+        let mut taken = Vec::new();
+        inbox.take(&mut taken);
+        assert_eq!(taken.len(), 2);
+    }
+
+    #[test]
+    fn one_message_fits_whatever_its_size() {
+        let (_poll, inbox) = inbox();
+        assert!(
+            inbox
+                .reserve(
+                    1000,
+                    Bounds {
+                        calls: 1,
+                        bytes: 10
+                    }
+                )
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn who_waits_for_a_closed_inbox_learns_of_it() {
+        let (_poll, inbox) = inbox();
+        let (reply, mut answer) = oneshot::channel();
+        let place = inbox
+            .reserve(0, Bounds { calls: 1, bytes: 1 })
+            .ok()
+            .expect("room");
+        place.commit(Command::List(Clients::All, reply));
+        inbox.close();
+        assert!(
+            answer
+                .try_recv()
+                .is_err_and(|error| error == oneshot::error::TryRecvError::Closed)
+        );
+        assert_eq!(
+            inbox.reserve(0, Bounds { calls: 9, bytes: 9 }).err(),
+            Some(Full::Closed)
+        );
+        assert!(inbox.push(Command::Stop).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! The departure of a client.
+//!
+//! Leaving has two halves. First the client *retires*: it is taken off every list and count, so
+//! that from here on nobody can reach it; this happens before the call that closes it is answered.
+//! Then its socket is seen off: what was queued goes out, the close frame follows, the client's
+//! answer is awaited for `limits.close_wait`, and the socket is let go.
+
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use super::{
+    inbox::Clients,
+    outbound::{Frame, Sort},
+    run::Loop,
+    session::Stage,
+};
+use crate::{
+    close::{Cause, Close},
+    ids::ClientId,
+    metrics::Drop,
+    wire,
+};
+
+/// Clients closed per second when the window would allow fewer: few clients needn't wait long.
+const CLOSES_PER_SECOND: u32 = 1000;
+
+/// A drain under way.
+pub(super) struct Draining {
+    pub(super) close: Close,
+    clients: Vec<ClientId>,
+    done: usize,
+    since: Instant,
+    over: Duration,
+}
+
+impl Draining {
+    pub(super) fn is_done(&self) -> bool {
+        self.done == self.clients.len()
+    }
+
+    /// How many clients should be closed by now.
+    fn expected(&self, now: Instant) -> usize {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= self.over {
+            return self.clients.len();
+        }
+        let share = elapsed.as_secs_f64() / self.over.as_secs_f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of a count of clients, between zero and the count"
+        )]
+        let expected = (self.clients.len() as f64 * share) as usize;
+        expected.min(self.clients.len())
+    }
+}
+
+impl Loop {
+    /// Begins to close the client, for the cause and with the code given.
+    pub(super) fn close(&mut self, slot: u32, close: Close) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if !session.is_open() {
+            return;
+        }
+        session.stage = Stage::Closing(self.desk.tick.saturating_add(self.desk.caps.close_wait));
+        self.retire(slot, close.cause);
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if !reads(close.cause) {
+            let dropped = session.out.discard(&self.desk.meter);
+            self.desk.stats.drop_messages(Drop::Closed, dropped);
+        }
+        let frame = Frame::new(wire::close(close.code, &close.reason), &self.desk.meter);
+        session.out.append(frame, Sort::Close, &self.desk.meter);
+        // Listened to again, if only for the client's own close frame.
+        if std::mem::take(&mut session.flags.paused) {
+            self.read_later(slot);
+        }
+        if let Some(session) = self.sessions.get_mut(slot as usize) {
+            self.desk.mark_dirty(slot, session);
+        }
+        self.schedule(slot);
+    }
+
+    /// The connection broke: there is nobody to say goodbye to.
+    pub(super) fn lost(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if session.is_open() {
+            session.stage = Stage::Closing(self.desk.tick);
+            self.retire(slot, Cause::Lost);
+        }
+        self.remove(slot);
+    }
+
+    /// Our close frame is on its way. If the client's has arrived, or can't be told from the
+    /// rubbish it sent, our part is done.
+    pub(super) fn after_close_frame(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if session.flags.heard_close {
+            // The server is the first to close the TCP connection (RFC 6455 §7.1.1).
+            return self.remove(slot);
+        }
+        if session.flags.deaf {
+            // Bytes left unread would turn our farewell into a reset: end our side, read on until
+            // the client ends its own or `limits.close_wait` is over.
+            let _ = session.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// The client did not answer the close frame in time.
+    pub(super) fn cut_off(&mut self, slot: u32) {
+        if let Some(session) = self.sessions.get(slot as usize) {
+            // A reset, so that the kernel doesn't go on sending to somebody who doesn't read.
+            let _ = socket2::SockRef::from(&session.stream).set_linger(Some(Duration::ZERO));
+        }
+        self.remove(slot);
+    }
+
+    /// Lets go of the socket and of everything that waited for it.
+    pub(super) fn remove(&mut self, slot: u32) {
+        let Some(mut session) = self.sessions.try_remove(slot as usize) else {
+            return;
+        };
+        let dropped = session.out.abandon(&self.desk.meter);
+        self.partial -= session.decoder.partial_bytes();
+        let stats = &self.desk.stats;
+        stats.drop_messages(Drop::Closed, dropped);
+        stats.partial_bytes.set(self.partial as u64);
+        stats.sockets.sub(1);
+        tracing::debug!(client = %session.id, "connection ended");
+    }
+
+    /// Begins to close each of the clients; answers how many there were.
+    pub(super) fn close_all_of(&mut self, clients: &Clients, close: &Close) -> usize {
+        let slots = self.slots_of(clients);
+        let count = slots.len();
+        for slot in slots {
+            let close = close.clone();
+            self.guard(slot, |shard| shard.close(slot, close));
+        }
+        count
+    }
+
+    /// Begins to close all clients, spread over the time, and every newcomer.
+    pub(super) fn begin_drain(&mut self, close: Close, over: Duration) {
+        let open = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.is_open());
+        let clients: Vec<_> = open.map(|(_, session)| session.id).collect();
+        let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
+        let over = over.min(Duration::from_secs(1) * count / CLOSES_PER_SECOND);
+        self.drain = Some(Draining {
+            close,
+            clients,
+            done: 0,
+            since: self.desk.now,
+            over,
+        });
+    }
+
+    /// Closes the next clients of a drain that are due.
+    pub(super) fn close_next_of_drain(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let expected = drain.expected(self.desk.now);
+        let due: Vec<_> = drain.clients[drain.done.min(expected)..expected].to_vec();
+        drain.done = drain.done.max(expected);
+        if drain.is_done() {
+            drain.clients = Vec::new();
+            drain.done = 0;
+        }
+        let close = drain.close.clone();
+        for client in due {
+            if let Some(slot) = self.find(client) {
+                let close = close.clone();
+                self.guard(slot, |shard| shard.close(slot, close));
+            }
+        }
+    }
+
+    /// Takes the client off every list and count.
+    fn retire(&mut self, slot: u32, cause: Cause) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        let client = session.id;
+        if let Some(uid) = session.uid.take() {
+            self.directory.unbind(&uid, client);
+        }
+        self.desk.stats.clients.sub(1);
+        self.desk.stats.closed[cause.index()].add(1);
+        self.leave_all_groups(slot);
+        tracing::debug!(%client, cause = cause.name(), "client closed");
+        self.sink.closed(client, cause);
+    }
+}
+
+/// Whether a client that is closed for this cause can be expected to read what is queued for it.
+fn reads(cause: Cause) -> bool {
+    !matches!(
+        cause,
+        Cause::Slow | Cause::Budget | Cause::Silent | Cause::Fault | Cause::Lost
+    )
+}

@@ -1,0 +1,192 @@
+//! Who is in which group, and who is which user: the shard's own part of it.
+//!
+//! A group keeps the list of its members' slots, a session the list of its groups with its position
+//! in each; so joining and leaving are a few moves, whatever the size of the group. The directory
+//! above the shards learns of each change inside the step that makes it.
+
+use std::collections::HashMap;
+
+use slab::Slab;
+
+use super::{
+    inbox::{Clients, Refusal},
+    run::Loop,
+    session::Membership,
+};
+use crate::ids::{ClientId, Name};
+
+/// The groups with members on this shard.
+#[derive(Default)]
+pub(super) struct Groups {
+    keys: HashMap<Name, u32>,
+    groups: Slab<Group>,
+}
+
+struct Group {
+    name: Name,
+    members: Vec<u32>,
+}
+
+impl Groups {
+    /// The slots of the members; none if the group has none here.
+    pub(super) fn members(&self, name: &str) -> &[u32] {
+        self.key(name)
+            .and_then(|key| self.groups.get(key as usize))
+            .map_or(&[], |group| &group.members)
+    }
+
+    fn key(&self, name: &str) -> Option<u32> {
+        self.keys.get(name).copied()
+    }
+
+    fn key_or_new(&mut self, name: &Name) -> u32 {
+        if let Some(key) = self.key(name.as_str()) {
+            return key;
+        }
+        let group = Group {
+            name: name.clone(),
+            members: Vec::new(),
+        };
+        // A group needs a member, a member a slot, and a slot has 24 bits; a client is in at most
+        // `limits.groups_per_client` (a u16's worth) of them: 32 bits can be used up only on paper.
+        let key = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
+        self.keys.insert(name.clone(), key);
+        key
+    }
+}
+
+impl Loop {
+    /// The slot of a client that is connected.
+    pub(super) fn find(&self, client: ClientId) -> Option<u32> {
+        let slot = client.slot();
+        let session = self.sessions.get(slot as usize)?;
+        (session.id == client && session.is_open()).then_some(slot)
+    }
+
+    /// The slots of those of the clients that are connected.
+    pub(super) fn slots_of(&self, clients: &Clients) -> Vec<u32> {
+        match clients {
+            Clients::All => {
+                let open = self
+                    .sessions
+                    .iter()
+                    .filter(|(_, session)| session.is_open());
+                open.filter_map(|(slot, _)| u32::try_from(slot).ok())
+                    .collect()
+            }
+            Clients::These(ids) => ids.iter().filter_map(|&id| self.find(id)).collect(),
+            Clients::OfUser(ids, uid) => {
+                let bound = |&slot: &u32| {
+                    self.sessions
+                        .get(slot as usize)
+                        .is_some_and(|it| it.uid.as_ref() == Some(uid))
+                };
+                ids.iter()
+                    .filter_map(|&id| self.find(id))
+                    .filter(bound)
+                    .collect()
+            }
+            Clients::Group(name) => self.groups.members(name.as_str()).to_vec(),
+        }
+    }
+
+    /// Gives the client a uid, or takes it away; answers whether that changed anything.
+    pub(super) fn bind(&mut self, client: ClientId, uid: Option<Name>) -> Result<bool, Refusal> {
+        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
+        let session = &mut self.sessions[slot as usize];
+        if session.uid == uid {
+            return Ok(false);
+        }
+        // First the new, then the old: a user is never seen offline in between.
+        if let Some(uid) = &uid {
+            self.directory.bind(uid, client);
+        }
+        if let Some(old) = std::mem::replace(&mut session.uid, uid) {
+            self.directory.unbind(&old, client);
+        }
+        Ok(true)
+    }
+
+    /// Puts the client into the group; answers whether it wasn't in it.
+    pub(super) fn join(&mut self, client: ClientId, name: &Name) -> Result<bool, Refusal> {
+        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
+        let session = &mut self.sessions[slot as usize];
+        let known = self.groups.key(name.as_str());
+        if known.is_some_and(|key| session.groups.iter().any(|it| it.group == key)) {
+            return Ok(false);
+        }
+        let limit = self.desk.caps.groups_per_client;
+        if session.groups.len() >= limit {
+            return Err(Refusal::TooManyGroups { limit });
+        }
+        let key = self.groups.key_or_new(name);
+        let members = &mut self.groups.groups[key as usize].members;
+        // A position among slots, which have 24 bits.
+        let seat = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        members.push(slot);
+        session.groups.push(Membership { group: key, seat });
+        self.directory.set_members(name, self.index, members.len());
+        Ok(true)
+    }
+
+    /// Takes the client out of the group; answers whether it was in it.
+    pub(super) fn leave_group(&mut self, client: ClientId, name: &Name) -> Result<bool, Refusal> {
+        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
+        let Some(key) = self.groups.key(name.as_str()) else {
+            return Ok(false);
+        };
+        let session = &mut self.sessions[slot as usize];
+        let Some(at) = session.groups.iter().position(|it| it.group == key) else {
+            return Ok(false);
+        };
+        let membership = session.groups.swap_remove(at);
+        self.vacate(membership);
+        Ok(true)
+    }
+
+    /// Takes the client out of all its groups.
+    pub(super) fn leave_all_groups(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        for membership in std::mem::take(&mut session.groups) {
+            self.vacate(membership);
+        }
+    }
+
+    /// Forgets the group; its members stay connected. Answers whether it had members here.
+    pub(super) fn dissolve(&mut self, name: &Name) -> bool {
+        let Some(key) = self.groups.keys.remove(name.as_str()) else {
+            return false;
+        };
+        let group = self.groups.groups.remove(key as usize);
+        for slot in group.members {
+            if let Some(session) = self.sessions.get_mut(slot as usize) {
+                session.groups.retain(|it| it.group != key);
+            }
+        }
+        self.directory.set_members(name, self.index, 0);
+        true
+    }
+
+    /// Takes one member out of a group's list. The last member moves into the gap and is told its
+    /// new position.
+    fn vacate(&mut self, Membership { group: key, seat }: Membership) {
+        let group = &mut self.groups.groups[key as usize];
+        group.members.swap_remove(seat as usize);
+        if let Some(&moved) = group.members.get(seat as usize)
+            && let Some(session) = self.sessions.get_mut(moved as usize)
+            && let Some(membership) = session.groups.iter_mut().find(|it| it.group == key)
+        {
+            membership.seat = seat;
+        }
+        let members = group.members.len();
+        self.directory.set_members(&group.name, self.index, members);
+        if members == 0 {
+            let group = self.groups.groups.remove(key as usize);
+            self.groups.keys.remove(group.name.as_str());
+        } else if group.members.capacity() > 4 * members && members > 64 {
+            group.members.shrink_to_fit();
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What waits to be written to one socket, and the writing of it.
+//!
+//! ```text
+//!  append ─► [ head │ rest … ]   pong, ping ──┐ (go out before the rest, after a half-written head)
+//!              └── written: bytes of the head that are already on the socket
+//!                                    flush ───┴──► one send(2) or writev(2)
+//! ```
+//!
+//! Frames are shared: a message for a thousand clients is encoded once and queued a thousand times
+//! by reference. A client mostly has nothing or one frame waiting, so the first one lives in the
+//! session itself and the list is allocated only behind it.
+
+use std::{
+    cell::Cell,
+    collections::VecDeque,
+    io::{self, IoSlice, Write},
+    rc::Rc,
+};
+
+/// Memory that the queues of one shard take: each frame once, plus its entries.
+///
+/// Frames outlive the step that made them and give their memory back when the last queue lets go,
+/// hence a shared cell.
+pub(super) type Meter = Rc<Cell<usize>>;
+
+/// One encoded WebSocket frame, shared by all queues it waits in.
+#[derive(Debug)]
+pub(super) struct Frame {
+    bytes: Box<[u8]>,
+    meter: Meter,
+}
+
+impl Frame {
+    pub(super) fn new(bytes: Box<[u8]>, meter: &Meter) -> Rc<Self> {
+        meter.set(meter.get() + bytes.len());
+        Rc::new(Self {
+            bytes,
+            meter: Rc::clone(meter),
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.meter.set(self.meter.get() - self.bytes.len());
+    }
+}
+
+/// What a frame is, as far as the queue cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    /// A message of the business system: counted, and droppable while none of it was written.
+    Message,
+    /// A ping, a pong or the welcome: neither counted nor dropped.
+    Control,
+    /// The close frame; nothing follows it.
+    Close,
+}
+
+#[derive(Debug)]
+struct Entry {
+    frame: Rc<Frame>,
+    sort: Sort,
+}
+
+/// Memory of one queued entry.
+const ENTRY_BYTES: usize = size_of::<Entry>();
+
+/// Frames handed to one `writev`. More save little: by then the system call is a small part.
+const BATCH: usize = 64;
+
+/// System calls one socket may use up in one turn before its neighbours have theirs.
+const WRITES_PER_TURN: usize = 8;
+
+/// The frames that wait for one socket.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    head: Option<Entry>,
+    rest: Option<Box<VecDeque<Entry>>>,
+    pong: Option<Rc<Frame>>,
+    ping: Option<Rc<Frame>>,
+    /// Bytes of the head that the socket has taken.
+    written: usize,
+    /// Bytes waiting, frames counted in full.
+    bytes: usize,
+    /// Messages waiting, the half-written one included.
+    messages: usize,
+}
+
+/// What one flush achieved.
+#[derive(Debug, Default)]
+pub(super) struct Flushed {
+    pub(super) bytes: u64,
+    pub(super) messages: u64,
+    /// The close frame is on its way: nothing will follow.
+    pub(super) closed: bool,
+    pub(super) state: State,
+}
+
+/// How a flush left the queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum State {
+    /// All written.
+    #[default]
+    Empty,
+    /// The socket takes no more for now; it will tell when it does.
+    Blocked,
+    /// The socket would take more, but others have a turn too.
+    Unfinished,
+}
+
+impl Outbound {
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.is_none() && self.pong.is_none() && self.ping.is_none()
+    }
+
+    /// Bytes waiting.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Frames waiting.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.head.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
+    }
+
+    /// Messages waiting.
+    #[cfg(test)]
+    pub(super) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    /// Appends a frame. The caller has looked at the limits.
+    pub(super) fn append(&mut self, frame: Rc<Frame>, sort: Sort, meter: &Meter) {
+        meter.set(meter.get() + ENTRY_BYTES);
+        self.bytes += frame.len();
+        self.messages += usize::from(sort == Sort::Message);
+        let entry = Entry { frame, sort };
+        if self.head.is_none() {
+            self.head = Some(entry);
+        } else {
+            self.rest.get_or_insert_default().push_back(entry);
+        }
+    }
+
+    /// Asks for a pong to be sent, in place of one that has not been begun: the newest is enough
+    /// (RFC 6455 §5.5.3).
+    pub(super) fn set_pong(&mut self, frame: Rc<Frame>) {
+        self.pong = Some(frame);
+    }
+
+    /// Asks for a ping to be sent, unless one is waiting already.
+    pub(super) fn set_ping(&mut self, frame: &Rc<Frame>) {
+        self.ping.get_or_insert_with(|| Rc::clone(frame));
+    }
+
+    /// Drops the oldest waiting message of which nothing was written yet; false if there is none.
+    pub(super) fn drop_oldest(&mut self, meter: &Meter) -> bool {
+        let droppable = |entry: &Entry| entry.sort == Sort::Message;
+        let dropped = if self.written == 0 && self.head.as_ref().is_some_and(droppable) {
+            let next = self.next_of_rest();
+            std::mem::replace(&mut self.head, next)
+        } else {
+            let rest = self.rest.as_deref_mut();
+            rest.and_then(|rest| {
+                rest.iter()
+                    .position(droppable)
+                    .and_then(|at| rest.remove(at))
+            })
+        };
+        dropped.map(|entry| self.forget(&entry, meter)).is_some()
+    }
+
+    /// Drops everything of which nothing was written yet; answers how many messages that were.
+    pub(super) fn discard(&mut self, meter: &Meter) -> u64 {
+        (self.pong, self.ping) = (None, None);
+        let before = self.messages;
+        let half_written = if self.written > 0 {
+            self.head.take()
+        } else {
+            None
+        };
+        while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
+            self.forget(&entry, meter);
+        }
+        let kept = half_written
+            .as_ref()
+            .is_some_and(|entry| entry.sort == Sort::Message);
+        self.head = half_written;
+        debug_assert_eq!(
+            self.messages,
+            usize::from(kept),
+            "only a half-written message is left"
+        );
+        (before - self.messages) as u64
+    }
+
+    /// Gives up the half-written frame too: the socket is gone. Answers how many messages that were.
+    pub(super) fn abandon(&mut self, meter: &Meter) -> u64 {
+        self.written = 0;
+        self.discard(meter)
+    }
+
+    /// Writes as much as the socket takes in this turn.
+    pub(super) fn flush(&mut self, socket: &mut impl Write, meter: &Meter) -> io::Result<Flushed> {
+        let mut flushed = Flushed::default();
+        self.promote(meter);
+        for _ in 0..WRITES_PER_TURN {
+            let Some(head) = &self.head else {
+                return Ok(flushed);
+            };
+            let (wanted, outcome) = match &self.rest {
+                None => {
+                    let bytes = &head.frame.bytes[self.written..];
+                    (bytes.len(), socket.write(bytes))
+                }
+                Some(rest) => {
+                    let mut slices = [IoSlice::new(&[]); BATCH];
+                    slices[0] = IoSlice::new(&head.frame.bytes[self.written..]);
+                    let mut wanted = slices[0].len();
+                    let mut count = 1;
+                    for (slice, entry) in slices[1..].iter_mut().zip(rest.iter()) {
+                        *slice = IoSlice::new(&entry.frame.bytes);
+                        wanted += entry.frame.len();
+                        count += 1;
+                    }
+                    (wanted, socket.write_vectored(&slices[..count]))
+                }
+            };
+            match outcome {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(taken) => {
+                    self.advance(taken, meter, &mut flushed);
+                    // A short write means a full socket buffer; the kernel has noted that we want
+                    // to hear of room, so the system call that would only say so can be saved.
+                    if taken < wanted {
+                        flushed.state = State::Blocked;
+                        return Ok(flushed);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    flushed.state = State::Blocked;
+                    return Ok(flushed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.head.is_some() {
+            flushed.state = State::Unfinished;
+        }
+        Ok(flushed)
+    }
+
+    /// Puts a waiting pong and ping in line: before everything of which nothing was written yet.
+    fn promote(&mut self, meter: &Meter) {
+        for frame in [self.ping.take(), self.pong.take()].into_iter().flatten() {
+            meter.set(meter.get() + ENTRY_BYTES);
+            self.bytes += frame.len();
+            let entry = Entry {
+                frame,
+                sort: Sort::Control,
+            };
+            if self.written > 0 {
+                self.rest.get_or_insert_default().push_front(entry);
+            } else if let Some(behind) = self.head.replace(entry) {
+                self.rest.get_or_insert_default().push_front(behind);
+            }
+        }
+    }
+
+    fn advance(&mut self, mut taken: usize, meter: &Meter, flushed: &mut Flushed) {
+        flushed.bytes += taken as u64;
+        while let Some(head) = &self.head {
+            let left = head.frame.len() - self.written;
+            if taken < left {
+                self.written += taken;
+                return;
+            }
+            taken -= left;
+            self.written = 0;
+            flushed.messages += u64::from(head.sort == Sort::Message);
+            flushed.closed |= head.sort == Sort::Close;
+            let next = self.next_of_rest();
+            if let Some(entry) = std::mem::replace(&mut self.head, next) {
+                self.forget(&entry, meter);
+            }
+        }
+    }
+
+    fn next_of_rest(&mut self) -> Option<Entry> {
+        let rest = self.rest.as_deref_mut()?;
+        let next = rest.pop_front();
+        if rest.is_empty() {
+            self.rest = None;
+        }
+        next
+    }
+
+    fn forget(&mut self, entry: &Entry, meter: &Meter) {
+        meter.set(meter.get() - ENTRY_BYTES);
+        self.bytes -= entry.frame.len();
+        self.messages -= usize::from(entry.sort == Sort::Message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! The queue against a socket that takes what it likes.
+
+use super::*;
+use proptest::prelude::*;
+
+/// Takes at most `room` bytes, then blocks.
+struct Socket {
+    room: usize,
+    taken: Vec<u8>,
+}
+
+impl Write for Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.room == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut count = 0;
+        for slice in slices {
+            let part = slice.len().min(self.room);
+            self.taken.extend_from_slice(&slice[..part]);
+            self.room -= part;
+            count += part;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Message(u8),
+    Ping,
+    Pong(u8),
+    DropOldest,
+    Flush(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u8..60).prop_map(Step::Message),
+        1 => Just(Step::Ping),
+        1 => (1u8..9).prop_map(Step::Pong),
+        1 => Just(Step::DropOldest),
+        3 => (0usize..200).prop_map(Step::Flush),
+    ]
+}
+
+/// A frame of `len` + 3 bytes that can be told apart: sort, number, length, filling.
+fn frame(sort: u8, number: u8, len: u8, meter: &Meter) -> Rc<Frame> {
+    let mut bytes = vec![sort, number, len];
+    bytes.extend(std::iter::repeat_n(number, usize::from(len)));
+    Frame::new(bytes.into(), meter)
+}
+
+proptest! {
+    #[test]
+    fn frames_come_out_whole_and_in_order_and_every_one_is_accounted_for(
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let meter = Meter::default();
+        let mut queue = Outbound::default();
+        let mut socket = Socket { room: 0, taken: Vec::new() };
+        let ping = frame(b'i', 0, 0, &meter);
+        let (mut appended, mut dropped, mut reported, mut number) = (0u64, 0u64, 0u64, 0u8);
+        for step in steps {
+            match step {
+                Step::Message(len) => {
+                    number = number.wrapping_add(1);
+                    queue.append(frame(b'm', number, len, &meter), Sort::Message, &meter);
+                    appended += 1;
+                }
+                Step::Ping => queue.set_ping(&ping),
+                Step::Pong(len) => queue.set_pong(frame(b'o', 0, len, &meter)),
+                Step::DropOldest => dropped += u64::from(queue.drop_oldest(&meter)),
+                Step::Flush(room) => {
+                    socket.room = room;
+                    let flushed = queue.flush(&mut socket, &meter).expect("the socket never fails");
+                    reported += flushed.messages;
+                }
+            }
+            prop_assert_eq!(appended, dropped + reported + queue.messages() as u64);
+        }
+        dropped += queue.discard(&meter);
+        socket.room = usize::MAX;
+        let last = queue.flush(&mut socket, &meter).expect("the socket never fails");
+        reported += last.messages;
+        prop_assert_eq!(last.state, State::Empty);
+        prop_assert!(queue.is_empty());
+        prop_assert_eq!((queue.bytes(), queue.messages()), (0, 0));
+        prop_assert_eq!(appended, dropped + reported);
+        drop(ping);
+        prop_assert_eq!(meter.get(), 0, "memory is given back");
+
+        let (mut rest, mut messages, mut newest) = (&socket.taken[..], 0, 0u8);
+        while let [sort, number, len, tail @ ..] = rest {
+            let (filling, tail) = tail.split_at(usize::from(*len));
+            prop_assert!(filling.iter().all(|byte| byte == number), "a frame is whole");
+            if *sort == b'm' {
+                prop_assert!(number.wrapping_sub(newest) < 128, "messages keep their order");
+                newest = *number;
+                messages += 1;
+            }
+            rest = tail;
+        }
+        prop_assert_eq!(messages, reported);
+    }
+}
+
+#[test]
+fn a_pong_overtakes_what_was_not_begun_and_only_the_newest_is_kept() {
+    let meter = Meter::default();
+    let mut queue = Outbound::default();
+    queue.append(frame(b'm', 1, 10, &meter), Sort::Message, &meter);
+    queue.append(frame(b'm', 2, 1, &meter), Sort::Message, &meter);
+    let mut socket = Socket {
+        room: 5,
+        taken: Vec::new(),
+    };
+    assert_eq!(
+        queue.flush(&mut socket, &meter).expect("flushes").state,
+        State::Blocked
+    );
+    queue.set_pong(frame(b'o', 7, 1, &meter));
+    queue.set_pong(frame(b'o', 8, 1, &meter));
+    socket.room = usize::MAX;
+    queue.flush(&mut socket, &meter).expect("flushes");
+    assert_eq!(socket.taken[13..], [b'o', 8, 1, 8, b'm', 2, 1, 2]);
+}

@@ -1,0 +1,344 @@
+//! The loop of a shard.
+
+use std::{
+    collections::VecDeque,
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Poll, Token};
+use slab::Slab;
+
+use super::{
+    World,
+    caps::Caps,
+    deliver::Desk,
+    inbox::{Change, Command, Inbox},
+    leave::Draining,
+    members::Groups,
+    outbound::{Frame, Meter},
+    session::{Session, Stage},
+    wheel::{STEP, Tick, Wheel},
+};
+use crate::{
+    close::{Cause, Close, code},
+    config::Reader,
+    directory::Directory,
+    metrics::ShardStats,
+    sink::EventSink,
+    wire,
+};
+
+/// The token of the inbox's waker; slots count up from zero and never get here.
+pub(super) const WAKER: Token = Token(usize::MAX);
+
+/// Readiness events taken from the kernel at once.
+const EVENTS: usize = 1024;
+
+/// Deliveries after which a turn flushes and reads before it goes on with the commands, so that a
+/// flood of broadcasts can't keep clients from being heard.
+const DELIVERIES_PER_TURN: usize = 64 * 1024;
+
+/// How often a drain closes the next few clients.
+const DRAIN_STEP: Duration = Duration::from_millis(10);
+
+/// The state of one shard; see the module `shard` for the picture.
+pub(super) struct Loop {
+    pub(super) index: u16,
+    pub(super) poll: Poll,
+    inbox: Arc<Inbox>,
+    pub(super) directory: Arc<Directory>,
+    pub(super) sink: Arc<dyn EventSink>,
+    reader: Reader,
+    shards: usize,
+    pub(super) sessions: Slab<Session>,
+    pub(super) groups: Groups,
+    pub(super) desk: Desk,
+    pub(super) wheel: Wheel,
+    pub(super) frames: Frames,
+    /// Taken out while a session is being read.
+    pub(super) buffer: Vec<u8>,
+    /// Sessions with input left over from the last turn.
+    pub(super) again: Vec<u32>,
+    /// Commands taken from the inbox and not yet carried out.
+    commands: VecDeque<Command>,
+    /// Tells apart the clients that use a slot one after the other.
+    pub(super) generation: u32,
+    /// Memory of incomplete inbound messages.
+    pub(super) partial: usize,
+    pub(super) drain: Option<Draining>,
+    stopped: bool,
+}
+
+/// Frames that are always the same.
+pub(super) struct Frames {
+    pub(super) ping: Rc<Frame>,
+    /// The answer to the text `ping`.
+    pub(super) text_pong: Rc<Frame>,
+}
+
+/// Runs shard `index` until it is told to stop.
+pub(super) fn run(
+    index: u16,
+    poll: Poll,
+    inbox: Arc<Inbox>,
+    stats: Arc<ShardStats>,
+    world: &World,
+) {
+    // However the loop ends, nobody may wait for an answer from it.
+    struct CloseInbox(Arc<Inbox>);
+    impl Drop for CloseInbox {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+    let _close = CloseInbox(Arc::clone(&inbox));
+    let mut reader = world.live.reader();
+    let caps = Caps::new(reader.current(), world.shards);
+    let meter = Meter::default();
+    let frame = |bytes: Box<[u8]>| Frame::new(bytes, &meter);
+    let frames = Frames {
+        ping: frame(wire::PING.into()),
+        text_pong: frame(wire::encode(crate::message::Kind::Text, b"pong")),
+    };
+    let shard = Loop {
+        index,
+        poll,
+        inbox,
+        directory: Arc::clone(&world.directory),
+        sink: Arc::clone(&world.sink),
+        reader,
+        shards: world.shards,
+        sessions: Slab::new(),
+        groups: Groups::default(),
+        desk: Desk::new(stats, caps, meter),
+        wheel: Wheel::new(Instant::now()),
+        frames,
+        buffer: Vec::new(),
+        again: Vec::new(),
+        commands: VecDeque::new(),
+        generation: 0,
+        partial: 0,
+        drain: None,
+        stopped: false,
+    };
+    shard.run();
+}
+
+impl Loop {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut taken = Vec::new();
+        let mut due = Vec::new();
+        while !self.stopped {
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                // The kernel refuses to tell what happens: the process can't do its work.
+                tracing::error!(shard = self.index, %error, "the shard's poll failed; it ends");
+                return;
+            }
+            self.begin_turn();
+            for slot in std::mem::take(&mut self.again) {
+                self.guard(slot, |shard| shard.read_again(slot));
+            }
+            for event in &events {
+                if event.token() != WAKER {
+                    self.ready(event);
+                }
+            }
+            if self.commands.is_empty() {
+                self.inbox.take(&mut taken);
+                self.commands.extend(taken.drain(..));
+            }
+            self.carry_out();
+            self.close_next_of_drain();
+            self.wheel.advance(self.desk.tick, &mut due);
+            for (slot, tick) in due.drain(..) {
+                self.guard(slot, |shard| shard.look_at(slot, tick));
+            }
+            self.shed_partials();
+            self.flush_dirty();
+            let queued = self.desk.meter.get() + self.inbox.bytes();
+            self.desk.stats.queued_bytes.set(queued as u64);
+        }
+    }
+
+    /// How long the poll may sleep.
+    fn patience(&self) -> Option<Duration> {
+        if !(self.again.is_empty() && self.commands.is_empty() && self.desk.dirty.is_empty()) {
+            return Some(Duration::ZERO);
+        }
+        let drain = self
+            .drain
+            .as_ref()
+            .filter(|drain| !drain.is_done())
+            .map(|_| DRAIN_STEP);
+        let timer = self.wheel.next(Instant::now());
+        drain.into_iter().chain(timer).min()
+    }
+
+    fn begin_turn(&mut self) {
+        self.desk.now = Instant::now();
+        self.desk.tick = self.wheel.tick(self.desk.now);
+        let current = self.reader.current();
+        if !Arc::ptr_eq(current, &self.desk.caps.source) {
+            self.desk.caps = Caps::new(current, self.shards);
+            self.reschedule_all();
+        }
+    }
+
+    fn ready(&mut self, event: &mio::event::Event) {
+        let Ok(slot) = u32::try_from(event.token().0) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if event.is_read_closed() || event.is_error() {
+            session.flags.hung_up = true;
+        }
+        if event.is_writable() && session.flags.blocked {
+            session.flags.blocked = false;
+            self.desk.mark_dirty(slot, session);
+        }
+        if event.is_readable() || session.flags.hung_up {
+            self.guard(slot, |shard| shard.read(slot));
+        }
+    }
+
+    fn carry_out(&mut self) {
+        let mut deliveries = 0;
+        while deliveries < DELIVERIES_PER_TURN {
+            let Some(command) = self.commands.pop_front() else {
+                break;
+            };
+            deliveries += 1;
+            match command {
+                Command::Adopt(newcomer) => self.adopt(*newcomer),
+                Command::Send(clients, payload, reply) => {
+                    let receipt = self.send(&clients, &payload);
+                    deliveries += receipt.matched;
+                    // Who asked may be gone; the message went out all the same.
+                    let _ = reply.send(receipt);
+                }
+                Command::Close(clients, close, reply) => {
+                    let _ = reply.send(self.close_all_of(&clients, &close));
+                }
+                Command::Change(client, change, reply) => {
+                    let _ = reply.send(match change {
+                        Change::Bind(uid) => self.bind(client, Some(uid)),
+                        Change::Unbind => self.bind(client, None),
+                        Change::Join(group) => self.join(client, &group),
+                        Change::Leave(group) => self.leave_group(client, &group),
+                    });
+                }
+                Command::Dissolve(group, reply) => {
+                    let _ = reply.send(self.dissolve(&group));
+                }
+                Command::UidOf(client, reply) => {
+                    let session = self
+                        .find(client)
+                        .and_then(|slot| self.sessions.get(slot as usize));
+                    let _ = reply.send(session.map(|session| session.uid.clone()));
+                }
+                Command::List(clients, reply) => {
+                    let ids = self.slots_of(&clients).into_iter();
+                    let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
+                    let _ = reply.send(ids.map(|session| session.id).collect());
+                }
+                Command::Drain(close, over) => self.begin_drain(close, over),
+                Command::Stop => {
+                    self.stopped = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs one step of one session; a panic in it closes that session and nothing else.
+    pub(super) fn guard(&mut self, slot: u32, step: impl FnOnce(&mut Self)) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| step(self)));
+        if outcome.is_err() {
+            self.fault(slot);
+        }
+    }
+
+    /// A step of the session in `slot` panicked.
+    fn fault(&mut self, slot: u32) {
+        self.desk.stats.panics.add(1);
+        let client = self.sessions.get(slot as usize).map(|session| session.id);
+        tracing::error!(
+            shard = self.index,
+            ?client,
+            "a panic in one session; it is closed with 1011"
+        );
+        let close = Close::new(Cause::Fault, code::FAULT, "internal error");
+        if catch_unwind(AssertUnwindSafe(|| self.close(slot, close))).is_err() {
+            // Even saying goodbye fails: let go of the socket.
+            self.desk.stats.panics.add(1);
+            self.remove(slot);
+        }
+    }
+
+    /// The session's time in the wheel has come: does what is due and asks for the next look.
+    fn look_at(&mut self, slot: u32, tick: Tick) {
+        let now = self.desk.tick;
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if session.timer != tick {
+            return;
+        }
+        let caps = &self.desk.caps;
+        if let Stage::Closing(until) = session.stage {
+            if now >= until {
+                return self.cut_off(slot);
+            }
+        } else if caps
+            .heartbeat
+            .is_some_and(|limit| now - session.heard >= limit)
+        {
+            let silence = STEP * (now - session.heard);
+            let reason = format!("nothing heard for {} s", silence.as_secs());
+            return self.close(slot, Close::new(Cause::Silent, code::SILENT, reason));
+        } else if let (Some(since), Some(limit)) = (session.partial_since, caps.message_deadline)
+            && now - since >= limit
+        {
+            let reason = "message not finished within limits.message_deadline";
+            return self.close(slot, Close::new(Cause::Policy, code::POLICY, reason));
+        } else if caps
+            .ping
+            .is_some_and(|interval| now - session.pinged >= interval)
+        {
+            session.pinged = now;
+            session.out.set_ping(&self.frames.ping);
+            self.desk.mark_dirty(slot, session);
+        }
+        self.schedule(slot);
+    }
+
+    /// Puts the session's next look into the wheel.
+    pub(super) fn schedule(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        if let Some(next) = self.desk.caps.next_look(session) {
+            session.timer = self.wheel.schedule(slot, next);
+        }
+    }
+
+    /// The times have changed: every session gets a new look.
+    fn reschedule_all(&mut self) {
+        for (slot, session) in &mut self.sessions {
+            if let Some(next) = self.desk.caps.next_look(session) {
+                // A slab index is a slot: adopt() lets no more in than 24 bits can name.
+                session.timer = self
+                    .wheel
+                    .schedule(u32::try_from(slot).unwrap_or(u32::MAX), next);
+            }
+        }
+    }
+}

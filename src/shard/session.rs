@@ -1,0 +1,141 @@
+//! One client: its socket and everything that is known of it.
+//!
+//! A session is plain data above its transport: all but the socket could be taken out of one
+//! process and put into another.
+
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::{Seat, outbound::Outbound, wheel::Tick};
+use crate::{
+    ids::{ClientId, Name},
+    wire,
+};
+
+pub(super) struct Session {
+    pub(super) stream: mio::net::TcpStream,
+    pub(super) id: ClientId,
+    pub(super) uid: Option<Name>,
+    pub(super) groups: SmallVec<[Membership; 2]>,
+    pub(super) decoder: wire::Decoder,
+    pub(super) out: Outbound,
+    /// Bytes read from the socket while the client's own queue was full; they come first when it
+    /// has drained.
+    pub(super) unread: Option<Box<[u8]>>,
+    pub(super) stage: Stage,
+    /// When a byte was last heard.
+    pub(super) heard: Tick,
+    /// When a ping was last sent.
+    pub(super) pinged: Tick,
+    /// When the incomplete message at hand began.
+    pub(super) partial_since: Option<Tick>,
+    /// The one entry in the wheel that counts; others are stale.
+    pub(super) timer: Tick,
+    pub(super) allowance: Allowance,
+    pub(super) flags: Flags,
+    pub(super) peer: SocketAddr,
+    /// Held until the socket is gone.
+    pub(super) _seat: Seat,
+}
+
+/// Where in its life a session is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Connected: counted, listed, addressable.
+    Open,
+    /// On its way out: invisible, waiting for the end of the close handshake until the tick.
+    Closing(Tick),
+}
+
+/// One group that the client is in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Membership {
+    /// The group's key on this shard.
+    pub(super) group: u32,
+    /// The client's position in the group's list of members, so that leaving needs no search.
+    pub(super) seat: u32,
+}
+
+/// Small facts that change often.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent fact about the socket"
+)]
+pub(super) struct Flags {
+    /// In the list of sockets to be flushed this turn.
+    pub(super) dirty: bool,
+    /// In the list of sockets to be read again next turn.
+    pub(super) again: bool,
+    /// The socket takes nothing now; the poll will tell when it does.
+    pub(super) blocked: bool,
+    /// Not read until its own queue has drained.
+    pub(super) paused: bool,
+    /// The peer has sent its last byte: read on until the end is reached.
+    pub(super) hung_up: bool,
+    /// What the client says no longer matters: it broke the protocol or said goodbye.
+    pub(super) deaf: bool,
+    /// The client's close frame has arrived.
+    pub(super) heard_close: bool,
+    /// Our close frame is on its way.
+    pub(super) sent_close: bool,
+    /// About to be closed: nothing more is queued for it.
+    pub(super) doomed: bool,
+}
+
+impl Session {
+    pub(super) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+}
+
+/// What the client may still send in the second at hand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Allowance {
+    second: Tick,
+    messages: u32,
+    bytes: u64,
+}
+
+/// Ticks of one second.
+const SECOND: Tick = 10;
+
+impl Allowance {
+    /// Counts what came in at `now`; false if it is more than the second has room for.
+    pub(super) fn take(
+        &mut self,
+        now: Tick,
+        (messages, bytes): (u32, u64),
+        messages_per_second: Option<u64>,
+        bytes_per_second: Option<u64>,
+    ) -> bool {
+        if now.wrapping_sub(self.second) >= SECOND {
+            *self = Self {
+                second: now,
+                messages: 0,
+                bytes: 0,
+            };
+        }
+        self.messages = self.messages.saturating_add(messages);
+        self.bytes = self.bytes.saturating_add(bytes);
+        messages_per_second.is_none_or(|limit| u64::from(self.messages) <= limit)
+            && bytes_per_second.is_none_or(|limit| self.bytes <= limit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allowance_is_renewed_every_second() {
+        let mut allowance = Allowance::default();
+        let mut take = |now, messages| allowance.take(now, (messages, 10), Some(3), None);
+        assert!(take(100, 2));
+        assert!(take(105, 1));
+        assert!(!take(109, 1));
+        assert!(take(110, 3));
+        assert!(!allowance.take(111, (0, 100), None, Some(99)));
+    }
+}

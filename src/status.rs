@@ -1,0 +1,107 @@
+//! What the running gateway says of itself: the answer of `status`, as data.
+//!
+//! Server and command line share these types, so that neither can say what the other can't read.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// A picture of the whole process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the program.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Where in its life the process is.
+    pub phase: Phase,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// Addresses it listens on.
+    pub listeners: Listeners,
+    /// CPU time used so far, user and system, in seconds.
+    pub cpu_seconds: f64,
+    /// Resident memory in bytes.
+    pub memory_bytes: u64,
+    /// Shard threads.
+    pub shards: usize,
+    /// Clients connected now.
+    pub clients: u64,
+    /// Distinct uids with a client now.
+    pub users: u64,
+    /// Groups that exist now.
+    pub groups: u64,
+    /// What passed through.
+    pub messages: Messages,
+    /// Clients ever connected.
+    pub opened: u64,
+    /// Clients ever closed, by cause; causes that never happened are left out.
+    pub closed: BTreeMap<String, u64>,
+    /// Connections that never became a client, by cause; zeros are left out.
+    pub refused: BTreeMap<String, u64>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+}
+
+/// Where in its life the process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Not yet listening everywhere.
+    Starting,
+    /// In service.
+    Ready,
+    /// Told to drain: no new clients, the connected ones are being closed or are gone.
+    Draining,
+    /// On its way out.
+    Stopping,
+}
+
+/// Addresses the process listens on, as bound (port 0 is resolved).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listeners {
+    /// WebSocket.
+    pub websocket: Vec<std::net::SocketAddr>,
+    /// gRPC.
+    pub grpc: Vec<std::net::SocketAddr>,
+    /// Health and metrics.
+    pub admin: Vec<std::net::SocketAddr>,
+    /// The control socket; none if no directory could be used.
+    pub control: Option<PathBuf>,
+}
+
+/// Messages and bytes since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Messages {
+    /// Messages received from clients.
+    pub received: u64,
+    /// Messages accepted for a client.
+    pub queued: u64,
+    /// Messages written to a client's socket.
+    pub sent: u64,
+    /// Messages accepted and then dropped, by cause; zeros are left out.
+    pub dropped: BTreeMap<String, u64>,
+    /// Bytes read from client sockets.
+    pub bytes_received: u64,
+    /// Bytes written to client sockets.
+    pub bytes_sent: u64,
+    /// Memory that waiting messages take now, in bytes.
+    pub queued_bytes: u64,
+    /// Memory that incomplete inbound messages take now, in bytes.
+    pub partial_bytes: u64,
+}
+
+/// Which configuration is in force and what became of the last attempt to change it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file, if one was read.
+    pub file: Option<PathBuf>,
+    /// When it was loaded: seconds since 1970-01-01 UTC.
+    pub loaded_at: u64,
+    /// Counts accepted loads; 1 is the one at start.
+    pub generation: u64,
+    /// Keys whose new value waits for a restart.
+    pub pending: Vec<String>,
+    /// Faults of the last reload; empty if it was accepted.
+    pub faults: Vec<String>,
+}

@@ -1,0 +1,169 @@
+//! What the program tells its operators, line by line: where it goes, how it looks, how much it is.
+//!
+//! People on a terminal get coloured lines, everybody else one JSON object per line. The level can
+//! be changed while the program runs; libraries are held to warnings, whatever the level.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::{Registry, registry, reload};
+
+use crate::config::{Level, Log, LogFormat};
+
+/// Changes how much is said. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Handle(Option<reload::Handle<Targets, Registry>>);
+
+/// The crate whose own words the level is about.
+const OURS: &str = env!("CARGO_CRATE_NAME");
+
+/// Others read the log file through its group.
+const LOG_MODE: u32 = 0o640;
+
+/// Begins to log as `log` says. To be called once in a process, by its composition.
+pub fn init(log: &Log) -> io::Result<Handle> {
+    let (filter, handle) = reload::Layer::new(targets(log.level));
+    let lines = if log.file.as_os_str().is_empty() {
+        let human = match log.format {
+            LogFormat::Auto => io::stderr().is_terminal(),
+            LogFormat::Human => true,
+            LogFormat::Json => false,
+        };
+        let colours = io::stderr().is_terminal();
+        layer(human, colours, io::stderr)
+    } else {
+        let file = open(&log.file)?;
+        layer(log.format == LogFormat::Human, false, Arc::new(file))
+    };
+    let subscriber = registry().with(filter).with(lines);
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    Ok(Handle(Some(handle)))
+}
+
+impl Handle {
+    /// A handle that changes nothing, for a process that logs in its own way, such as a test.
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Says more or less from now on.
+    pub fn set_level(&self, level: Level) {
+        if let Some(handle) = &self.0
+            && let Err(error) = handle.reload(targets(level))
+        {
+            tracing::error!(%error, "the log level could not be changed");
+        }
+    }
+}
+
+/// Our own lines from `level` up, those of libraries only if they are at least warnings.
+fn targets(level: Level) -> Targets {
+    let ours = match level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    let theirs = ours.min(LevelFilter::WARN);
+    Targets::new().with_default(theirs).with_target(OURS, ours)
+}
+
+fn layer<S, W>(human: bool, colours: bool, writer: W) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> registry::LookupSpan<'a>,
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let lines = fmt::layer().with_writer(writer);
+    if human {
+        lines.with_ansi(colours).boxed()
+    } else {
+        lines.json().flatten_event(true).boxed()
+    }
+}
+
+/// Opened for appending, so that several writers and a truncating log rotation do no harm.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(LOG_MODE)
+        .open(path)
+        .map_err(|error| {
+            let text = format!("log.file {} can't be opened: {error}", path.display());
+            io::Error::new(error.kind(), text)
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tracing::subscriber::with_default;
+
+    use super::*;
+
+    #[test]
+    fn libraries_are_held_to_warnings_whatever_the_level() {
+        let all = targets(Level::Trace);
+        assert!(all.would_enable(OURS, &tracing::Level::TRACE));
+        assert!(all.would_enable(&format!("{OURS}::shard"), &tracing::Level::TRACE));
+        assert!(all.would_enable("h2::codec", &tracing::Level::WARN));
+        assert!(!all.would_enable("h2::codec", &tracing::Level::INFO));
+        let few = targets(Level::Error);
+        assert!(!few.would_enable(OURS, &tracing::Level::WARN));
+        assert!(!few.would_enable("h2::codec", &tracing::Level::WARN));
+    }
+
+    #[test]
+    fn a_file_gets_one_object_per_line_and_the_level_can_be_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = open(&path).unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777 & !LOG_MODE, 0, "{mode:o}");
+
+        let (filter, handle) = reload::Layer::new(targets(Level::Info));
+        let handle = Handle(Some(handle));
+        let subscriber = registry()
+            .with(filter)
+            .with(layer(false, false, Arc::new(file)));
+        with_default(subscriber, || {
+            tracing::info!(clients = 3, "first");
+            handle.set_level(Level::Warn);
+            tracing::info!("silent");
+            tracing::warn!("second");
+            handle.set_level(Level::Debug);
+            tracing::debug!("third");
+            Handle::none().set_level(Level::Error);
+        });
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let messages: Vec<_> = lines
+            .iter()
+            .map(|line| line["message"].as_str().unwrap())
+            .collect();
+        assert_eq!(messages, ["first", "second", "third"]);
+        assert_eq!(lines[0]["clients"], 3);
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_opened_is_named() {
+        let error = open(Path::new("/nonexistent/log")).unwrap_err().to_string();
+        assert!(
+            error.contains("log.file /nonexistent/log can't be opened"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! The surface towards browsers, apps and devices: from a TCP connection to a client of the hub.
+//!
+//! A connection is accepted, held to the limits of a handshake, upgraded, and handed to the hub as
+//! a bare socket. What becomes of it then is the shard's; this module forgets it.
+//!
+//! ```text
+//!  accept ─► gate (limits.max_handshakes) ─► handshake (limits.handshake) ─► hub.adopt
+//!                                             └ upgrade::answer says yes or why not
+//! ```
+
+mod gate;
+mod handshake;
+mod upgrade;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    config::Live,
+    hub::Hub,
+    lifecycle,
+    net::{Acceptor, Stop, stopped},
+};
+use gate::Gate;
+
+/// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    hub: Hub,
+    live: Live,
+    lifecycle: lifecycle::Handle,
+    gate: Arc<Gate>,
+}
+
+impl Context {
+    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
+    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
+        Self {
+            hub,
+            live,
+            lifecycle,
+            gate: Arc::default(),
+        }
+    }
+}
+
+/// Time that handshakes under way have when the listener stops.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Accepts WebSocket clients until `stop`; handshakes under way may finish within a second.
+pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
+    let mut acceptor = Acceptor::new(listener, "websocket");
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            (stream, peer) = acceptor.next() => {
+                tokio::select! {
+                    () = stopped(&mut stop) => break,
+                    () = admit(stream, peer, &context, &mut handshakes) => {}
+                }
+            }
+        }
+        while handshakes.try_join_next().is_some() {}
+    }
+    drop(acceptor);
+    // Who has not finished by then is cut off as the set is dropped.
+    let _ = timeout(GRACE, async {
+        while handshakes.join_next().await.is_some() {}
+    })
+    .await;
+}
+
+/// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
+/// is accepted: the kernel's backlog is the queue.
+async fn admit(
+    stream: TcpStream,
+    peer: SocketAddr,
+    context: &Context,
+    handshakes: &mut JoinSet<()>,
+) {
+    let config = context.live.snapshot();
+    context.hub.handshakes().accepted.increment();
+    let place = context.gate.enter(config.limits.max_handshakes).await;
+    let context = context.clone();
+    handshakes.spawn(async move {
+        let _place = place;
+        let limit = config.limits.handshake;
+        if timeout(limit, handshake::run(stream, peer, &context, &config))
+            .await
+            .is_err()
+        {
+            context.hub.handshakes().timeouts.increment();
+            tracing::debug!(%peer, ?limit, "the handshake took too long");
+        }
+    });
+}

@@ -1,0 +1,75 @@
+//! How many handshakes may be under way at once, by a limit that may change between two of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Lets a limited number of handshakes in.
+#[derive(Debug)]
+pub(super) struct Gate {
+    places: Arc<Semaphore>,
+    /// Places there are, taken ones included. The lock is held for the comparison only.
+    size: Mutex<usize>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(0)),
+            size: Mutex::new(0),
+        }
+    }
+}
+
+impl Gate {
+    /// Waits until fewer than `limit` handshakes are under way; the place is given back by drop.
+    ///
+    /// A lowered limit takes effect as places come back.
+    pub(super) async fn enter(&self, limit: usize) -> Option<OwnedSemaphorePermit> {
+        self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
+        // The semaphore is never closed, so there always is a permit.
+        Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    fn resize(&self, limit: usize) {
+        let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+        if limit > *size {
+            self.places.add_permits(limit - *size);
+            *size = limit;
+        } else if limit < *size {
+            *size -= self.places.forget_permits(*size - limit);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn is_shut(gate: &Gate, limit: usize) -> bool {
+        timeout(Duration::from_millis(20), gate.enter(limit))
+            .await
+            .is_err()
+    }
+
+    #[tokio::test]
+    async fn the_gate_follows_its_limit() {
+        let gate = Gate::default();
+        let first = gate.enter(2).await;
+        let second = gate.enter(2).await;
+        assert!(is_shut(&gate, 2).await);
+        let third = gate.enter(3).await;
+        assert!(third.is_some());
+        drop((first, second));
+        assert!(
+            is_shut(&gate, 1).await,
+            "one is under way and one is allowed"
+        );
+        drop(third);
+        assert!(gate.enter(1).await.is_some());
+    }
+}

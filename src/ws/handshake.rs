@@ -1,0 +1,182 @@
+//! One handshake: from an accepted TCP connection to a bare socket at the hub.
+//!
+//! hyper reads the request and writes the answer, hyper-tungstenite makes the accept key; then both
+//! are taken off the socket again and dropped, so that nothing of them lives as long as the client.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+    upgrade::Upgraded,
+};
+use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::{
+    Context,
+    upgrade::{self, Refusal},
+};
+use crate::{
+    config::Config,
+    net::http::LEAST_HEAD,
+    shard::{Newcomer, Seat},
+    status::Phase,
+};
+
+/// What became of the request.
+enum Outcome {
+    /// None came.
+    Nothing,
+    /// It was answered with an error.
+    Refused,
+    /// It was answered with 101.
+    Accepted {
+        websocket: HyperWebsocket,
+        seat: Seat,
+    },
+}
+
+/// Why an accepted request did not become a client after all.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the connection broke while it was upgraded: {0}")]
+    Upgrade(#[from] hyper_tungstenite::tungstenite::Error),
+    #[error("the upgraded connection is not the accepted one")]
+    Foreign,
+    #[error("the socket can't leave the runtime: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+/// How long written data may stay unacknowledged when there is no heartbeat to say.
+const DEAF: Duration = Duration::from_mins(3);
+
+/// Leads one connection through its handshake. The caller sets the deadline.
+pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, config: &Config) {
+    let stats = context.hub.handshakes();
+    if let Err(error) = prepare(&stream, config) {
+        stats.broken.increment();
+        tracing::debug!(%peer, %error, "the connection broke before its request");
+        return;
+    }
+    let outcome = Mutex::new(Outcome::Nothing);
+    let service = service_fn(|request| {
+        let (response, then) = respond(request, peer, context, config);
+        *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.limits.handshake)
+        .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
+        .max_headers(config.limits.headers)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
+        .await;
+    match (
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner),
+        served,
+    ) {
+        (Outcome::Accepted { websocket, seat }, Ok(())) => {
+            if let Err(error) = hand_over(websocket, seat, peer, context).await {
+                stats.broken.increment();
+                tracing::debug!(%peer, %error, "the client was lost");
+            }
+        }
+        (Outcome::Refused, _) => {}
+        (_, Err(error)) if error.is_timeout() => {
+            stats.timeouts.increment();
+            tracing::debug!(%peer, "no request came in time");
+        }
+        (_, served) => {
+            stats.broken.increment();
+            let error = served.err().map(|error| error.to_string());
+            tracing::debug!(%peer, error, "the connection ended without an upgrade");
+        }
+    }
+}
+
+/// Sets what the socket keeps for life.
+fn prepare(stream: &TcpStream, config: &Config) -> std::io::Result<()> {
+    let websocket = &config.websocket;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    if websocket.send_buffer.0 > 0 {
+        socket.set_send_buffer_size(websocket.send_buffer.bytes())?;
+    }
+    let deaf = Some(websocket.heartbeat_timeout)
+        .filter(|time| !time.is_zero())
+        .unwrap_or(DEAF);
+    socket.set_tcp_user_timeout(Some(deaf))
+}
+
+/// Answers a request, and says what is to follow once the answer is on its way.
+fn respond(
+    mut request: Request<Incoming>,
+    peer: SocketAddr,
+    context: &Context,
+    config: &Config,
+) -> (Response<Full<Bytes>>, Outcome) {
+    let accepted = upgrade::answer(&request, config).and_then(|negotiated| {
+        // The place first: an upgrade that is begun has a client's place to end in.
+        let seat = seat(context)?;
+        // So the throw-away codec allocates no buffer.
+        let codec = WebSocketConfig::default().read_buffer_size(0);
+        let (mut response, websocket) =
+            hyper_tungstenite::upgrade(&mut request, Some(codec)).map_err(|_| Refusal::Key)?;
+        negotiated.write(response.headers_mut());
+        Ok((response, Outcome::Accepted { websocket, seat }))
+    });
+    accepted.unwrap_or_else(|refusal| {
+        let stats = context.hub.handshakes();
+        match refusal {
+            Refusal::Full | Refusal::Closed => stats.full.increment(),
+            _ => stats.refused.increment(),
+        }
+        tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");
+        (refusal.response(), Outcome::Refused)
+    })
+}
+
+fn seat(context: &Context) -> Result<Seat, Refusal> {
+    context
+        .hub
+        .seat()
+        .map_err(|_| match context.lifecycle.phase() {
+            Phase::Ready => Refusal::Full,
+            Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
+        })
+}
+
+/// Takes the bare socket out of the finished upgrade and gives it to the hub.
+async fn hand_over(
+    websocket: HyperWebsocket,
+    seat: Seat,
+    peer: SocketAddr,
+    context: &Context,
+) -> Result<(), Broken> {
+    let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
+    let parts = upgraded
+        .downcast::<TokioIo<TcpStream>>()
+        .map_err(|_| Broken::Foreign)?;
+    let stream = parts.io.into_inner().into_std()?;
+    // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
+    let leftover = parts.read_buf.to_vec();
+    context.hub.adopt(Newcomer {
+        stream,
+        leftover,
+        peer,
+        seat,
+    });
+    Ok(())
+}
