@@ -27,11 +27,7 @@ const BOUNDS: Bounds = Bounds {
 /// Answers probes on `listener` until `stop`.
 pub async fn serve(listener: TcpListener, lifecycle: lifecycle::Handle, stop: Stop) {
     let handler = move |request: Request<_>| {
-        ready(answer(
-            request.method(),
-            request.uri().path(),
-            lifecycle.phase(),
-        ))
+        ready(answer(request.method(), request.uri().path(), lifecycle.phase()))
     };
     http::serve(Acceptor::new(listener, "admin"), BOUNDS, handler, stop).await;
 }
@@ -76,11 +72,7 @@ mod tests {
             ("/readyz/", Phase::Ready, 404),
         ];
         for (path, phase, status) in cases {
-            assert_eq!(
-                answer(&Method::GET, path, phase).status(),
-                status,
-                "{path} {phase:?}"
-            );
+            assert_eq!(answer(&Method::GET, path, phase).status(), status, "{path} {phase:?}");
         }
         assert_eq!(answer(&Method::HEAD, "/livez", Phase::Ready).status(), 200);
         assert_eq!(answer(&Method::POST, "/livez", Phase::Ready).status(), 405);

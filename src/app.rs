@@ -113,20 +113,29 @@ impl Gateway {
         let context = ws::Context::new(hub.clone(), live.clone(), handle.clone());
         for listener in bound.websocket {
             let serving = ws::serve(listener, context.clone(), websocket_stopping.clone());
-            surfaces.spawn(async { Ok(serving.await) });
+            surfaces.spawn(async {
+                serving.await;
+                Ok(())
+            });
         }
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
         let serving = grpc::serve(bound.grpc, context, grpc_stopping);
         surfaces.spawn(async { serving.await.map_err(|error| error.to_string()) });
         for listener in bound.admin {
             let serving = admin::serve(listener, handle.clone(), control_stopping.clone());
-            surfaces.spawn(async { Ok(serving.await) });
+            surfaces.spawn(async {
+                serving.await;
+                Ok(())
+            });
         }
         if let Some(socket) = bound.control {
             let context =
                 control::Context::new(hub.clone(), handle.clone(), listeners.clone(), started);
             let serving = control::serve(socket, context, control_stopping);
-            surfaces.spawn(async { Ok(serving.await) });
+            surfaces.spawn(async {
+                serving.await;
+                Ok(())
+            });
         }
         asks.phase.send_replace(Phase::Ready);
         tracing::info!(
@@ -197,10 +206,7 @@ impl Bound {
 
     fn listeners(&self) -> io::Result<Listeners> {
         let addresses = |listeners: &[TcpListener]| {
-            listeners
-                .iter()
-                .map(TcpListener::local_addr)
-                .collect::<io::Result<_>>()
+            listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()
         };
         Ok(Listeners {
             websocket: addresses(&self.websocket)?,

@@ -174,10 +174,7 @@ impl Global {
             let value = if socket == "auto" { quoted } else { plain };
             sets.push(format!("control.socket={value}"));
         }
-        config::Source {
-            file: self.config.clone(),
-            sets,
-        }
+        config::Source { file: self.config.clone(), sets }
     }
 }
 
@@ -189,11 +186,7 @@ fn say(text: &str) {
 
 /// Prints what went wrong.
 fn complain(text: &str) {
-    let _ = writeln!(
-        std::io::stderr().lock(),
-        "gateway-websocket: {}",
-        text.trim_end()
-    );
+    let _ = writeln!(std::io::stderr().lock(), "gateway-websocket: {}", text.trim_end());
 }
 
 /// Prints all faults of a configuration, one line each.

@@ -110,11 +110,7 @@ pub struct Close {
 impl Close {
     /// A close for `cause`, with `code` and a short text for people.
     pub fn new(cause: Cause, code: u16, reason: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self {
-            cause,
-            code,
-            reason: reason.into(),
-        }
+        Self { cause, code, reason: reason.into() }
     }
 }
 
@@ -126,11 +122,7 @@ mod tests {
     fn every_cause_stands_at_its_index_under_a_name_of_its_own() {
         for (index, cause) in Cause::ALL.into_iter().enumerate() {
             assert_eq!(cause.index(), index);
-            assert!(
-                !Cause::ALL[..index]
-                    .iter()
-                    .any(|other| other.name() == cause.name())
-            );
+            assert!(!Cause::ALL[..index].iter().any(|other| other.name() == cause.name()));
         }
     }
 }

@@ -55,12 +55,7 @@ impl Context {
         listeners: Listeners,
         started: Instant,
     ) -> Self {
-        Self {
-            hub,
-            lifecycle,
-            listeners,
-            started,
-        }
+        Self { hub, lifecycle, listeners, started }
     }
 }
 
@@ -107,11 +102,7 @@ async fn answer(method: &Method, path: &str, context: &Context) -> Answer {
         (&Method::GET, "/v1/status") => http::json(StatusCode::OK, &report::status(context)),
         (&Method::GET, "/v1/health") => {
             let ready = lifecycle.phase() == Phase::Ready;
-            let status = if ready {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
+            let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             http::json(status, &Health { ready })
         }
         (&Method::POST, "/v1/stop") => outcome(lifecycle.stop().await),
@@ -133,10 +124,5 @@ fn outcome<T: Serialize>(result: Result<T, Gone>) -> Answer {
 }
 
 fn fault(status: StatusCode, error: impl Into<String>) -> Answer {
-    http::json(
-        status,
-        &Fault {
-            error: error.into(),
-        },
-    )
+    http::json(status, &Fault { error: error.into() })
 }

@@ -29,11 +29,7 @@ pub struct Directory {
 impl Directory {
     /// Records that `client` is now bound to `uid`.
     pub fn bind(&self, uid: &Name, client: ClientId) {
-        self.users
-            .stripe(uid.as_str())
-            .entry(uid.clone())
-            .or_default()
-            .insert(client);
+        self.users.stripe(uid.as_str()).entry(uid.clone()).or_default().insert(client);
     }
 
     /// Records that `client` is no longer bound to `uid`.
@@ -49,10 +45,7 @@ impl Directory {
 
     /// The clients of a uid; none if nobody has it.
     pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
-        self.users
-            .stripe(uid)
-            .get(uid)
-            .map_or_else(Vec::new, Clients::to_vec)
+        self.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)
     }
 
     /// Whether any client has the uid.
@@ -91,23 +84,13 @@ impl Directory {
     /// The shards that hold members of the group; none if there is no such group.
     pub fn shards_of(&self, group: &str) -> SmallVec<[u16; 8]> {
         let stripe = self.groups.stripe(group);
-        stripe
-            .get(group)
-            .into_iter()
-            .flatten()
-            .map(|place| place.shard)
-            .collect()
+        stripe.get(group).into_iter().flatten().map(|place| place.shard).collect()
     }
 
     /// Members of the group on all shards.
     pub fn count_members(&self, group: &str) -> usize {
         let stripe = self.groups.stripe(group);
-        stripe
-            .get(group)
-            .into_iter()
-            .flatten()
-            .map(|place| place.members)
-            .sum()
+        stripe.get(group).into_iter().flatten().map(|place| place.members).sum()
     }
 
     /// Groups that exist, that is, have a member.
@@ -194,13 +177,8 @@ const STRIPES: usize = 64;
 
 impl<V> Default for Stripes<V> {
     fn default() -> Self {
-        let stripes = std::iter::repeat_with(Mutex::default)
-            .take(STRIPES)
-            .collect();
-        Self {
-            stripes,
-            hasher: RandomState::new(),
-        }
+        let stripes = std::iter::repeat_with(Mutex::default).take(STRIPES).collect();
+        Self { stripes, hasher: RandomState::new() }
     }
 }
 
@@ -208,10 +186,7 @@ impl<V> Stripes<V> {
     fn stripe(&self, name: &str) -> MutexGuard<'_, Map<V>> {
         let hash = self.hasher.hash_one(name);
         // The modulus keeps the index below STRIPES, whatever the width of usize.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "STRIPES fits into any usize"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "STRIPES fits into any usize")]
         lock(&self.stripes[(hash % STRIPES as u64) as usize])
     }
 
@@ -272,17 +247,11 @@ mod tests {
         directory.set_members(&lobby, 0, 1);
         directory.set_members(&lobby, 2, 4);
         assert_eq!(directory.shards_of("lobby").as_slice(), [2, 0]);
-        assert_eq!(
-            (directory.count_members("lobby"), directory.count_groups()),
-            (5, 1)
-        );
+        assert_eq!((directory.count_members("lobby"), directory.count_groups()), (5, 1));
         directory.set_members(&lobby, 2, 0);
         assert_eq!(directory.shards_of("lobby").as_slice(), [0]);
         directory.set_members(&lobby, 0, 0);
         directory.set_members(&lobby, 1, 0);
-        assert_eq!(
-            (directory.count_members("lobby"), directory.count_groups()),
-            (0, 0)
-        );
+        assert_eq!((directory.count_members("lobby"), directory.count_groups()), (0, 0));
     }
 }

@@ -43,11 +43,7 @@ pub struct Context {
 impl Context {
     /// Calls act on `hub` by the rules of `live`; health says what `lifecycle` says.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self {
-            hub,
-            live,
-            lifecycle,
-        }
+        Self { hub, live, lifecycle }
     }
 }
 

@@ -126,11 +126,7 @@ impl Hub {
 
     /// Hands an upgraded connection to the shard with the fewest sockets.
     pub fn adopt(&self, newcomer: Newcomer) {
-        let shard = self
-            .0
-            .shards
-            .iter()
-            .min_by_key(|shard| shard.stats.sockets.get());
+        let shard = self.0.shards.iter().min_by_key(|shard| shard.stats.sockets.get());
         if let Some(shard) = shard {
             // A shard that has ended gives the newcomer back, and dropping it closes the socket.
             let _ = shard.inbox.push(Command::Adopt(Box::new(newcomer)));
@@ -141,9 +137,8 @@ impl Hub {
     pub async fn send(&self, target: Target, payload: Payload) -> Result<Receipt, HubError> {
         let routes = self.routes(&target);
         let bytes = payload.bytes.len();
-        let answers = self.ask(routes, bytes, |clients, reply| {
-            Command::Send(clients, payload.clone(), reply)
-        })?;
+        let answers = self
+            .ask(routes, bytes, |clients, reply| Command::Send(clients, payload.clone(), reply))?;
         let mut total = Receipt::default();
         for answer in answers {
             total += answer.await?;
@@ -154,9 +149,8 @@ impl Hub {
     /// Closes the clients of the target; answers how many. They are off every list by then.
     pub async fn close(&self, target: Target, close: Close) -> Result<usize, HubError> {
         let routes = self.routes(&target);
-        let answers = self.ask(routes, 0, |clients, reply| {
-            Command::Close(clients, close.clone(), reply)
-        })?;
+        let answers =
+            self.ask(routes, 0, |clients, reply| Command::Close(clients, close.clone(), reply))?;
         let mut total = 0;
         for answer in answers {
             total += answer.await?;
@@ -193,9 +187,7 @@ impl Hub {
             return Ok(false);
         };
         let routes = self.routes(&Target::Group(group.clone()));
-        let answers = self.ask(routes, 0, |_, reply| {
-            Command::Dissolve(group.clone(), reply)
-        })?;
+        let answers = self.ask(routes, 0, |_, reply| Command::Dissolve(group.clone(), reply))?;
         let mut existed = false;
         for answer in answers {
             existed |= answer.await?;
@@ -337,9 +329,7 @@ impl Hub {
     /// Which shards a target concerns, and which clients on each.
     fn routes(&self, target: &Target) -> Routes {
         match target {
-            Target::All => (0..self.0.shards.len())
-                .map(|shard| (shard, Clients::All))
-                .collect(),
+            Target::All => (0..self.0.shards.len()).map(|shard| (shard, Clients::All)).collect(),
             Target::Client(client) => self.route(*client).into_iter().collect(),
             Target::User(uid) => {
                 let mut clients = self.0.directory.clients_of(uid.as_str());
@@ -354,9 +344,7 @@ impl Hub {
             }
             Target::Group(group) => {
                 let shards = self.0.directory.shards_of(group.as_str()).into_iter();
-                shards
-                    .map(|shard| (usize::from(shard), Clients::Group(group.clone())))
-                    .collect()
+                shards.map(|shard| (usize::from(shard), Clients::Group(group.clone()))).collect()
             }
         }
     }
@@ -403,14 +391,8 @@ type Answers<F> = SmallVec<[F; 4]>;
 
 fn busy(shard: usize, full: shard::Full) -> HubError {
     match full {
-        shard::Full::Calls => HubError::Busy {
-            shard,
-            what: "limits.inbox",
-        },
-        shard::Full::Bytes => HubError::Busy {
-            shard,
-            what: "limits.queued_bytes",
-        },
+        shard::Full::Calls => HubError::Busy { shard, what: "limits.inbox" },
+        shard::Full::Bytes => HubError::Busy { shard, what: "limits.queued_bytes" },
         shard::Full::Closed => HubError::Stopped,
     }
 }

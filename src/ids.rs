@@ -74,10 +74,13 @@ impl ClientId {
         ClientIdText(text)
     }
 
+    /// The 58 bits of shard, slot and generation.
     fn place(self) -> u64 {
-        let bits = u128::from_be_bytes(self.0);
-        let upper = (bits >> 80) << 12 | (bits >> 64) & 0xfff;
-        (upper >> 2) as u64
+        let mut upper = [0; 8];
+        upper.copy_from_slice(&self.0[..8]);
+        let upper = u64::from_be_bytes(upper);
+        // Around the version nibble, and without the two random bits at the end.
+        ((upper >> 16) << 12 | upper & 0xfff) >> 2
     }
 }
 
@@ -116,9 +119,7 @@ impl FromStr for ClientId {
             bits = bits << 4 | u128::from(digit);
         }
         let marked = bits & (0xf << 76 | 0b11 << 62) == VERSION | VARIANT;
-        marked
-            .then_some(Self(bits.to_be_bytes()))
-            .ok_or(NotAClientId)
+        marked.then_some(Self(bits.to_be_bytes())).ok_or(NotAClientId)
     }
 }
 
@@ -241,13 +242,7 @@ mod tests {
     #[test]
     fn a_name_has_bounds() {
         assert_eq!(Name::new("", 4), Err(NameFault::Empty));
-        assert_eq!(
-            Name::new("abcde", 4),
-            Err(NameFault::TooLong { bytes: 5, limit: 4 })
-        );
-        assert_eq!(
-            Name::new("abcd", 4).map(|name| name.to_string()),
-            Ok("abcd".to_owned())
-        );
+        assert_eq!(Name::new("abcde", 4), Err(NameFault::TooLong { bytes: 5, limit: 4 }));
+        assert_eq!(Name::new("abcd", 4).map(|name| name.to_string()), Ok("abcd".to_owned()));
     }
 }

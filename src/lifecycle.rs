@@ -90,19 +90,8 @@ pub fn channel() -> (Handle, Asks) {
     let (asks, heard) = mpsc::channel(WAITING);
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (config, config_seen) = watch::channel(ConfigStatus::default());
-    let handle = Handle {
-        asks,
-        phase: phase_seen,
-        config: config_seen,
-    };
-    (
-        handle,
-        Asks {
-            asks: heard,
-            phase,
-            config,
-        },
-    )
+    let handle = Handle { asks, phase: phase_seen, config: config_seen };
+    (handle, Asks { asks: heard, phase, config })
 }
 
 impl Handle {

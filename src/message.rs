@@ -27,10 +27,7 @@ pub struct Payload {
 impl Payload {
     /// A message that says `text`, framed as `kind`.
     pub fn from_text(kind: Kind, text: String) -> Self {
-        Self {
-            kind,
-            bytes: text.into(),
-        }
+        Self { kind, bytes: text.into() }
     }
 }
 

@@ -66,9 +66,7 @@ impl Seats {
     /// Takes a place, if fewer than `limit` are taken.
     pub fn take(&self, limit: usize) -> Option<Seat> {
         let more = |taken| (taken < limit).then_some(taken + 1);
-        self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
-            .ok()?;
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Seat(Arc::clone(&self.0)))
     }
 

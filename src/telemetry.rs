@@ -82,24 +82,15 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let lines = fmt::layer().with_writer(writer);
-    if human {
-        lines.with_ansi(colours).boxed()
-    } else {
-        lines.json().flatten_event(true).boxed()
-    }
+    if human { lines.with_ansi(colours).boxed() } else { lines.json().flatten_event(true).boxed() }
 }
 
 /// Opened for appending, so that several writers and a truncating log rotation do no harm.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(LOG_MODE)
-        .open(path)
-        .map_err(|error| {
-            let text = format!("log.file {} can't be opened: {error}", path.display());
-            io::Error::new(error.kind(), text)
-        })
+    OpenOptions::new().append(true).create(true).mode(LOG_MODE).open(path).map_err(|error| {
+        let text = format!("log.file {} can't be opened: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    })
 }
 
 #[cfg(test)]
@@ -132,9 +123,7 @@ mod tests {
 
         let (filter, handle) = reload::Layer::new(targets(Level::Info));
         let handle = Handle(Some(handle));
-        let subscriber = registry()
-            .with(filter)
-            .with(layer(false, false, Arc::new(file)));
+        let subscriber = registry().with(filter).with(layer(false, false, Arc::new(file)));
         with_default(subscriber, || {
             tracing::info!(clients = 3, "first");
             handle.set_level(Level::Warn);
@@ -146,14 +135,9 @@ mod tests {
         });
 
         let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<serde_json::Value> = text
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        let messages: Vec<_> = lines
-            .iter()
-            .map(|line| line["message"].as_str().unwrap())
-            .collect();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
         assert_eq!(messages, ["first", "second", "third"]);
         assert_eq!(lines[0]["clients"], 3);
     }
@@ -161,9 +145,6 @@ mod tests {
     #[test]
     fn a_file_that_can_not_be_opened_is_named() {
         let error = open(Path::new("/nonexistent/log")).unwrap_err().to_string();
-        assert!(
-            error.contains("log.file /nonexistent/log can't be opened"),
-            "{error}"
-        );
+        assert!(error.contains("log.file /nonexistent/log can't be opened"), "{error}");
     }
 }

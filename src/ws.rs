@@ -40,12 +40,7 @@ pub struct Context {
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self {
-            hub,
-            live,
-            lifecycle,
-            gate: Arc::default(),
-        }
+        Self { hub, live, lifecycle, gate: Arc::default() }
     }
 }
 
@@ -70,10 +65,7 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
     }
     drop(acceptor);
     // Who has not finished by then is cut off as the set is dropped.
-    let _ = timeout(GRACE, async {
-        while handshakes.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(GRACE, async { while handshakes.join_next().await.is_some() {} }).await;
 }
 
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
@@ -91,10 +83,7 @@ async fn admit(
     handshakes.spawn(async move {
         let _place = place;
         let limit = config.limits.handshake;
-        if timeout(limit, handshake::run(stream, peer, &context, &config))
-            .await
-            .is_err()
-        {
+        if timeout(limit, handshake::run(stream, peer, &context, &config)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
             tracing::debug!(%peer, ?limit, "the handshake took too long");
         }

@@ -47,15 +47,10 @@ pub(super) async fn drain(
     };
     // Whether it took too long shows in the number of sockets that are left.
     let _ = timeout_at(deadline, gone).await;
-    Drained {
-        closed: closed(hub) - before,
-        cut_off: hub.count_sockets(),
-    }
+    Drained { closed: closed(hub) - before, cut_off: hub.count_sockets() }
 }
 
 /// Clients that were ever closed because the gateway stops.
 fn closed(hub: &Hub) -> u64 {
-    hub.shard_stats()
-        .map(|stats| stats.closed[Cause::Stop.index()].get())
-        .sum()
+    hub.shard_stats().map(|stats| stats.closed[Cause::Stop.index()].get()).sum()
 }

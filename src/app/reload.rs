@@ -30,12 +30,7 @@ impl Reloader {
             generation: 1,
             ..ConfigStatus::default()
         };
-        Self {
-            source,
-            telemetry,
-            started_with: loaded.config.clone(),
-            status,
-        }
+        Self { source, telemetry, started_with: loaded.config.clone(), status }
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
@@ -48,10 +43,7 @@ impl Reloader {
             Ok(loaded) => loaded,
             Err(faults) => {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                tracing::error!(
-                    ?faults,
-                    "reload refused; the old configuration stays in force"
-                );
+                tracing::error!(?faults, "reload refused; the old configuration stays in force");
                 self.status.faults.clone_from(&faults);
                 return Reloaded::Refused { faults };
             }
@@ -82,16 +74,11 @@ impl Reloader {
             pending = ?self.status.pending,
             "configuration reloaded"
         );
-        Reloaded::Accepted {
-            changed,
-            generation: self.status.generation,
-        }
+        Reloaded::Accepted { changed, generation: self.status.generation }
     }
 }
 
 /// Seconds since 1970-01-01 UTC.
 fn now() -> u64 {
-    SystemTime::UNIX_EPOCH
-        .elapsed()
-        .map_or(0, |since| since.as_secs())
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
 }

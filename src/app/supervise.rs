@@ -65,30 +65,25 @@ impl Gateway {
                     self.asks.config.send_replace(self.reload.status());
                 }
                 Wake::Ask(Ask::Drain(reply)) => {
-                    self.go_out_of_service(Phase::Draining, reply, &mut signals)
-                        .await;
+                    self.go_out_of_service(Phase::Draining, reply, &mut signals).await;
                     if *self.asks.phase.borrow() == Phase::Stopping {
                         return self.end().await;
                     }
                 }
                 Wake::Ask(Ask::Stop(reply)) => {
-                    self.go_out_of_service(Phase::Stopping, reply, &mut signals)
-                        .await;
+                    self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
                     return self.end().await;
                 }
                 Wake::Signal(signal) => {
                     tracing::info!(signal, "told to stop; a second signal stops at once");
                     let (reply, _nobody) = oneshot::channel();
-                    self.go_out_of_service(Phase::Stopping, reply, &mut signals)
-                        .await;
+                    self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
                     return self.end().await;
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
                 Wake::Check => {}
                 Wake::Surface(Ok(())) => {
-                    return Err(RunError::Surface(
-                        "a listener ended unexpectedly".to_owned(),
-                    ));
+                    return Err(RunError::Surface("a listener ended unexpectedly".to_owned()));
                 }
                 Wake::Surface(Err(error)) => return Err(RunError::Surface(error)),
             }
@@ -114,11 +109,7 @@ impl Gateway {
                 Drained { closed: 0, cut_off: self.hub.count_sockets() }
             }
         };
-        tracing::info!(
-            closed = drained.closed,
-            cut_off = drained.cut_off,
-            "drained"
-        );
+        tracing::info!(closed = drained.closed, cut_off = drained.cut_off, "drained");
         // Who asked may be gone; the drain is done all the same.
         let _ = reply.send(drained);
     }
@@ -146,5 +137,5 @@ async fn told_to_stop(signals: &mut Signals) {
         }
     }
     // The signals have ended, which they never do before the process does.
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

@@ -35,14 +35,8 @@ pub(super) fn run(source: &Source, ask: Ask) -> Exit {
             Exit::Done
         }
         Err(ClientError::NotRunning { tried }) => {
-            let tried: Vec<_> = tried
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            complain(&format!(
-                "not running (no control socket at {})",
-                tried.join(", ")
-            ));
+            let tried: Vec<_> = tried.iter().map(|path| path.display().to_string()).collect();
+            complain(&format!("not running (no control socket at {})", tried.join(", ")));
             Exit::NotRunning
         }
         Err(error) => {
@@ -73,24 +67,16 @@ pub(super) fn running(socket: Option<&Path>) -> Result<Option<String>, String> {
 /// stopping the gateway: then the documented places are tried, unless `--socket` says better.
 fn socket(source: &Source) -> Option<PathBuf> {
     let loaded = config::load(source, std::env::vars_os()).or_else(|_| {
-        let only_flags = Source {
-            file: None,
-            sets: source.sets.clone(),
-        };
+        let only_flags = Source { file: None, sets: source.sets.clone() };
         config::load(&only_flags, std::iter::empty::<(String, String)>())
     });
     loaded.ok()?.config.control.socket.set().cloned()
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {
-    match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(work),
-        Err(error) => Err(ClientError::Refused(format!(
-            "can't start a runtime: {error}"
-        ))),
+        Err(error) => Err(ClientError::Refused(format!("can't start a runtime: {error}"))),
     }
 }
 
@@ -142,9 +128,7 @@ async fn stop(mut client: Client) -> Result<Exit, ClientError> {
         return Ok(Exit::Done);
     }
     let waited = LAST_BREATH.as_secs();
-    complain(&format!(
-        "the clients are gone, but process {pid} has not ended within {waited} s"
-    ));
+    complain(&format!("the clients are gone, but process {pid} has not ended within {waited} s"));
     Ok(Exit::Failed)
 }
 

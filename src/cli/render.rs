@@ -27,10 +27,7 @@ impl Table {
 
     fn text(&self) -> String {
         let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let lines = self
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name:width$}  {value}"));
+        let lines = self.0.iter().map(|(name, value)| format!("{name:width$}  {value}"));
         lines.collect::<Vec<_>>().join("\n")
     }
 }
@@ -49,10 +46,7 @@ pub(super) fn status(status: &Status) -> String {
         table.row("FAULT", format!("last reload refused: {fault}"));
     }
     table.some("PENDING", pending(&status.config.pending));
-    table.row(
-        "process",
-        format!("pid {}, version {}", status.pid, status.version),
-    );
+    table.row("process", format!("pid {}, version {}", status.pid, status.version));
     table.row("running for", age(status.uptime_seconds));
     listeners(&mut table, &status.listeners);
     table.row("clients", grouped(status.clients));
@@ -63,17 +57,9 @@ pub(super) fn status(status: &Status) -> String {
     table.row("cpu time", format!("{:.1} s", status.cpu_seconds));
 
     let messages = &status.messages;
-    let received = format!(
-        "{} ({})",
-        grouped(messages.received),
-        amount(messages.bytes_received)
-    );
+    let received = format!("{} ({})", grouped(messages.received), amount(messages.bytes_received));
     table.row("received", received);
-    let sent = format!(
-        "{} ({})",
-        grouped(messages.sent),
-        amount(messages.bytes_sent)
-    );
+    let sent = format!("{} ({})", grouped(messages.sent), amount(messages.bytes_sent));
     table.row("sent", sent);
     let waiting = format!(
         "{} to clients, {} from clients",
@@ -88,8 +74,8 @@ pub(super) fn status(status: &Status) -> String {
 
     let file = status.config.file.as_deref();
     let file = file.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let loads = status.config.generation.saturating_sub(1);
-    table.row("configuration", format!("{file}, reloaded {loads} times"));
+    let loads = counted(status.config.generation.saturating_sub(1), "time");
+    table.row("configuration", format!("{file}, reloaded {loads}"));
     table.text()
 }
 
@@ -111,10 +97,7 @@ pub(super) fn drained(drained: Drained) -> String {
     let clients = counted(drained.closed, "client");
     match drained.cut_off {
         0 => format!("closed {clients}"),
-        cut => format!(
-            "closed {clients}, {} of them without an answer",
-            grouped(cut)
-        ),
+        cut => format!("closed {clients}, {} of them without an answer", grouped(cut)),
     }
 }
 
@@ -131,10 +114,7 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
         .iter()
         .map(|key| format!("  {}: {} -> {} ({})", key.key, key.old, key.new, key.effect));
     let head = format!("reloaded, {} changed", counted(changed.len() as u64, "key"));
-    std::iter::once(head)
-        .chain(lines)
-        .collect::<Vec<_>>()
-        .join("\n")
+    std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// Faults, one line each, under a line that counts them.
@@ -149,10 +129,7 @@ pub(super) fn faults(before: &str, lines: &[String]) -> String {
 
 fn listeners(table: &mut Table, listeners: &Listeners) {
     let joined = |list: &[std::net::SocketAddr]| {
-        list.iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(", ")
+        list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
     table.some("websocket", joined(&listeners.websocket));
     table.some("grpc", joined(&listeners.grpc));
@@ -174,9 +151,7 @@ fn pending(keys: &[String]) -> String {
 fn by_cause(counts: &BTreeMap<String, u64>) -> String {
     let mut causes: Vec<_> = counts.iter().collect();
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let texts = causes
-        .iter()
-        .map(|(cause, count)| format!("{cause} {}", grouped(**count)));
+    let texts = causes.iter().map(|(cause, count)| format!("{cause} {}", grouped(**count)));
     texts.collect::<Vec<_>>().join(", ")
 }
 
@@ -238,10 +213,7 @@ mod tests {
             phase: Phase::Ready,
             uptime_seconds: 273_905,
             listeners: Listeners {
-                websocket: vec![
-                    "0.0.0.0:20818".parse().unwrap(),
-                    "[::]:20818".parse().unwrap(),
-                ],
+                websocket: vec!["0.0.0.0:20818".parse().unwrap(), "[::]:20818".parse().unwrap()],
                 grpc: vec!["127.0.0.1:20819".parse().unwrap()],
                 admin: Vec::new(),
                 control: Some("/run/gateway-websocket/control.sock".into()),
@@ -263,10 +235,7 @@ mod tests {
             opened: 20_000,
             closed: BTreeMap::from([("peer".into(), 2_000)]),
             refused: BTreeMap::new(),
-            config: ConfigStatus {
-                generation: 2,
-                ..ConfigStatus::default()
-            },
+            config: ConfigStatus { generation: 2, ..ConfigStatus::default() },
         }
     }
 
@@ -291,7 +260,7 @@ waiting        0 B to clients, 0 B from clients
 dropped        budget 20, slow 3
 opened         20,000
 closed         peer 2,000
-configuration  no file, reloaded 1 times";
+configuration  no file, reloaded 1 time";
         assert_eq!(status(&picture()), expected);
     }
 
@@ -304,22 +273,13 @@ configuration  no file, reloaded 1 times";
         let text = status(&picture);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "state          draining: no new clients");
-        assert_eq!(
-            lines[1],
-            "FAULT          last reload refused: x.toml: shards = 0"
-        );
-        assert_eq!(
-            lines[2],
-            "PENDING        shards, grpc.listen (a restart puts them in force)"
-        );
+        assert_eq!(lines[1], "FAULT          last reload refused: x.toml: shards = 0");
+        assert_eq!(lines[2], "PENDING        shards, grpc.listen (a restart puts them in force)");
     }
 
     #[test]
     fn a_start_says_where_it_listens_and_what_becomes_of_the_log() {
-        let mut announcement = Announcement {
-            pid: 9,
-            listeners: Listeners::default(),
-        };
+        let mut announcement = Announcement { pid: 9, listeners: Listeners::default() };
         announcement.listeners.websocket = vec!["127.0.0.1:5".parse().unwrap()];
         assert_eq!(
             started(&announcement, Path::new("")),
@@ -332,24 +292,9 @@ configuration  no file, reloaded 1 times";
 
     #[test]
     fn drains_count_who_was_closed_and_who_was_cut_off() {
-        assert_eq!(
-            drained(Drained {
-                closed: 0,
-                cut_off: 0
-            }),
-            "closed 0 clients"
-        );
-        assert_eq!(
-            drained(Drained {
-                closed: 1,
-                cut_off: 0
-            }),
-            "closed 1 client"
-        );
-        let cut = drained(Drained {
-            closed: 1_200,
-            cut_off: 3,
-        });
+        assert_eq!(drained(Drained { closed: 0, cut_off: 0 }), "closed 0 clients");
+        assert_eq!(drained(Drained { closed: 1, cut_off: 0 }), "closed 1 client");
+        let cut = drained(Drained { closed: 1_200, cut_off: 3 });
         assert_eq!(cut, "closed 1,200 clients, 3 of them without an answer");
     }
 
@@ -362,16 +307,10 @@ configuration  no file, reloaded 1 times";
             effect: "in force".into(),
         }];
         assert_eq!(
-            reloaded(&Reloaded::Accepted {
-                changed,
-                generation: 2
-            }),
+            reloaded(&Reloaded::Accepted { changed, generation: 2 }),
             "reloaded, 1 key changed\n  limits.names: 256 -> 64 (in force)"
         );
-        let nothing = Reloaded::Accepted {
-            changed: Vec::new(),
-            generation: 2,
-        };
+        let nothing = Reloaded::Accepted { changed: Vec::new(), generation: 2 };
         assert_eq!(reloaded(&nothing), "reloaded, nothing changed");
         let lines = ["a".to_owned(), "b".to_owned()];
         assert_eq!(faults("there are", &lines), "there are 2 faults\n  a\n  b");

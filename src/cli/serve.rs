@@ -54,12 +54,8 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> anyhow::Result<()> {
     runtime.block_on(async {
         // First, so that no signal finds the process between start and readiness unprepared.
         let signals = Gateway::signals()?;
-        let options = Options {
-            loaded,
-            source,
-            telemetry: Some(telemetry),
-            sink: Arc::new(sink::NoSink),
-        };
+        let options =
+            Options { loaded, source, telemetry: Some(telemetry), sink: Arc::new(sink::NoSink) };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;
@@ -70,16 +66,11 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> anyhow::Result<()> {
 
 /// Tells the waiting `start` that all is well, and closes the streams that lead to it.
 fn let_go(gateway: &Gateway) -> anyhow::Result<()> {
-    let nowhere = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
+    let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // Standard error first: once the line below is read, nobody reads it any more.
     rustix::stdio::dup2_stderr(&nowhere)?;
-    let announcement = start::Announcement {
-        pid: std::process::id(),
-        listeners: gateway.listeners().clone(),
-    };
+    let announcement =
+        start::Announcement { pid: std::process::id(), listeners: gateway.listeners().clone() };
     super::say(&serde_json::to_string(&announcement)?);
     rustix::stdio::dup2_stdout(&nowhere)?;
     Ok(())

@@ -73,16 +73,8 @@ fn command(global: &Global) -> io::Result<Command> {
     }
     // In one word each, so that a value that begins with a dash stays a value.
     command.args(global.set.iter().map(|set| format!("--set={set}")));
-    command.args(
-        global
-            .socket
-            .iter()
-            .map(|socket| format!("--socket={socket}")),
-    );
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(global.socket.iter().map(|socket| format!("--socket={socket}")));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     Ok(command)
 }
 
@@ -90,13 +82,8 @@ fn command(global: &Global) -> io::Result<Command> {
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Ready(Announcement),
-    Ended {
-        code: Option<i32>,
-        complaints: String,
-    },
-    Stuck {
-        complaints: String,
-    },
+    Ended { code: Option<i32>, complaints: String },
+    Stuck { complaints: String },
     Lost(String),
 }
 
@@ -113,17 +100,11 @@ impl Outcome {
                     eprint!("{complaints}");
                 }
                 let bad_config = i32::from(Exit::BadConfig.code());
-                if code == Some(bad_config) {
-                    Exit::BadConfig
-                } else {
-                    Exit::Failed
-                }
+                if code == Some(bad_config) { Exit::BadConfig } else { Exit::Failed }
             }
             Self::Stuck { complaints } => {
                 let patience = PATIENCE.as_secs();
-                complain(&format!(
-                    "not ready within {patience} s; ended it again\n{complaints}"
-                ));
+                complain(&format!("not ready within {patience} s; ended it again\n{complaints}"));
                 Exit::Failed
             }
             Self::Lost(error) => {
@@ -161,9 +142,7 @@ fn watch(mut child: Child, patience: Duration) -> Outcome {
         Err(mpsc::RecvTimeoutError::Timeout) => {
             let _ = child.kill();
             let _ = child.wait();
-            Outcome::Stuck {
-                complaints: complaints.join().unwrap_or_default(),
-            }
+            Outcome::Stuck { complaints: complaints.join().unwrap_or_default() }
         }
     }
 }
@@ -183,19 +162,13 @@ mod tests {
     fn shell(script: &str, patience: Duration) -> Outcome {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         watch(command.spawn().unwrap(), patience)
     }
 
     #[test]
     fn a_child_that_announces_itself_is_ready() {
-        let announcement = Announcement {
-            pid: 7,
-            listeners: Listeners::default(),
-        };
+        let announcement = Announcement { pid: 7, listeners: Listeners::default() };
         let line = serde_json::to_string(&announcement).unwrap();
         let outcome = shell(&format!("echo '{line}'"), PATIENCE);
         assert_eq!(outcome, Outcome::Ready(announcement));
@@ -206,13 +179,7 @@ mod tests {
     fn the_end_of_a_child_is_reported_with_its_reason_and_code() {
         let outcome = shell("echo reason >&2; exit 78", PATIENCE);
         let complaints = "reason\n".to_owned();
-        assert_eq!(
-            outcome,
-            Outcome::Ended {
-                code: Some(78),
-                complaints
-            }
-        );
+        assert_eq!(outcome, Outcome::Ended { code: Some(78), complaints });
         assert_eq!(outcome.report(), Exit::BadConfig);
         assert_eq!(shell("exit 4", PATIENCE).report(), Exit::Failed);
     }
@@ -220,11 +187,6 @@ mod tests {
     #[test]
     fn a_child_that_says_nothing_is_ended() {
         let outcome = shell("exec sleep 60", Duration::from_millis(20));
-        assert_eq!(
-            outcome,
-            Outcome::Stuck {
-                complaints: String::new()
-            }
-        );
+        assert_eq!(outcome, Outcome::Stuck { complaints: String::new() });
     }
 }

@@ -31,13 +31,7 @@ fn nothing_is_serve_and_options_may_stand_on_either_side() {
 
 #[test]
 fn a_wrong_command_line_is_wrong_usage() {
-    for line in [
-        "strat",
-        "status --wait",
-        "--config",
-        "check extra",
-        "--detached",
-    ] {
+    for line in ["strat", "status --wait", "--config", "check extra", "--detached"] {
         assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
     }
     assert_eq!(parse("--help").unwrap_err().exit_code(), 0);
@@ -46,19 +40,9 @@ fn a_wrong_command_line_is_wrong_usage() {
 
 #[test]
 fn the_socket_of_the_command_line_is_the_key_of_that_name() {
-    for (given, path) in [
-        ("/run/x.sock", "/run/x.sock"),
-        ("auto", "./auto"),
-        ("7", "7"),
-    ] {
-        let source = parse(&format!("--socket {given} status"))
-            .unwrap()
-            .global
-            .source();
-        let source = config::Source {
-            file: None,
-            sets: source.sets,
-        };
+    for (given, path) in [("/run/x.sock", "/run/x.sock"), ("auto", "./auto"), ("7", "7")] {
+        let source = parse(&format!("--socket {given} status")).unwrap().global.source();
+        let source = config::Source { file: None, sets: source.sets };
         let loaded = config::load(&source, [("", ""); 0]).unwrap();
         let socket = loaded.config.control.socket.set().unwrap().clone();
         assert_eq!(socket, PathBuf::from(path));
@@ -68,15 +52,7 @@ fn the_socket_of_the_command_line_is_the_key_of_that_name() {
 #[test]
 fn help_teaches_commands_exit_codes_and_examples() {
     let help = Cli::command().render_long_help().to_string();
-    for words in [
-        "serve",
-        "start",
-        "drain",
-        "check",
-        "Exit codes:",
-        "78",
-        "Examples:",
-    ] {
+    for words in ["serve", "start", "drain", "check", "Exit codes:", "78", "Examples:"] {
         assert!(help.contains(words), "{words}");
     }
     assert!(!help.contains("detached"));
@@ -98,14 +74,7 @@ fn asking_where_nothing_runs_says_so_with_the_right_code() {
     let socket = directory.path().join("none.sock");
     let ask =
         |command: &str| run(parse(&format!("{command} --socket {}", socket.display())).unwrap());
-    for command in [
-        "status",
-        "status --json",
-        "reload",
-        "drain",
-        "drain --wait",
-        "health",
-    ] {
+    for command in ["status", "status --json", "reload", "drain", "drain --wait", "health"] {
         assert_eq!(ask(command), Exit::NotRunning, "{command}");
     }
     assert_eq!(ask("stop"), Exit::Done);

@@ -50,10 +50,7 @@ impl Range {
         let write = |number| match self.unit {
             Unit::Count => u64::to_string(&number),
             Unit::Bytes => format!("\"{}\"", Size(number)),
-            Unit::Time => format!(
-                "\"{}\"",
-                span::format(std::time::Duration::from_millis(number))
-            ),
+            Unit::Time => format!("\"{}\"", span::format(std::time::Duration::from_millis(number))),
         };
         let what = match self.unit {
             Unit::Count => "a whole number",
@@ -66,11 +63,7 @@ impl Range {
             (true, Unit::Bytes) => "0 (off), or ",
             (true, Unit::Time) => "\"0s\" (off), or ",
         };
-        format!(
-            "{off}{what} from {} to {}",
-            write(self.min),
-            write(self.max)
-        )
+        format!("{off}{what} from {} to {}", write(self.min), write(self.max))
     }
 }
 
@@ -170,18 +163,10 @@ const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
 pub fn broken(config: &Config) -> Vec<Broken> {
     let outside = RANGES.iter().filter(|range| !range.holds(config));
     let mut faults: Vec<Broken> = outside
-        .filter_map(|range| {
-            Some(Broken {
-                key: range.key,
-                allowed: range_of(range.key)?,
-            })
-        })
+        .filter_map(|range| Some(Broken { key: range.key, allowed: range_of(range.key)? }))
         .collect();
     let mut refuse = |key, allowed: &str| {
-        faults.push(Broken {
-            key,
-            allowed: allowed.to_owned(),
-        });
+        faults.push(Broken { key, allowed: allowed.to_owned() });
     };
 
     if config.websocket.listen.0.is_empty() {
@@ -202,36 +187,16 @@ pub fn broken(config: &Config) -> Vec<Broken> {
             refuse(key, &format!("addresses that differ; {twice} stands twice"));
         }
     }
-    if !config
-        .websocket
-        .subprotocols
-        .0
-        .iter()
-        .all(|word| is_token(word))
-    {
+    if !config.websocket.subprotocols.0.iter().all(|word| is_token(word)) {
         refuse("websocket.subprotocols", TOKEN);
     }
-    if !config
-        .websocket
-        .allowed_origins
-        .0
-        .iter()
-        .all(|word| is_origin(word))
-    {
+    if !config.websocket.allowed_origins.0.iter().all(|word| is_origin(word)) {
         refuse("websocket.allowed_origins", ORIGIN);
     }
-    if !matches!(
-        config.drain.close_code,
-        1000 | 1001 | 1012 | 1013 | 3000..=4999
-    ) {
+    if !matches!(config.drain.close_code, 1000 | 1001 | 1012 | 1013 | 3000..=4999) {
         refuse("drain.close_code", CLOSE_CODES);
     }
-    if config
-        .control
-        .socket
-        .set()
-        .is_some_and(|path| path.as_os_str().is_empty())
-    {
+    if config.control.socket.set().is_some_and(|path| path.as_os_str().is_empty()) {
         refuse("control.socket", "\"auto\" or a path");
     }
     faults
@@ -250,13 +215,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
             span::format(socket.ping_interval),
         ));
     }
-    if config
-        .grpc
-        .listen
-        .0
-        .iter()
-        .any(|address| !address.ip().is_loopback())
-    {
+    if config.grpc.listen.0.iter().any(|address| !address.ip().is_loopback()) {
         warnings.push(format!(
             "grpc.listen ({}) is reachable from other machines, and whoever reaches it may send \
              to and close every client",
@@ -366,30 +325,18 @@ mod tests {
 
     #[test]
     fn what_is_allowed_is_said_in_the_units_of_the_file() {
-        assert_eq!(
-            range_of("limits.head").unwrap(),
-            "a size from \"8 KiB\" to \"1 MiB\""
-        );
+        assert_eq!(range_of("limits.head").unwrap(), "a size from \"8 KiB\" to \"1 MiB\"");
         assert_eq!(
             range_of("websocket.ping_interval").unwrap(),
             "\"0s\" (off), or a duration from \"1ms\" to \"24h\""
         );
-        assert_eq!(
-            range_of("shards").unwrap(),
-            "\"auto\" or a whole number from 1 to 1024"
-        );
+        assert_eq!(range_of("shards").unwrap(), "\"auto\" or a whole number from 1 to 1024");
     }
 
     #[test]
     fn addresses_names_and_origins_are_looked_at() {
-        assert_eq!(
-            keys(|c| c.websocket.listen = Listen::default()),
-            ["websocket.listen"]
-        );
-        assert_eq!(
-            keys(|c| c.grpc.listen = Listen::of("0.0.0.0:20818")),
-            ["grpc.listen"]
-        );
+        assert_eq!(keys(|c| c.websocket.listen = Listen::default()), ["websocket.listen"]);
+        assert_eq!(keys(|c| c.grpc.listen = Listen::of("0.0.0.0:20818")), ["grpc.listen"]);
         let twice = Listen::of("127.0.0.1:0, 127.0.0.1:0");
         assert_eq!(keys(|c| c.websocket.listen = twice), [""; 0]);
         let words = |text: &str| Words(vec![text.to_owned()]);
@@ -405,10 +352,7 @@ mod tests {
                 ["websocket.allowed_origins"]
             );
         }
-        assert_eq!(
-            keys(|c| c.websocket.allowed_origins = words("http://a:8080")),
-            [""; 0]
-        );
+        assert_eq!(keys(|c| c.websocket.allowed_origins = words("http://a:8080")), [""; 0]);
     }
 
     #[test]

@@ -23,9 +23,7 @@ pub struct Change {
 /// The keys whose values differ, in the order of [`KEYS`].
 pub fn diff(old: &Config, new: &Config) -> Vec<Change> {
     let (old, new) = (flatten(old), flatten(new));
-    let changed = KEYS
-        .iter()
-        .filter(|(key, _)| old.get(*key) != new.get(*key));
+    let changed = KEYS.iter().filter(|(key, _)| old.get(*key) != new.get(*key));
     changed
         .map(|(key, class)| Change {
             key,
@@ -51,16 +49,14 @@ pub fn carry_over(old: &Config, new: &Config) -> Carried {
     let mut config = new.clone();
     config.shards = old.shards;
     config.websocket.listen.clone_from(&old.websocket.listen);
-    config.grpc = old.grpc.clone();
+    config.grpc.listen.clone_from(&old.grpc.listen);
+    config.grpc.max_streams = old.grpc.max_streams;
     config.admin = old.admin.clone();
     config.control = old.control.clone();
     config.log.format = old.log.format;
     config.log.file.clone_from(&old.log.file);
     let pending = diff(&config, new);
-    Carried {
-        config,
-        pending: pending.iter().map(|change| change.key.to_owned()).collect(),
-    }
+    Carried { config, pending: pending.iter().map(|change| change.key.to_owned()).collect() }
 }
 
 fn text(value: Option<&Value>) -> String {
@@ -122,18 +118,9 @@ mod tests {
                 max_message: Size::kib(9),
                 max_streams: 9,
             },
-            admin: Admin {
-                listen: Listen::default(),
-            },
-            control: Control {
-                socket: Auto::Set(PathBuf::from("/tmp/x")),
-            },
-            drain: Drain {
-                delay: second,
-                window: second,
-                timeout: second,
-                close_code: 1012,
-            },
+            admin: Admin { listen: Listen::default() },
+            control: Control { socket: Auto::Set(PathBuf::from("/tmp/x")) },
+            drain: Drain { delay: second, window: second, timeout: second, close_code: 1012 },
             log: Log {
                 level: Level::Warn,
                 format: LogFormat::Json,
@@ -190,10 +177,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, printed).unwrap();
-        let source = Source {
-            file: Some(file),
-            sets: Vec::new(),
-        };
+        let source = Source { file: Some(file), sets: Vec::new() };
         let loaded = load(&source, std::iter::empty::<(String, String)>()).unwrap();
         assert_eq!(loaded.config, everything_else());
     }

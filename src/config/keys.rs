@@ -65,7 +65,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("limits.slow_client", Live),
         ("limits.close_wait", Live),
         ("grpc.listen", Restart),
-        ("grpc.max_message", Restart),
+        ("grpc.max_message", Live),
         ("grpc.max_streams", Restart),
         ("admin.listen", Restart),
         ("control.socket", Restart),
@@ -119,15 +119,12 @@ pub fn nearest(wrong: &str) -> Option<&'static str> {
         .map(|(_, name)| name)
         // The right key in the wrong section, or in none.
         .or_else(|| {
-            KEYS.iter()
-                .map(|(key, _)| *key)
-                .find(|key| key.rsplit('.').next() == Some(last))
+            KEYS.iter().map(|(key, _)| *key).find(|key| key.rsplit('.').next() == Some(last))
         })
 }
 
 fn sections() -> impl Iterator<Item = &'static str> {
-    KEYS.iter()
-        .filter_map(|(key, _)| Some(key.split_once('.')?.0))
+    KEYS.iter().filter_map(|(key, _)| Some(key.split_once('.')?.0))
 }
 
 /// Letters to add, drop or replace to get from one word to the other (Levenshtein).
@@ -163,10 +160,7 @@ mod tests {
     fn a_typing_error_finds_the_key_that_was_meant() {
         for (wrong, right) in [
             ("websocket.lisen", Some("websocket.listen")),
-            (
-                "websocket.heartbeattimeout",
-                Some("websocket.heartbeat_timeout"),
-            ),
+            ("websocket.heartbeattimeout", Some("websocket.heartbeat_timeout")),
             ("websockets", Some("websocket")),
             ("shard", Some("shards")),
             ("max_clients", Some("limits.max_clients")),

@@ -92,12 +92,9 @@ where
 {
     let mut faults = Vec::new();
     let file = file_to_read(source, default_file);
-    let env = env
-        .into_iter()
-        .map(|(name, value)| (name.into(), value.into()));
+    let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
     let layers = [
-        file.as_deref()
-            .map_or_else(Layer::default, |path| file_layer(path, &mut faults)),
+        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, &mut faults)),
         layer::from_env(env, &mut faults),
         layer::from_sets(&source.sets, &mut faults),
     ];
@@ -137,10 +134,8 @@ where
         return Err(Faults(faults));
     }
     let [in_file, ..] = &layers;
-    let overridden = in_file
-        .origins
-        .iter()
-        .filter(|(key, origin)| origins.get(*key) != Some(origin));
+    let overridden =
+        in_file.origins.iter().filter(|(key, origin)| origins.get(*key) != Some(origin));
     Ok(Loaded {
         overridden: overridden.map(|(key, _)| key.clone()).collect(),
         warnings: check::warnings(&config),
@@ -183,10 +178,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
-        let line = 1 + error.as_bytes()[..good]
-            .split(|byte| *byte == b'\n')
-            .skip(1)
-            .count();
+        let line = 1 + error.as_bytes()[..good].split(|byte| *byte == b'\n').skip(1).count();
         format!("line {line} is not UTF-8")
     })
 }
@@ -240,9 +232,7 @@ fn one_of(names: &[&str]) -> String {
 fn try_leaf(key: &str, value: Value) -> Result<Config, Kind> {
     let mut tree = defaults();
     insert(&mut tree, key, value);
-    Value::from(tree)
-        .deserialize()
-        .map_err(|error: figment::Error| error.kind)
+    Value::from(tree).deserialize().map_err(|error: figment::Error| error.kind)
 }
 
 fn defaults() -> Dict {

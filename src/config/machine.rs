@@ -69,10 +69,7 @@ pub fn files() -> u64 {
 /// Raises the number of descriptors the process may open to what it is allowed, and returns it.
 pub fn raise_files() -> io::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised)?;
     Ok(files())
 }
@@ -81,9 +78,7 @@ pub fn raise_files() -> io::Result<u64> {
 pub fn memory() -> u64 {
     static MEMORY: OnceLock<u64> = OnceLock::new();
     *MEMORY.get_or_init(|| {
-        let machine = fs::read_to_string("/proc/meminfo")
-            .ok()
-            .and_then(|text| total_memory(&text));
+        let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_memory(&text));
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limits = limit_files(&groups, Path::new("/sys/fs/cgroup"))
             .into_iter()
@@ -94,9 +89,7 @@ pub fn memory() -> u64 {
 
 /// `MemTotal` of `/proc/meminfo`, in bytes.
 fn total_memory(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }
@@ -160,16 +153,10 @@ mod tests {
             ]
             .map(PathBuf::from)
         );
-        let one = limit_files(
-            "5:cpu,memory:/docker/x\n4:pids:/docker/x\nnonsense\n",
-            mount,
-        );
+        let one = limit_files("5:cpu,memory:/docker/x\n4:pids:/docker/x\nnonsense\n", mount);
         assert_eq!(one.len(), 3);
         assert_eq!(one[2], Path::new("/c/memory/memory.limit_in_bytes"));
-        assert_eq!(
-            limit_files("0::/\n", mount),
-            [PathBuf::from("/c/memory.max")]
-        );
+        assert_eq!(limit_files("0::/\n", mount), [PathBuf::from("/c/memory.max")]);
     }
 
     #[test]

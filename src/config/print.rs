@@ -55,10 +55,7 @@ mod tests {
     #[test]
     fn the_defaults_survive_being_printed() {
         let text = to_toml(&Config::default());
-        assert!(
-            text.contains("\n[websocket]\nlisten = \"0.0.0.0:20818\"\n"),
-            "{text}"
-        );
+        assert!(text.contains("\n[websocket]\nlisten = \"0.0.0.0:20818\"\n"), "{text}");
         assert_eq!(reread(&text), Config::default());
     }
 

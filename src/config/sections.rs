@@ -265,19 +265,13 @@ impl Default for Limits {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self {
-            listen: Listen::of("127.0.0.1:20819"),
-            max_message: Size::mib(4),
-            max_streams: 1024,
-        }
+        Self { listen: Listen::of("127.0.0.1:20819"), max_message: Size::mib(4), max_streams: 1024 }
     }
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            listen: Listen::of("127.0.0.1:20820"),
-        }
+        Self { listen: Listen::of("127.0.0.1:20820") }
     }
 }
 
@@ -294,10 +288,6 @@ impl Default for Drain {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: Level::Info,
-            format: LogFormat::Auto,
-            file: std::path::PathBuf::new(),
-        }
+        Self { level: Level::Info, format: LogFormat::Auto, file: std::path::PathBuf::new() }
     }
 }

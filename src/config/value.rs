@@ -111,9 +111,7 @@ impl<'de, T: Deserialize<'de> + OrAuto> de::Visitor<'de> for AutoVisitor<T> {
 /// Splits `"64 KiB"` into its number and its unit; none if it does not begin with a whole number.
 fn number_and_unit(text: &str) -> Option<(u128, &str)> {
     let text = text.trim();
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     Some((number.parse().ok()?, unit.trim_start()))
 }
@@ -134,24 +132,14 @@ mod tests {
         assert_eq!(read(r#""/run/x.sock""#), Ok(Auto::Set(path)));
         for wrong in [r#""many""#, "-1", "true", "[1]"] {
             let fault = read::<Auto<usize>>(wrong).unwrap_err();
-            assert!(
-                fault.contains(r#"expected "auto" or a whole number"#),
-                "{fault}"
-            );
+            assert!(fault.contains(r#"expected "auto" or a whole number"#), "{fault}");
         }
-        assert!(
-            read::<Auto<PathBuf>>("7")
-                .unwrap_err()
-                .contains("or a path")
-        );
+        assert!(read::<Auto<PathBuf>>("7").unwrap_err().contains("or a path"));
     }
 
     #[test]
     fn auto_is_written_as_it_is_read() {
-        assert_eq!(
-            serde_json::to_string(&Auto::<usize>::Auto).unwrap(),
-            r#""auto""#
-        );
+        assert_eq!(serde_json::to_string(&Auto::<usize>::Auto).unwrap(), r#""auto""#);
         assert_eq!(serde_json::to_string(&Auto::Set(3_usize)).unwrap(), "3");
     }
 }

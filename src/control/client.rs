@@ -39,10 +39,7 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens in any of the places.
-    #[error(
-        "gateway-websocket is not running (no control socket at {})",
-        list(tried)
-    )]
+    #[error("gateway-websocket is not running (no control socket at {})", list(tried))]
     NotRunning {
         /// The places.
         tried: Vec<PathBuf>,
@@ -154,9 +151,7 @@ impl Client {
 
     /// Whether the gateway is in service.
     pub async fn health(&mut self) -> Result<bool, ClientError> {
-        self.promptly(Method::GET, "/v1/health")
-            .await
-            .map(|health: Health| health.ready)
+        self.promptly(Method::GET, "/v1/health").await.map(|health: Health| health.ready)
     }
 
     /// Stops the gateway; returns when its clients are gone. See [`wait_for_exit`](Self::wait_for_exit).
@@ -194,11 +189,7 @@ impl Client {
     }
 
     async fn over(stream: UnixStream, path: PathBuf) -> Result<Self, ClientError> {
-        let pid = stream
-            .peer_cred()
-            .ok()
-            .and_then(|peer| peer.pid())
-            .unwrap_or_default();
+        let pid = stream.peer_cred().ok().and_then(|peer| peer.pid()).unwrap_or_default();
         let process = Pid::from_raw(pid)
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
             .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?));
@@ -207,12 +198,7 @@ impl Client {
             .map_err(|source| broken(&path, source))?;
         // Ends with the sender, and tells the sender's call of an error.
         tokio::spawn(connection);
-        Ok(Self {
-            path,
-            sender,
-            pid: u32::try_from(pid).unwrap_or_default(),
-            process,
-        })
+        Ok(Self { path, sender, pid: u32::try_from(pid).unwrap_or_default(), process })
     }
 
     async fn promptly<T: DeserializeOwned>(
@@ -222,10 +208,7 @@ impl Client {
     ) -> Result<T, ClientError> {
         match timeout(PROMPT, self.call(method, path)).await {
             Ok(answer) => answer,
-            Err(_) => Err(ClientError::Silent {
-                path: self.path.clone(),
-                waited: PROMPT,
-            }),
+            Err(_) => Err(ClientError::Silent { path: self.path.clone(), waited: PROMPT }),
         }
     }
 
@@ -239,14 +222,9 @@ impl Client {
         *request.method_mut() = method;
         *request.uri_mut() = hyper::Uri::from_static(path);
         // HTTP/1.1 demands one; a Unix socket has none.
-        request
-            .headers_mut()
-            .insert(HOST, hyper::header::HeaderValue::from_static("localhost"));
-        let response = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(|source| broken(at, source))?;
+        request.headers_mut().insert(HOST, hyper::header::HeaderValue::from_static("localhost"));
+        let response =
+            self.sender.send_request(request).await.map_err(|source| broken(at, source))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), LARGEST).collect().await;
         let body = body.map_err(|source| broken(at, source))?.to_bytes();
@@ -255,9 +233,7 @@ impl Client {
             return serde_json::from_slice(&body).map_err(|source| broken(at, source));
         }
         let said = serde_json::from_slice(&body).map(|fault: Fault| fault.error);
-        Err(ClientError::Refused(said.unwrap_or_else(|_| {
-            format!("the gateway answered {status}")
-        })))
+        Err(ClientError::Refused(said.unwrap_or_else(|_| format!("the gateway answered {status}"))))
     }
 }
 
@@ -266,8 +242,7 @@ fn ended(process: &OwnedFd, limit: Duration) -> io::Result<bool> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1);
     let mut source = SourceFd(&process.as_raw_fd());
-    poll.registry()
-        .register(&mut source, Token(0), Interest::READABLE)?;
+    poll.registry().register(&mut source, Token(0), Interest::READABLE)?;
     let deadline = Instant::now() + limit;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -282,10 +257,7 @@ fn ended(process: &OwnedFd, limit: Duration) -> io::Result<bool> {
 }
 
 fn broken(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
-    ClientError::Broken {
-        path: path.to_owned(),
-        source: source.into(),
-    }
+    ClientError::Broken { path: path.to_owned(), source: source.into() }
 }
 
 fn list(tried: &[PathBuf]) -> String {

@@ -24,10 +24,7 @@ pub struct Place {
 /// `env` looks up a variable of the environment.
 pub fn places(explicit: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     if let Some(path) = explicit {
-        return vec![Place {
-            path: path.to_owned(),
-            create: None,
-        }];
+        return vec![Place { path: path.to_owned(), create: None }];
     }
     let set = |name| env(name).filter(|value| !value.is_empty());
     let mut places = Vec::new();
@@ -36,10 +33,7 @@ pub fn places(explicit: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -
         places.extend(std::env::split_paths(&directories).map(|path| Place::within(&path, None)));
     }
     // Everybody may see that the gateway runs; only the owner may use the socket itself.
-    places.push(Place::within(
-        Path::new("/run/gateway-websocket"),
-        Some(0o755),
-    ));
+    places.push(Place::within(Path::new("/run/gateway-websocket"), Some(0o755)));
     if let Some(directory) = set("XDG_RUNTIME_DIR") {
         let directory = PathBuf::from(directory).join("gateway-websocket");
         places.push(Place::within(&directory, Some(0o700)));
@@ -57,10 +51,7 @@ pub fn places(explicit: Option<&Path>, env: impl Fn(&str) -> Option<OsString>) -
 
 impl Place {
     fn within(directory: &Path, create: Option<u32>) -> Self {
-        Self {
-            path: directory.join(FILE),
-            create,
-        }
+        Self { path: directory.join(FILE), create }
     }
 }
 
@@ -73,43 +64,23 @@ mod tests {
 
     fn paths(explicit: Option<&str>, env: &[(&str, &str)]) -> Vec<Found> {
         let look = |name: &str| {
-            env.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| OsString::from(value))
+            env.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
         let places = places(explicit.map(Path::new), look);
-        places
-            .into_iter()
-            .map(|place| (place.path.display().to_string(), place.create))
-            .collect()
+        places.into_iter().map(|place| (place.path.display().to_string(), place.create)).collect()
     }
 
     #[test]
     fn the_places_are_tried_in_the_documented_order() {
-        let run = (
-            "/run/gateway-websocket/control.sock".to_owned(),
-            Some(0o755),
-        );
-        let xdg = (
-            "/run/user/7/gateway-websocket/control.sock".to_owned(),
-            Some(0o700),
-        );
+        let run = ("/run/gateway-websocket/control.sock".to_owned(), Some(0o755));
+        let xdg = ("/run/user/7/gateway-websocket/control.sock".to_owned(), Some(0o700));
         assert_eq!(paths(None, &[]), std::slice::from_ref(&run));
-        assert_eq!(
-            paths(None, &[("XDG_RUNTIME_DIR", "")]),
-            std::slice::from_ref(&run)
-        );
-        assert_eq!(
-            paths(None, &[("XDG_RUNTIME_DIR", "relative")]),
-            std::slice::from_ref(&run)
-        );
+        assert_eq!(paths(None, &[("XDG_RUNTIME_DIR", "")]), std::slice::from_ref(&run));
+        assert_eq!(paths(None, &[("XDG_RUNTIME_DIR", "relative")]), std::slice::from_ref(&run));
         assert_eq!(
             paths(
                 None,
-                &[
-                    ("XDG_RUNTIME_DIR", "/run/user/7"),
-                    ("RUNTIME_DIRECTORY", "/run/a:/run/b")
-                ]
+                &[("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/run/a:/run/b")]
             ),
             [
                 ("/run/a/control.sock".to_owned(), None),
@@ -126,9 +97,6 @@ mod tests {
     #[test]
     fn an_explicit_path_is_the_only_one() {
         let env = [("RUNTIME_DIRECTORY", "/run/a")];
-        assert_eq!(
-            paths(Some("/tmp/x.sock"), &env),
-            [("/tmp/x.sock".to_owned(), None)]
-        );
+        assert_eq!(paths(Some("/tmp/x.sock"), &env), [("/tmp/x.sock".to_owned(), None)]);
     }
 }

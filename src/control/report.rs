@@ -17,12 +17,7 @@ use crate::{
 
 /// Takes the picture. No shard waits for it, so the numbers are not of one instant.
 pub(super) fn status(context: &Context) -> Status {
-    let Context {
-        hub,
-        lifecycle,
-        listeners,
-        started,
-    } = context;
+    let Context { hub, lifecycle, listeners, started } = context;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -94,24 +89,16 @@ fn refused(stats: &HandshakeStats) -> BTreeMap<String, u64> {
         ("timeouts", &stats.timeouts),
         ("broken", &stats.broken),
     ];
-    let happened = counters
-        .into_iter()
-        .map(|(name, counter)| (name.to_owned(), counter.get()));
+    let happened = counters.into_iter().map(|(name, counter)| (name.to_owned(), counter.get()));
     happened.filter(|(_, n)| *n > 0).collect()
 }
 
 /// CPU time of all threads, user and system.
 fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a picture, and exact for 285 million years"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a picture, and exact for 285 million years")]
     let seconds = time.tv_sec as f64;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "below 10^9, which a double holds exactly"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "below 10^9, which a double holds exactly")]
     let rest = time.tv_nsec as f64 / 1e9;
     seconds + rest
 }
@@ -143,10 +130,7 @@ mod tests {
         shards[0].drop_messages(Drop::Oldest, 7);
         let expected = [("api".to_owned(), 5), ("slow".to_owned(), 1)];
         assert_eq!(closed(shards.iter()), BTreeMap::from(expected));
-        assert_eq!(
-            dropped(shards.iter()),
-            BTreeMap::from([("oldest".to_owned(), 7)])
-        );
+        assert_eq!(dropped(shards.iter()), BTreeMap::from([("oldest".to_owned(), 7)]));
     }
 
     #[test]

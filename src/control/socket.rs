@@ -45,10 +45,7 @@ pub enum PlaceError {
 
 /// None of the documented directories can be used.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "no control socket, as no directory for it can be used: {}",
-    list(tried)
-)]
+#[error("no control socket, as no directory for it can be used: {}", list(tried))]
 pub struct NoPlace {
     /// The paths tried, and what the system said of each.
     pub tried: Vec<(PathBuf, io::Error)>,
@@ -117,10 +114,7 @@ impl Socket {
 
 impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            path: path.to_owned(),
-            identity: identity(path)?,
-        })
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
 }
 
@@ -175,10 +169,7 @@ async fn clear(path: &Path) -> io::Result<Option<u32>> {
         Err(error) => return Err(error),
     };
     if !kind.is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "it exists and is no socket",
-        ));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is no socket"));
     }
     match UnixStream::connect(path).await {
         Ok(other) => {
@@ -212,9 +203,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 fn list(tried: &[(PathBuf, io::Error)]) -> String {
-    let lines = tried
-        .iter()
-        .map(|(path, error)| format!("{}: {error}", path.display()));
+    let lines = tried.iter().map(|(path, error)| format!("{}: {error}", path.display()));
     lines.collect::<Vec<_>>().join("; ")
 }
 
@@ -263,10 +252,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(
-            bind_at(&path).await,
-            Err(PlaceError::Unusable { .. })
-        ));
+        assert!(matches!(bind_at(&path).await, Err(PlaceError::Unusable { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 

@@ -56,8 +56,7 @@ impl Classic {
     ) -> Answer<BroadcastMessageResponse> {
         let result = !request.message.is_empty();
         if result {
-            self.send(Target::All, request.message, &self.live.snapshot())
-                .await?;
+            self.send(Target::All, request.message, &self.live.snapshot()).await?;
         }
         Ok(BroadcastMessageResponse { result })
     }
@@ -69,9 +68,7 @@ impl Classic {
         let result = match client(&request.clientid) {
             Some(client) if !request.message.is_empty() => {
                 let target = Target::Client(client);
-                let sent = self
-                    .send(target, request.message, &self.live.snapshot())
-                    .await?;
+                let sent = self.send(target, request.message, &self.live.snapshot()).await?;
                 sent.queued == 1
             }
             _ => false,
@@ -86,10 +83,7 @@ impl Classic {
         let config = self.live.snapshot();
         let result = match name(&request.uid, &config) {
             Some(uid) if !request.message.is_empty() => {
-                self.send(Target::User(uid), request.message, &config)
-                    .await?
-                    .queued
-                    > 0
+                self.send(Target::User(uid), request.message, &config).await?.queued > 0
             }
             _ => false,
         };
@@ -103,17 +97,11 @@ impl Classic {
     ) -> Answer<SendMessageToGroupResponse> {
         let config = self.live.snapshot();
         let sent = match name(&request.group, &config) {
-            Some(group) => {
-                self.send(Target::Group(group), request.message, &config)
-                    .await?
-            }
+            Some(group) => self.send(Target::Group(group), request.message, &config).await?,
             None => Receipt::default(),
         };
         // A group exists while it has members, so one that matched nobody is unknown.
-        Ok(SendMessageToGroupResponse {
-            result: sent.matched > 0,
-            arrive: count(sent.queued),
-        })
+        Ok(SendMessageToGroupResponse { result: sent.matched > 0, arrive: count(sent.queued) })
     }
 
     // Clients.
@@ -126,9 +114,7 @@ impl Classic {
             let close = Close::new(Cause::Api, code::NORMAL, "");
             done(self.hub.close(Target::Client(client), close).await)?;
         }
-        Ok(ClonseClientResponse {
-            result: !request.clientid.is_empty(),
-        })
+        Ok(ClonseClientResponse { result: !request.clientid.is_empty() })
     }
 
     pub(super) async fn get_all_online_client(
@@ -154,9 +140,7 @@ impl Classic {
         &self,
         _: CountOnlineClientRequest,
     ) -> Answer<CountOnlineClientResponse> {
-        Ok(CountOnlineClientResponse {
-            count: count(self.hub.count_clients()),
-        })
+        Ok(CountOnlineClientResponse { count: count(self.hub.count_clients()) })
     }
 
     // Groups.
@@ -200,15 +184,11 @@ impl Classic {
         &self,
         request: CountOnlineGroupRequest,
     ) -> Answer<CountOnlineGroupResponse> {
-        Ok(CountOnlineGroupResponse {
-            count: count(self.hub.count_members(&request.group)),
-        })
+        Ok(CountOnlineGroupResponse { count: count(self.hub.count_members(&request.group)) })
     }
 
     pub(super) async fn count_group(&self, _: CountGroupRequest) -> Answer<CountGroupResponse> {
-        Ok(CountGroupResponse {
-            count: count(self.hub.count_groups()),
-        })
+        Ok(CountGroupResponse { count: count(self.hub.count_groups()) })
     }
 
     // Users.
@@ -251,9 +231,7 @@ impl Classic {
         &self,
         request: GetUidByClientRequest,
     ) -> Answer<GetUidByClientResponse> {
-        Ok(GetUidByClientResponse {
-            clientid: texts(&self.hub.clients_of(&request.uid)),
-        })
+        Ok(GetUidByClientResponse { clientid: texts(&self.hub.clients_of(&request.uid)) })
     }
 
     pub(super) async fn get_all_online_uid(
@@ -268,18 +246,14 @@ impl Classic {
         &self,
         request: UidIsOnlineRequest,
     ) -> Answer<UidIsOnlineResponse> {
-        Ok(UidIsOnlineResponse {
-            result: self.hub.user_is_online(&request.uid),
-        })
+        Ok(UidIsOnlineResponse { result: self.hub.user_is_online(&request.uid) })
     }
 
     pub(super) async fn count_online_uid(
         &self,
         _: CountOnlineUidRequest,
     ) -> Answer<CountOnlineUidResponse> {
-        Ok(CountOnlineUidResponse {
-            count: count(self.hub.count_users()),
-        })
+        Ok(CountOnlineUidResponse { count: count(self.hub.count_users()) })
     }
 
     async fn send(&self, target: Target, message: String, config: &Arc<Config>) -> Answer<Receipt> {
@@ -332,24 +306,14 @@ mod tests {
     fn a_fault_of_the_arguments_is_false_and_one_of_the_gateway_a_status() {
         let client = ClientId::new(1, 2, 3, 4);
         assert!(done(Ok(())).unwrap());
-        assert!(
-            done(Ok(false)).unwrap(),
-            "not having been a member is no fault"
-        );
+        assert!(done(Ok(false)).unwrap(), "not having been a member is no fault");
         assert!(!done::<()>(Err(HubError::UnknownClient(client))).unwrap());
         assert!(!done::<()>(Err(HubError::TooManyGroups { limit: 1 })).unwrap());
 
-        let busy = done::<()>(Err(HubError::Busy {
-            shard: 0,
-            what: "limits.inbox",
-        }))
-        .unwrap_err();
+        let busy = done::<()>(Err(HubError::Busy { shard: 0, what: "limits.inbox" })).unwrap_err();
         assert_eq!(busy.code(), Code::ResourceExhausted);
         assert!(busy.message().contains("limits.inbox"));
-        assert_eq!(
-            done::<()>(Err(HubError::Stopped)).unwrap_err().code(),
-            Code::Unavailable
-        );
+        assert_eq!(done::<()>(Err(HubError::Stopped)).unwrap_err().code(), Code::Unavailable);
     }
 
     #[test]

@@ -18,10 +18,7 @@ const WAITING: usize = 1;
 /// listeners when it is dropped or when tonic takes no more.
 pub(super) fn accept(
     listeners: Vec<TcpListener>,
-) -> (
-    ReceiverStream<io::Result<TcpStream>>,
-    impl Future<Output = Infallible>,
-) {
+) -> (ReceiverStream<io::Result<TcpStream>>, impl Future<Output = Infallible>) {
     let (give, take) = mpsc::channel(WAITING);
     let mut loops = JoinSet::new();
     for listener in listeners {

@@ -29,11 +29,7 @@ pub(super) struct Limited<S> {
 
 impl<S> Limited<S> {
     pub(super) fn new(service: S, live: Live, bound: fn(S, usize) -> S) -> Self {
-        Self {
-            service,
-            live,
-            bound,
-        }
+        Self { service, live, bound }
     }
 }
 
@@ -81,11 +77,7 @@ impl Future for Answer {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let limit = self.limit;
         let named = |response: Response| {
-            if is_too_large(&response) {
-                refuse(limit)
-            } else {
-                response
-            }
+            if is_too_large(&response) { refuse(limit) } else { response }
         };
         self.answer.as_mut().poll(context).map_ok(named)
     }
@@ -114,10 +106,6 @@ mod tests {
 
         let status = Status::from_header_map(refuse(4096).headers()).unwrap();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(
-            status
-                .message()
-                .contains("4096 bytes that grpc.max_message allows")
-        );
+        assert!(status.message().contains("4096 bytes that grpc.max_message allows"));
     }
 }

@@ -75,12 +75,7 @@ mod tests {
             let short = name.strip_prefix("proto.").unwrap();
             let mut entry = vec![u8::try_from(short.len()).unwrap()];
             entry.extend_from_slice(short.as_bytes());
-            assert!(
-                proto::CLASSIC
-                    .windows(entry.len())
-                    .any(|part| part == entry),
-                "{name}"
-            );
+            assert!(proto::CLASSIC.windows(entry.len()).any(|part| part == entry), "{name}");
         }
     }
 }

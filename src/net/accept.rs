@@ -57,12 +57,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 impl<L: Listener> Acceptor<L> {
     /// Accepts from `listener`; `what` names it in the log (`websocket`, `grpc`).
     pub fn new(listener: L, what: &'static str) -> Self {
-        Self {
-            listener,
-            what,
-            failures: 0,
-            said: None,
-        }
+        Self { listener, what, failures: 0, said: None }
     }
 
     /// The next connection. Can be dropped between polls without losing one.
@@ -146,13 +141,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lack_of_descriptors_pauses_the_loop_and_does_not_end_it() {
-        for errno in [
-            Errno::MFILE,
-            Errno::NFILE,
-            Errno::NOBUFS,
-            Errno::NOMEM,
-            Errno::INVAL,
-        ] {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::INVAL] {
             let (failures, took) = after(&[errno]).await;
             assert_eq!(failures, 1);
             assert!(took >= PAUSE, "{errno} took {took:?}");

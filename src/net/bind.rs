@@ -23,11 +23,7 @@ const BACKLOG: i32 = 4096;
 
 /// Listens on `address`, which the setting `key` names. Must be called within a tokio runtime.
 pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, BindError> {
-    listen(address).map_err(|source| BindError {
-        address,
-        key,
-        source,
-    })
+    listen(address).map_err(|source| BindError { address, key, source })
 }
 
 /// Listens on each of `addresses`, or on none of them.
@@ -35,18 +31,11 @@ pub fn bind_all(
     addresses: &[SocketAddr],
     key: &'static str,
 ) -> Result<Vec<TcpListener>, BindError> {
-    addresses
-        .iter()
-        .map(|address| bind(*address, key))
-        .collect()
+    addresses.iter().map(|address| bind(*address, key)).collect()
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // So that `0.0.0.0` and `[::]` can be listed side by side and each means itself.
         socket.set_only_v6(true)?;

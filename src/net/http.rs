@@ -73,10 +73,7 @@ where
     }
     drop(acceptor);
     // Who has not finished by then is cut off as the set is dropped.
-    let _ = timeout(bounds.grace, async {
-        while connections.join_next().await.is_some() {}
-    })
-    .await;
+    let _ = timeout(bounds.grace, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 /// A short answer in plain text.
@@ -114,10 +111,7 @@ where
                 return Ok::<_, Infallible>(answer.await);
             };
             Ok(timeout(time, answer).await.unwrap_or_else(|_| {
-                text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    format!("no answer within {time:?}\n"),
-                )
+                text(StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {time:?}\n"))
             }))
         }
     });

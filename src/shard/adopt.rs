@@ -32,16 +32,12 @@ impl Loop {
 
     fn enter(&mut self, newcomer: Newcomer) -> io::Result<u32> {
         let entry = self.sessions.vacant_entry();
-        let slot = u32::try_from(entry.key())
-            .ok()
-            .filter(|&slot| (slot as usize) < MAX_SLOTS);
+        let slot = u32::try_from(entry.key()).ok().filter(|&slot| (slot as usize) < MAX_SLOTS);
         let slot = slot.ok_or_else(|| io::Error::other("no slot is left"))?;
         let random = getrandom::u64().map_err(io::Error::other)?;
         let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll
-            .registry()
-            .register(&mut stream, Token(entry.key()), interest)?;
+        self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
         self.generation = self.generation.wrapping_add(1);
         entry.insert(Session {
             stream,
@@ -85,7 +81,7 @@ impl Loop {
         }
         if let Some(drain) = &self.drain {
             let close = drain.close.clone();
-            return self.close(slot, close);
+            return self.close(slot, &close);
         }
         if !leftover.is_empty() {
             session.unread = Some(leftover.into_boxed_slice());

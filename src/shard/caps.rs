@@ -80,12 +80,8 @@ impl Caps {
         if let Stage::Closing(until) = session.stage {
             return Some(until);
         }
-        let silent = self
-            .heartbeat
-            .map(|limit| session.heard.saturating_add(limit));
-        let ping = self
-            .ping
-            .map(|interval| session.pinged.saturating_add(interval));
+        let silent = self.heartbeat.map(|limit| session.heard.saturating_add(limit));
+        let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
         [silent, ping, unfinished].into_iter().flatten().min()

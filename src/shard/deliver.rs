@@ -48,15 +48,7 @@ enum Offer {
 impl Desk {
     pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
         let (dirty, victims) = (Vec::new(), Vec::new());
-        Self {
-            stats,
-            caps,
-            meter,
-            now: Instant::now(),
-            tick: 0,
-            dirty,
-            victims,
-        }
+        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, victims }
     }
 
     /// Asks for the socket to be flushed at the end of the turn.
@@ -87,9 +79,7 @@ impl Desk {
         if !self.fits(session, frame.len()) && !self.make_room(slot, session, frame.len()) {
             return Offer::Refused;
         }
-        session
-            .out
-            .append(Rc::clone(frame), Sort::Message, &self.meter);
+        session.out.append(Rc::clone(frame), Sort::Message, &self.meter);
         self.mark_dirty(slot, session);
         Offer::Queued
     }
@@ -206,7 +196,7 @@ impl Loop {
             self.guard(slot, |shard| {
                 if cause == Cause::Slow {
                     let reason = "does not read as fast as messages arrive";
-                    shard.close(slot, Close::new(cause, code::OVERLOADED, reason));
+                    shard.close(slot, &Close::new(cause, code::OVERLOADED, reason));
                 } else {
                     shard.lost(slot);
                 }
@@ -238,12 +228,9 @@ impl Loop {
             }
             // A slab index is a slot: adopt() lets no more in than 24 bits can name.
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-            let close = Close::new(
-                Cause::Budget,
-                code::OVERLOADED,
-                "limits.queued_bytes is used up",
-            );
-            self.guard(slot, |shard| shard.close(slot, close));
+            let close =
+                Close::new(Cause::Budget, code::OVERLOADED, "limits.queued_bytes is used up");
+            self.guard(slot, |shard| shard.close(slot, &close));
         }
     }
 }

@@ -104,7 +104,7 @@ impl Loop {
         );
         if !in_time && session.is_open() {
             let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
-            return self.close(slot, close);
+            return self.close(slot, &close);
         }
         let mut decoder = std::mem::take(&mut session.decoder);
         let held = decoder.partial_bytes();
@@ -127,7 +127,7 @@ impl Loop {
             Ok(_) => {}
             Err(violation) => {
                 session.flags.deaf = true;
-                return self.close(slot, violation.close());
+                return self.close(slot, &violation.close());
             }
         }
         if !incomplete {
@@ -173,7 +173,7 @@ impl Loop {
         let limit = self.desk.caps.messages_per_second;
         if !session.allowance.take(self.desk.tick, (1, 0), limit, None) {
             let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_messages");
-            self.close(slot, close);
+            self.close(slot, &close);
             return Flow::Continue;
         }
         if kind == Kind::Text && bytes == PING_TEXT {
@@ -216,7 +216,7 @@ impl Loop {
         match session.stage {
             Stage::Open => {
                 let close = Close::new(Cause::Peer, said.unwrap_or(code::NORMAL), "");
-                self.close(slot, close);
+                self.close(slot, &close);
             }
             // The answer to ours: nothing is left to be said, once ours is out.
             Stage::Closing(_) => self.desk.mark_dirty(slot, session),
@@ -251,10 +251,7 @@ impl Loop {
         if self.partial <= share {
             return;
         }
-        let holders = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.is_open());
+        let holders = self.sessions.iter().filter(|(_, session)| session.is_open());
         let mut holders: Vec<_> = holders
             .map(|(slot, session)| (session.decoder.partial_bytes(), slot))
             .filter(|&(bytes, _)| bytes > 0)
@@ -269,7 +266,7 @@ impl Loop {
             let slot = u32::try_from(slot).unwrap_or(u32::MAX);
             let reason = "limits.partial_bytes is used up";
             let close = Close::new(Cause::Budget, code::OVERLOADED, reason);
-            self.guard(slot, |shard| shard.close(slot, close));
+            self.guard(slot, |shard| shard.close(slot, &close));
         }
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum Command {
     /// Forget a group, members stay; answers whether it was here.
     Dissolve(Name, Reply<bool>),
     /// The uid of a client; none if there is no such client.
-    UidOf(ClientId, Reply<Option<Option<Name>>>),
+    UidOf(ClientId, Reply<Option<Uid>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
     /// Close all clients, spread over the time, and every newcomer.
@@ -37,6 +37,9 @@ pub(crate) enum Command {
     /// End the thread; sockets are dropped as they are.
     Stop,
 }
+
+/// The uid of a client, if it has one.
+pub(crate) type Uid = Option<Name>;
 
 /// A change of one client's place in the world. Answers whether anything changed.
 pub(crate) enum Change {
@@ -110,10 +113,7 @@ pub(crate) struct Place<'a> {
 
 impl Inbox {
     pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
-        Self {
-            state: Mutex::default(),
-            waker,
-        }
+        Self { state: Mutex::default(), waker }
     }
 
     /// Takes a place for a call that carries `bytes` of payload.
@@ -131,11 +131,7 @@ impl Inbox {
         }
         state.calls += 1;
         state.bytes += bytes;
-        Ok(Place {
-            inbox: self,
-            bytes,
-            filled: false,
-        })
+        Ok(Place { inbox: self, bytes, filled: false })
     }
 
     /// Puts in a command that needs no place: newcomers, which hold a seat, and the process's own.
@@ -234,10 +230,7 @@ mod tests {
     #[test]
     fn a_reservation_counts_until_it_is_dropped_or_taken() {
         let (_poll, inbox) = inbox();
-        let bounds = Bounds {
-            calls: 2,
-            bytes: 10,
-        };
+        let bounds = Bounds { calls: 2, bytes: 10 };
         let first = inbox.reserve(6, bounds).ok();
         assert_eq!(inbox.reserve(6, bounds).err(), Some(Full::Bytes));
         let second = inbox.reserve(4, bounds).ok();
@@ -255,38 +248,20 @@ mod tests {
     #[test]
     fn one_message_fits_whatever_its_size() {
         let (_poll, inbox) = inbox();
-        assert!(
-            inbox
-                .reserve(
-                    1000,
-                    Bounds {
-                        calls: 1,
-                        bytes: 10
-                    }
-                )
-                .is_ok()
-        );
+        assert!(inbox.reserve(1000, Bounds { calls: 1, bytes: 10 }).is_ok());
     }
 
     #[test]
     fn who_waits_for_a_closed_inbox_learns_of_it() {
         let (_poll, inbox) = inbox();
         let (reply, mut answer) = oneshot::channel();
-        let place = inbox
-            .reserve(0, Bounds { calls: 1, bytes: 1 })
-            .ok()
-            .expect("room");
+        let place = inbox.reserve(0, Bounds { calls: 1, bytes: 1 }).ok().expect("room");
         place.commit(Command::List(Clients::All, reply));
         inbox.close();
         assert!(
-            answer
-                .try_recv()
-                .is_err_and(|error| error == oneshot::error::TryRecvError::Closed)
+            answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed)
         );
-        assert_eq!(
-            inbox.reserve(0, Bounds { calls: 9, bytes: 9 }).err(),
-            Some(Full::Closed)
-        );
+        assert_eq!(inbox.reserve(0, Bounds { calls: 9, bytes: 9 }).err(), Some(Full::Closed));
         assert!(inbox.push(Command::Stop).is_err());
     }
 }

@@ -60,7 +60,7 @@ impl Draining {
 
 impl Loop {
     /// Begins to close the client, for the cause and with the code given.
-    pub(super) fn close(&mut self, slot: u32, close: Close) {
+    pub(super) fn close(&mut self, slot: u32, close: &Close) {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
@@ -145,7 +145,6 @@ impl Loop {
         let slots = self.slots_of(clients);
         let count = slots.len();
         for slot in slots {
-            let close = close.clone();
             self.guard(slot, |shard| shard.close(slot, close));
         }
         count
@@ -153,20 +152,11 @@ impl Loop {
 
     /// Begins to close all clients, spread over the time, and every newcomer.
     pub(super) fn begin_drain(&mut self, close: Close, over: Duration) {
-        let open = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.is_open());
+        let open = self.sessions.iter().filter(|(_, session)| session.is_open());
         let clients: Vec<_> = open.map(|(_, session)| session.id).collect();
         let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
         let over = over.min(Duration::from_secs(1) * count / CLOSES_PER_SECOND);
-        self.drain = Some(Draining {
-            close,
-            clients,
-            done: 0,
-            since: self.desk.now,
-            over,
-        });
+        self.drain = Some(Draining { close, clients, done: 0, since: self.desk.now, over });
     }
 
     /// Closes the next clients of a drain that are due.
@@ -182,8 +172,7 @@ impl Loop {
         let close = drain.close.clone();
         for client in due {
             if let Some(slot) = self.find(client) {
-                let close = close.clone();
-                self.guard(slot, |shard| shard.close(slot, close));
+                self.guard(slot, |shard| shard.close(slot, &close));
             }
         }
     }
@@ -207,8 +196,5 @@ impl Loop {
 
 /// Whether a client that is closed for this cause can be expected to read what is queued for it.
 fn reads(cause: Cause) -> bool {
-    !matches!(
-        cause,
-        Cause::Slow | Cause::Budget | Cause::Silent | Cause::Fault | Cause::Lost
-    )
+    !matches!(cause, Cause::Slow | Cause::Budget | Cause::Silent | Cause::Fault | Cause::Lost)
 }

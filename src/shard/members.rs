@@ -43,10 +43,7 @@ impl Groups {
         if let Some(key) = self.key(name.as_str()) {
             return key;
         }
-        let group = Group {
-            name: name.clone(),
-            members: Vec::new(),
-        };
+        let group = Group { name: name.clone(), members: Vec::new() };
         // A group needs a member, a member a slot, and a slot has 24 bits; a client is in at most
         // `limits.groups_per_client` (a u16's worth) of them: 32 bits can be used up only on paper.
         let key = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
@@ -67,24 +64,15 @@ impl Loop {
     pub(super) fn slots_of(&self, clients: &Clients) -> Vec<u32> {
         match clients {
             Clients::All => {
-                let open = self
-                    .sessions
-                    .iter()
-                    .filter(|(_, session)| session.is_open());
-                open.filter_map(|(slot, _)| u32::try_from(slot).ok())
-                    .collect()
+                let open = self.sessions.iter().filter(|(_, session)| session.is_open());
+                open.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect()
             }
             Clients::These(ids) => ids.iter().filter_map(|&id| self.find(id)).collect(),
             Clients::OfUser(ids, uid) => {
                 let bound = |&slot: &u32| {
-                    self.sessions
-                        .get(slot as usize)
-                        .is_some_and(|it| it.uid.as_ref() == Some(uid))
+                    self.sessions.get(slot as usize).is_some_and(|it| it.uid.as_ref() == Some(uid))
                 };
-                ids.iter()
-                    .filter_map(|&id| self.find(id))
-                    .filter(bound)
-                    .collect()
+                ids.iter().filter_map(|&id| self.find(id)).filter(bound).collect()
             }
             Clients::Group(name) => self.groups.members(name.as_str()).to_vec(),
         }

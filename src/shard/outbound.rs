@@ -33,10 +33,7 @@ pub(super) struct Frame {
 impl Frame {
     pub(super) fn new(bytes: Box<[u8]>, meter: &Meter) -> Rc<Self> {
         meter.set(meter.get() + bytes.len());
-        Rc::new(Self {
-            bytes,
-            meter: Rc::clone(meter),
-        })
+        Rc::new(Self { bytes, meter: Rc::clone(meter) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -80,6 +77,7 @@ const WRITES_PER_TURN: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     head: Option<Entry>,
+    #[expect(clippy::box_collection, reason = "8 bytes in every session, not 32")]
     rest: Option<Box<VecDeque<Entry>>>,
     pong: Option<Rc<Frame>>,
     ping: Option<Rc<Frame>>,
@@ -166,11 +164,7 @@ impl Outbound {
             std::mem::replace(&mut self.head, next)
         } else {
             let rest = self.rest.as_deref_mut();
-            rest.and_then(|rest| {
-                rest.iter()
-                    .position(droppable)
-                    .and_then(|at| rest.remove(at))
-            })
+            rest.and_then(|rest| rest.iter().position(droppable).and_then(|at| rest.remove(at)))
         };
         dropped.map(|entry| self.forget(&entry, meter)).is_some()
     }
@@ -179,23 +173,13 @@ impl Outbound {
     pub(super) fn discard(&mut self, meter: &Meter) -> u64 {
         (self.pong, self.ping) = (None, None);
         let before = self.messages;
-        let half_written = if self.written > 0 {
-            self.head.take()
-        } else {
-            None
-        };
+        let half_written = if self.written > 0 { self.head.take() } else { None };
         while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
             self.forget(&entry, meter);
         }
-        let kept = half_written
-            .as_ref()
-            .is_some_and(|entry| entry.sort == Sort::Message);
+        let kept = half_written.as_ref().is_some_and(|entry| entry.sort == Sort::Message);
         self.head = half_written;
-        debug_assert_eq!(
-            self.messages,
-            usize::from(kept),
-            "only a half-written message is left"
-        );
+        debug_assert_eq!(self.messages, usize::from(kept), "only a half-written message is left");
         (before - self.messages) as u64
     }
 
@@ -261,10 +245,7 @@ impl Outbound {
         for frame in [self.ping.take(), self.pong.take()].into_iter().flatten() {
             meter.set(meter.get() + ENTRY_BYTES);
             self.bytes += frame.len();
-            let entry = Entry {
-                frame,
-                sort: Sort::Control,
-            };
+            let entry = Entry { frame, sort: Sort::Control };
             if self.written > 0 {
                 self.rest.get_or_insert_default().push_front(entry);
             } else if let Some(behind) = self.head.replace(entry) {

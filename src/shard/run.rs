@@ -98,7 +98,9 @@ pub(super) fn run(
     let mut reader = world.live.reader();
     let caps = Caps::new(reader.current(), world.shards);
     let meter = Meter::default();
-    let frame = |bytes: Box<[u8]>| Frame::new(bytes, &meter);
+    // Not a part of what waits, and so on a meter of their own.
+    let always = Meter::default();
+    let frame = |bytes: Box<[u8]>| Frame::new(bytes, &always);
     let frames = Frames {
         ping: frame(wire::PING.into()),
         text_pong: frame(wire::encode(crate::message::Kind::Text, b"pong")),
@@ -171,11 +173,7 @@ impl Loop {
         if !(self.again.is_empty() && self.commands.is_empty() && self.desk.dirty.is_empty()) {
             return Some(Duration::ZERO);
         }
-        let drain = self
-            .drain
-            .as_ref()
-            .filter(|drain| !drain.is_done())
-            .map(|_| DRAIN_STEP);
+        let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
         let timer = self.wheel.next(Instant::now());
         drain.into_iter().chain(timer).min()
     }
@@ -239,9 +237,8 @@ impl Loop {
                     let _ = reply.send(self.dissolve(&group));
                 }
                 Command::UidOf(client, reply) => {
-                    let session = self
-                        .find(client)
-                        .and_then(|slot| self.sessions.get(slot as usize));
+                    let session =
+                        self.find(client).and_then(|slot| self.sessions.get(slot as usize));
                     let _ = reply.send(session.map(|session| session.uid.clone()));
                 }
                 Command::List(clients, reply) => {
@@ -276,7 +273,7 @@ impl Loop {
             "a panic in one session; it is closed with 1011"
         );
         let close = Close::new(Cause::Fault, code::FAULT, "internal error");
-        if catch_unwind(AssertUnwindSafe(|| self.close(slot, close))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| self.close(slot, &close))).is_err() {
             // Even saying goodbye fails: let go of the socket.
             self.desk.stats.panics.add(1);
             self.remove(slot);
@@ -297,22 +294,16 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if caps
-            .heartbeat
-            .is_some_and(|limit| now - session.heard >= limit)
-        {
+        } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
             let silence = STEP * (now - session.heard);
             let reason = format!("nothing heard for {} s", silence.as_secs());
-            return self.close(slot, Close::new(Cause::Silent, code::SILENT, reason));
+            return self.close(slot, &Close::new(Cause::Silent, code::SILENT, reason));
         } else if let (Some(since), Some(limit)) = (session.partial_since, caps.message_deadline)
             && now - since >= limit
         {
             let reason = "message not finished within limits.message_deadline";
-            return self.close(slot, Close::new(Cause::Policy, code::POLICY, reason));
-        } else if caps
-            .ping
-            .is_some_and(|interval| now - session.pinged >= interval)
-        {
+            return self.close(slot, &Close::new(Cause::Policy, code::POLICY, reason));
+        } else if caps.ping.is_some_and(|interval| now - session.pinged >= interval) {
             session.pinged = now;
             session.out.set_ping(&self.frames.ping);
             self.desk.mark_dirty(slot, session);
@@ -335,9 +326,7 @@ impl Loop {
         for (slot, session) in &mut self.sessions {
             if let Some(next) = self.desk.caps.next_look(session) {
                 // A slab index is a slot: adopt() lets no more in than 24 bits can name.
-                session.timer = self
-                    .wheel
-                    .schedule(u32::try_from(slot).unwrap_or(u32::MAX), next);
+                session.timer = self.wheel.schedule(u32::try_from(slot).unwrap_or(u32::MAX), next);
             }
         }
     }

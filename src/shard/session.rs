@@ -59,10 +59,7 @@ pub(super) struct Membership {
 
 /// Small facts that change often.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is one independent fact about the socket"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about the socket")]
 pub(super) struct Flags {
     /// In the list of sockets to be flushed this turn.
     pub(super) dirty: bool,
@@ -111,11 +108,7 @@ impl Allowance {
         bytes_per_second: Option<u64>,
     ) -> bool {
         if now.wrapping_sub(self.second) >= SECOND {
-            *self = Self {
-                second: now,
-                messages: 0,
-                bytes: 0,
-            };
+            *self = Self { second: now, messages: 0, bytes: 0 };
         }
         self.messages = self.messages.saturating_add(messages);
         self.bytes = self.bytes.saturating_add(bytes);

@@ -29,12 +29,7 @@ pub(super) struct Wheel {
 impl Wheel {
     pub(super) fn new(start: Instant) -> Self {
         let buckets = std::iter::repeat_with(Vec::new).take(BUCKETS).collect();
-        Self {
-            start,
-            buckets,
-            occupied: [0; _],
-            reached: 0,
-        }
+        Self { start, buckets, occupied: [0; _], reached: 0 }
     }
 
     /// The tick that `now` lies in.
@@ -85,7 +80,7 @@ impl Wheel {
         let first = (self.reached as usize + 1) % BUCKETS;
         let ahead = self.distance_to_occupied(first)?;
         let tick = u64::from(self.reached) + 1 + ahead as u64;
-        let at = self.start + Duration::from_millis(tick * STEP.as_millis() as u64);
+        let at = self.start + STEP * u32::try_from(tick).unwrap_or(Tick::MAX);
         Some(at.saturating_duration_since(now))
     }
 

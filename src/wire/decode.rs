@@ -65,10 +65,7 @@ impl Decoder {
     /// The state of a connection that was just opened; `deflate` says that permessage-deflate was
     /// negotiated. Without it ([`Decoder::default`]) RSV1 is a violation.
     pub fn new(deflate: bool) -> Self {
-        Self {
-            deflate,
-            ..Self::default()
-        }
+        Self { deflate, ..Self::default() }
     }
 
     /// Takes `bytes` that were just read, and calls `on_event` for each event in them, in order.
@@ -98,10 +95,7 @@ impl Decoder {
     /// `limits.partial_bytes`, and zero between messages.
     pub fn partial_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
-            let message = partial
-                .message
-                .as_ref()
-                .map_or(0, |message| message.bytes.capacity());
+            let message = partial.message.as_ref().map_or(0, |message| message.bytes.capacity());
             size_of::<Partial>() + partial.head.capacity() + partial.control.capacity() + message
         })
     }
@@ -121,10 +115,7 @@ impl Decoder {
         limits: &Limits,
         on_event: &mut impl FnMut(Event<'_>) -> Flow,
     ) -> Result<(usize, Flow), Violation> {
-        let begun = self
-            .partial
-            .as_mut()
-            .and_then(|partial| partial.frame.take());
+        let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
         let (mut frame, head) = match begun {
             Some(frame) => (frame, 0),
             None => match self.read_head(bytes, limits)? {
@@ -163,10 +154,7 @@ impl Decoder {
             Some(partial) => (std::mem::take(&mut partial.head), partial.message.as_mut()),
             None => (Vec::new(), None),
         };
-        let expected = Expected {
-            deflate: self.deflate,
-            in_message: message.is_some(),
-        };
+        let expected = Expected { deflate: self.deflate, in_message: message.is_some() };
         let read = if kept.is_empty() {
             Incoming::read(bytes, expected)?
         } else {
@@ -192,10 +180,7 @@ impl Decoder {
         payload: &[u8],
         on_event: &mut impl FnMut(Event<'_>) -> Flow,
     ) -> Result<Flow, Violation> {
-        let kept = self
-            .partial
-            .as_mut()
-            .map(|partial| std::mem::take(&mut partial.control));
+        let kept = self.partial.as_mut().map(|partial| std::mem::take(&mut partial.control));
         let mut kept = kept.unwrap_or_default();
         if frame.left > 0 {
             kept.extend_from_slice(payload);
@@ -230,15 +215,8 @@ impl Decoder {
         on_event: &mut impl FnMut(Event<'_>) -> Flow,
     ) -> Result<Flow, Violation> {
         let complete = frame.left == 0 && frame.fin;
-        let begun = self
-            .partial
-            .as_mut()
-            .and_then(|partial| partial.message.take());
-        let kind = if frame.opcode == Opcode::Text {
-            Kind::Text
-        } else {
-            Kind::Binary
-        };
+        let begun = self.partial.as_mut().and_then(|partial| partial.message.take());
+        let kind = if frame.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
         let mut message = match begun {
             Some(message) => message,
             None if complete => {
@@ -247,11 +225,7 @@ impl Decoder {
                     return Err(Violation::BadText);
                 }
                 self.tidy();
-                return Ok(on_event(Event::Message {
-                    kind,
-                    compressed,
-                    bytes: payload,
-                }));
+                return Ok(on_event(Event::Message { kind, compressed, bytes: payload }));
             }
             None => Message {
                 kind,
@@ -263,18 +237,9 @@ impl Decoder {
         };
         message.append(payload, &frame, limits)?;
         if complete {
-            let Message {
-                kind,
-                compressed,
-                bytes,
-                ..
-            } = message;
+            let Message { kind, compressed, bytes, .. } = message;
             self.tidy();
-            return Ok(on_event(Event::Message {
-                kind,
-                compressed,
-                bytes: &bytes,
-            }));
+            return Ok(on_event(Event::Message { kind, compressed, bytes: &bytes }));
         }
         let partial = self.partial();
         partial.message = Some(message);
@@ -321,12 +286,7 @@ impl Message {
             } else {
                 limits.max_message
             };
-            let capacity = self
-                .bytes
-                .capacity()
-                .saturating_mul(2)
-                .min(most)
-                .max(needed);
+            let capacity = self.bytes.capacity().saturating_mul(2).min(most).max(needed);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(payload);
@@ -351,20 +311,14 @@ fn admit(
     if frame.opcode.is_control() {
         return Ok(());
     }
-    let before = message
-        .as_ref()
-        .map_or(0, |message| message.bytes.len() as u64);
+    let before = message.as_ref().map_or(0, |message| message.bytes.len() as u64);
     if before.saturating_add(frame.left) > limits.max_message as u64 {
-        return Err(Violation::TooBig {
-            limit: limits.max_message,
-        });
+        return Err(Violation::TooBig { limit: limits.max_message });
     }
     if let Some(message) = message {
         message.fragments = message.fragments.saturating_add(1);
         if message.fragments > limits.max_fragments {
-            return Err(Violation::TooManyFragments {
-                limit: limits.max_fragments,
-            });
+            return Err(Violation::TooManyFragments { limit: limits.max_fragments });
         }
     }
     Ok(())

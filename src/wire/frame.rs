@@ -147,16 +147,7 @@ impl Incoming {
             return Ok(None);
         };
         let compressed = first & RSV1 != 0;
-        Ok(Some((
-            Self {
-                opcode,
-                fin,
-                compressed,
-                key,
-                left,
-            },
-            bytes.len() - rest.len(),
-        )))
+        Ok(Some((Self { opcode, fin, compressed, key, left }, bytes.len() - rest.len())))
     }
 }
 
@@ -188,11 +179,7 @@ fn check_length(marker: u8, length: u64) -> Result<(), Violation> {
         LENGTH_64 => 1 << 16,
         _ => 0,
     };
-    if length < least {
-        Err(Violation::WideLength)
-    } else {
-        Ok(())
-    }
+    if length < least { Err(Violation::WideLength) } else { Ok(()) }
 }
 
 /// Reads the payload of a close frame (RFC 6455 §5.5.1, §7.4).
@@ -231,10 +218,7 @@ impl std::ops::Deref for Head {
 /// The head of an unfragmented frame with `payload` bytes to follow.
 ///
 /// `compressed` sets RSV1, for a message that was deflated by an agreement of RFC 7692.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "each arm holds what its range fits into"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "each arm holds what its range fits into")]
 pub fn head(opcode: Opcode, compressed: bool, payload: usize) -> Head {
     let mut bytes = [0; 10];
     bytes[0] = FIN | if compressed { RSV1 } else { 0 } | opcode as u8;
@@ -265,18 +249,12 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Box<[u8]> {
 
 /// Like [`encode`], for any opcode and for a payload that may be `compressed` (sets RSV1).
 pub fn encode_with(opcode: Opcode, compressed: bool, payload: &[u8]) -> Box<[u8]> {
-    [&*head(opcode, compressed, payload.len()), payload]
-        .concat()
-        .into_boxed_slice()
+    [&*head(opcode, compressed, payload.len()), payload].concat().into_boxed_slice()
 }
 
 /// The answer to a ping that held `payload`, of which at most 125 bytes are used.
 pub fn pong(payload: &[u8]) -> Box<[u8]> {
-    encode_with(
-        Opcode::Pong,
-        false,
-        &payload[..payload.len().min(MAX_CONTROL)],
-    )
+    encode_with(Opcode::Pong, false, &payload[..payload.len().min(MAX_CONTROL)])
 }
 
 /// A close frame with `code` and as many whole characters of `reason` as fit (123 bytes).
@@ -292,10 +270,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ANY: Expected = Expected {
-        deflate: false,
-        in_message: false,
-    };
+    const ANY: Expected = Expected { deflate: false, in_message: false };
 
     /// What a client would send: our head with the mask bit set and a key behind it.
     fn masked(opcode: Opcode, payload: usize) -> Vec<u8> {
@@ -360,13 +335,9 @@ mod tests {
 
     #[test]
     fn the_allowed_close_codes_are_these() {
-        let allowed: Vec<u16> = (0..=u16::MAX)
-            .filter(|code| read_close(&code.to_be_bytes()).is_ok())
-            .collect();
-        let listed: Vec<u16> = (1000..=1003)
-            .chain(1007..=1014)
-            .chain(3000..=4999)
-            .collect();
+        let allowed: Vec<u16> =
+            (0..=u16::MAX).filter(|code| read_close(&code.to_be_bytes()).is_ok()).collect();
+        let listed: Vec<u16> = (1000..=1003).chain(1007..=1014).chain(3000..=4999).collect();
         assert_eq!(allowed, listed);
     }
 

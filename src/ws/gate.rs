@@ -14,10 +14,7 @@ pub(super) struct Gate {
 
 impl Default for Gate {
     fn default() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(0)),
-            size: Mutex::new(0),
-        }
+        Self { places: Arc::new(Semaphore::new(0)), size: Mutex::new(0) }
     }
 }
 
@@ -51,9 +48,7 @@ mod tests {
     use super::*;
 
     async fn is_shut(gate: &Gate, limit: usize) -> bool {
-        timeout(Duration::from_millis(20), gate.enter(limit))
-            .await
-            .is_err()
+        timeout(Duration::from_millis(20), gate.enter(limit)).await.is_err()
     }
 
     #[tokio::test]
@@ -65,10 +60,7 @@ mod tests {
         let third = gate.enter(3).await;
         assert!(third.is_some());
         drop((first, second));
-        assert!(
-            is_shut(&gate, 1).await,
-            "one is under way and one is allowed"
-        );
+        assert!(is_shut(&gate, 1).await, "one is under way and one is allowed");
         drop(third);
         assert!(gate.enter(1).await.is_some());
     }

@@ -41,10 +41,7 @@ enum Outcome {
     /// It was answered with an error.
     Refused,
     /// It was answered with 101.
-    Accepted {
-        websocket: HyperWebsocket,
-        seat: Seat,
-    },
+    Accepted { websocket: HyperWebsocket, seat: Seat },
 }
 
 /// Why an accepted request did not become a client after all.
@@ -83,10 +80,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
-    match (
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner),
-        served,
-    ) {
+    match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
         (Outcome::Accepted { websocket, seat }, Ok(())) => {
             if let Err(error) = hand_over(websocket, seat, peer, context).await {
                 stats.broken.increment();
@@ -114,9 +108,7 @@ fn prepare(stream: &TcpStream, config: &Config) -> std::io::Result<()> {
     if websocket.send_buffer.0 > 0 {
         socket.set_send_buffer_size(websocket.send_buffer.bytes())?;
     }
-    let deaf = Some(websocket.heartbeat_timeout)
-        .filter(|time| !time.is_zero())
-        .unwrap_or(DEAF);
+    let deaf = Some(websocket.heartbeat_timeout).filter(|time| !time.is_zero()).unwrap_or(DEAF);
     socket.set_tcp_user_timeout(Some(deaf))
 }
 
@@ -149,13 +141,10 @@ fn respond(
 }
 
 fn seat(context: &Context) -> Result<Seat, Refusal> {
-    context
-        .hub
-        .seat()
-        .map_err(|_| match context.lifecycle.phase() {
-            Phase::Ready => Refusal::Full,
-            Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
-        })
+    context.hub.seat().map_err(|_| match context.lifecycle.phase() {
+        Phase::Ready => Refusal::Full,
+        Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
+    })
 }
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
@@ -166,17 +155,10 @@ async fn hand_over(
     context: &Context,
 ) -> Result<(), Broken> {
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
-    let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .map_err(|_| Broken::Foreign)?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| Broken::Foreign)?;
     let stream = parts.io.into_inner().into_std()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer {
-        stream,
-        leftover,
-        peer,
-        seat,
-    });
+    context.hub.adopt(Newcomer { stream, leftover, peer, seat });
     Ok(())
 }

@@ -87,9 +87,7 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
     if !may_come(headers, &websocket.allowed_origins.0) {
         return Err(Refusal::Origin);
     }
-    Ok(Negotiated {
-        subprotocol: choose(headers, &websocket.subprotocols.0),
-    })
+    Ok(Negotiated { subprotocol: choose(headers, &websocket.subprotocols.0) })
 }
 
 impl Negotiated {
@@ -119,10 +117,7 @@ impl Refusal {
         let mut response = Response::new(Full::new(format!("{self}\n").into()));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("text/plain; charset=utf-8"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         // Said here and not by switching keep-alive off, which would add it to the 101 too: there
         // are clients that take no `Connection` but `upgrade`.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -148,9 +143,7 @@ impl Refusal {
 /// The elements of a comma-separated header, over all its lines.
 fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
     let lines = headers.get_all(name).into_iter();
-    lines
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
@@ -165,10 +158,7 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue
 
 fn has_body(headers: &HeaderMap) -> bool {
     headers.contains_key(TRANSFER_ENCODING)
-        || headers
-            .get_all(CONTENT_LENGTH)
-            .iter()
-            .any(|length| length != "0")
+        || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }
 
 /// 16 bytes in base64 are 22 characters and two of padding (RFC 6455 §4.1, point 7).
@@ -177,18 +167,14 @@ fn is_key(key: &[u8]) -> bool {
         return false;
     };
     digits.len() == 22
-        && digits
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
+        && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
 }
 
 /// A request without Origin is no browser's, so there is no user whose cookies it could borrow.
 fn may_come(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty()
         || headers.get_all(ORIGIN).iter().all(|origin| {
-            allowed
-                .iter()
-                .any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
         })
 }
 
@@ -222,11 +208,7 @@ mod tests {
         headers.retain(|(name, _)| !changes.iter().any(|(changed, _)| changed == name));
         headers.extend(changes.iter().filter(|(_, value)| !value.is_empty()));
         let request = Request::builder().uri("/any/path?at=all");
-        headers
-            .into_iter()
-            .fold(request, |to, (n, v)| to.header(n, v))
-            .body(())
-            .unwrap()
+        headers.into_iter().fold(request, |to, (n, v)| to.header(n, v)).body(()).unwrap()
     }
 
     fn config(origins: &[&str], subprotocols: &[&str]) -> Config {
@@ -245,10 +227,7 @@ mod tests {
             (&[("upgrade", "WebSocket")], None),
             (&[("upgrade", "h2c, websocket")], None),
             (&[("connection", "keep-alive , UPGRADE")], None),
-            (
-                &[("connection", "keep-alive"), ("connection", "upgrade")],
-                None,
-            ),
+            (&[("connection", "keep-alive"), ("connection", "upgrade")], None),
             (&[("content-length", "0")], None),
             (&[("origin", "")], None),
             (&[("host", "")], None),
@@ -260,21 +239,12 @@ mod tests {
             (&[("transfer-encoding", "chunked")], Some(Refusal::Body)),
             (&[("sec-websocket-version", "")], Some(Refusal::Version)),
             (&[("sec-websocket-version", "8")], Some(Refusal::Version)),
-            (
-                &[("sec-websocket-version", "13, 8")],
-                Some(Refusal::Version),
-            ),
+            (&[("sec-websocket-version", "13, 8")], Some(Refusal::Version)),
             (&[("sec-websocket-key", "")], Some(Refusal::Key)),
             (&[("sec-websocket-key", "short==")], Some(Refusal::Key)),
             (&[("sec-websocket-key", long)], Some(Refusal::Key)),
-            (
-                &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQAA")],
-                Some(Refusal::Key),
-            ),
-            (
-                &[("sec-websocket-key", "dGhlIHNhbXBsZSBub25j*Q==")],
-                Some(Refusal::Key),
-            ),
+            (&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQAA")], Some(Refusal::Key)),
+            (&[("sec-websocket-key", "dGhlIHNhbXBsZSBub25j*Q==")], Some(Refusal::Key)),
         ];
         for (changes, refusal) in cases {
             let answer = answer(&request(changes), &Config::default());
@@ -285,10 +255,7 @@ mod tests {
     #[test]
     fn a_key_given_twice_is_no_key() {
         let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(
-            answer(&request(&[key, key]), &Config::default()),
-            Err(Refusal::Key)
-        );
+        assert_eq!(answer(&request(&[key, key]), &Config::default()), Err(Refusal::Key));
     }
 
     #[test]
@@ -320,10 +287,7 @@ mod tests {
             let answer = answer(&request(&[("origin", origin)]), &listed);
             assert_eq!(answer.is_ok(), comes, "{origin}");
         }
-        let two = [
-            ("origin", "https://app.example"),
-            ("origin", "https://evil.example"),
-        ];
+        let two = [("origin", "https://app.example"), ("origin", "https://evil.example")];
         assert_eq!(answer(&request(&two), &listed), Err(Refusal::Origin));
     }
 
@@ -342,11 +306,7 @@ mod tests {
             let agreed = answer(&request(changes), &config(&[], &["chat.v2", "chat.v1"])).unwrap();
             let mut headers = HeaderMap::new();
             agreed.write(&mut headers);
-            assert_eq!(
-                headers.get(name).map(|one| one.to_str().unwrap()),
-                *chosen,
-                "{changes:?}"
-            );
+            assert_eq!(headers.get(name).map(|one| one.to_str().unwrap()), *chosen, "{changes:?}");
         }
     }
 
@@ -358,28 +318,15 @@ mod tests {
             (Refusal::Version, 426, "sec-websocket-version", "13"),
             (Refusal::Full, 503, "retry-after", "5"),
             (Refusal::Closed, 503, "retry-after", "5"),
-            (
-                Refusal::Origin,
-                403,
-                "content-type",
-                "text/plain; charset=utf-8",
-            ),
-            (
-                Refusal::Key,
-                400,
-                "content-type",
-                "text/plain; charset=utf-8",
-            ),
+            (Refusal::Origin, 403, "content-type", "text/plain; charset=utf-8"),
+            (Refusal::Key, 400, "content-type", "text/plain; charset=utf-8"),
         ];
         for (refusal, status, header, value) in cases {
             let response = refusal.response();
             assert_eq!(response.status(), status, "{refusal:?}");
             assert_eq!(response.headers()[header], value, "{refusal:?}");
             let ends = response.headers()["connection"].to_str().unwrap();
-            assert!(
-                ends.ends_with("close"),
-                "one request per connection: {refusal:?}"
-            );
+            assert!(ends.ends_with("close"), "one request per connection: {refusal:?}");
         }
     }
 }

@@ -27,18 +27,8 @@ async fn a_broadcast_reaches_every_client_and_an_empty_one_nobody() {
 async fn a_message_reaches_one_client() {
     let gateway = Gateway::start().await;
     let [mut ada, mut bob] = gateway.connect_n().await;
-    assert!(
-        gateway
-            .send_message_to_client(ada.id(), "hello, Ada")
-            .await
-            .result
-    );
-    assert!(
-        gateway
-            .send_message_to_client(bob.id(), "marker")
-            .await
-            .result
-    );
+    assert!(gateway.send_message_to_client(ada.id(), "hello, Ada").await.result);
+    assert!(gateway.send_message_to_client(bob.id(), "marker").await.result);
     assert_eq!(ada.next_text().await, "hello, Ada");
     assert_eq!(bob.next_text().await, "marker");
 }
@@ -47,13 +37,9 @@ async fn a_message_reaches_one_client() {
 async fn a_message_to_one_client_is_refused_when_a_field_is_empty_or_nobody_is_there() {
     let gateway = Gateway::start().await;
     let ada = gateway.connect().await;
-    for (client, message) in [
-        ("", "hello"),
-        (ada.id(), ""),
-        ("", ""),
-        (NOBODY, "hello"),
-        ("no id at all", "hello"),
-    ] {
+    for (client, message) in
+        [("", "hello"), (ada.id(), ""), ("", ""), (NOBODY, "hello"), ("no id at all", "hello")]
+    {
         let answer = gateway.send_message_to_client(client, message).await;
         assert!(!answer.result, "{client:?} {message:?}");
     }
@@ -63,29 +49,15 @@ async fn a_message_to_one_client_is_refused_when_a_field_is_empty_or_nobody_is_t
 async fn a_client_is_closed_on_request() {
     let gateway = Gateway::start().await;
     let [mut ada, mut bob] = gateway.connect_n().await;
-    assert!(
-        gateway
-            .send_message_to_client(ada.id(), "last words")
-            .await
-            .result
-    );
+    assert!(gateway.send_message_to_client(ada.id(), "last words").await.result);
     assert!(gateway.clonse_client(ada.id()).await.result);
     // What was answered is true at once: nobody has to wait for the close handshake.
     assert!(!gateway.client_is_online(ada.id()).await.isonline);
     assert_eq!(gateway.count_online_client().await.count, 1);
-    assert_eq!(
-        ada.next_text().await,
-        "last words",
-        "what was queued goes out first"
-    );
+    assert_eq!(ada.next_text().await, "last words", "what was queued goes out first");
     assert_eq!(ada.next_close().await.0, 1000);
     ada.ended().await;
-    assert!(
-        gateway
-            .send_message_to_client(bob.id(), "still here")
-            .await
-            .result
-    );
+    assert!(gateway.send_message_to_client(bob.id(), "still here").await.result);
     assert_eq!(bob.next_text().await, "still here");
 }
 
@@ -121,10 +93,7 @@ async fn a_group_lives_from_its_first_member_to_its_last() {
     let [ada, bob] = gateway.connect_n().await;
     assert_eq!(gateway.count_group().await.count, 0);
     assert!(gateway.join_group(ada.id(), "lobby").await.result);
-    assert!(
-        gateway.join_group(ada.id(), "lobby").await.result,
-        "joining twice is no failure"
-    );
+    assert!(gateway.join_group(ada.id(), "lobby").await.result, "joining twice is no failure");
     assert!(gateway.join_group(bob.id(), "lobby").await.result);
     assert!(gateway.join_group(bob.id(), "attic").await.result);
     assert_eq!(gateway.count_group().await.count, 2);
@@ -132,28 +101,13 @@ async fn a_group_lives_from_its_first_member_to_its_last() {
     assert_eq!(gateway.count_online_group("cellar").await.count, 0);
     let members = gateway.get_group_online_client("lobby").await.clientid;
     assert_eq!(set(members), set([ada.id(), bob.id()]));
-    assert!(
-        gateway
-            .get_group_online_client("cellar")
-            .await
-            .clientid
-            .is_empty()
-    );
+    assert!(gateway.get_group_online_client("cellar").await.clientid.is_empty());
 
     assert!(gateway.leave_group(ada.id(), "lobby").await.result);
-    assert!(
-        gateway.leave_group(ada.id(), "lobby").await.result,
-        "not a member: no failure"
-    );
-    assert_eq!(
-        gateway.get_group_online_client("lobby").await.clientid,
-        [bob.id()]
-    );
+    assert!(gateway.leave_group(ada.id(), "lobby").await.result, "not a member: no failure");
+    assert_eq!(gateway.get_group_online_client("lobby").await.clientid, [bob.id()]);
     assert!(gateway.leave_group(bob.id(), "lobby").await.result);
-    assert!(
-        !gateway.leave_group(bob.id(), "lobby").await.result,
-        "the group is gone"
-    );
+    assert!(!gateway.leave_group(bob.id(), "lobby").await.result, "the group is gone");
     assert_eq!(gateway.count_group().await.count, 1);
 }
 
@@ -163,14 +117,8 @@ async fn joining_and_leaving_need_a_client_and_a_group() {
     let ada = gateway.connect().await;
     assert!(gateway.join_group(ada.id(), "lobby").await.result);
     for client in ["", NOBODY, "no id at all"] {
-        assert!(
-            !gateway.join_group(client, "lobby").await.result,
-            "{client:?}"
-        );
-        assert!(
-            !gateway.leave_group(client, "lobby").await.result,
-            "{client:?}"
-        );
+        assert!(!gateway.join_group(client, "lobby").await.result, "{client:?}");
+        assert!(!gateway.leave_group(client, "lobby").await.result, "{client:?}");
     }
     assert!(!gateway.join_group(ada.id(), "").await.result);
     assert!(!gateway.leave_group(ada.id(), "").await.result);
@@ -212,12 +160,7 @@ async fn dissolving_a_group_leaves_its_members_connected() {
     assert_eq!(gateway.count_group().await.count, 0);
     assert!(!gateway.un_group("lobby").await.result);
     assert!(!gateway.un_group("").await.result);
-    assert!(
-        !gateway
-            .send_message_to_group("lobby", "anyone?")
-            .await
-            .result
-    );
+    assert!(!gateway.send_message_to_group("lobby", "anyone?").await.result);
     gateway.broadcast_message("marker").await;
     for client in &mut clients {
         assert_eq!(client.next_text().await, "marker");
@@ -235,10 +178,7 @@ async fn a_user_has_any_number_of_clients_and_a_client_one_user() {
     assert!(gateway.client_bind_uid(laptop.id(), "ada").await.result);
     assert!(gateway.client_bind_uid(other.id(), "bob").await.result);
     assert_eq!(gateway.count_online_uid().await.count, 2);
-    assert_eq!(
-        set(gateway.get_all_online_uid().await.uid),
-        set(["ada", "bob"])
-    );
+    assert_eq!(set(gateway.get_all_online_uid().await.uid), set(["ada", "bob"]));
     let clients = gateway.get_uid_by_client("ada").await.clientid;
     assert_eq!(set(clients), set([phone.id(), laptop.id()]));
     assert_eq!(gateway.get_client_by_uid(phone.id()).await.uid, "ada");
@@ -247,16 +187,10 @@ async fn a_user_has_any_number_of_clients_and_a_client_one_user() {
     // A second uid replaces the first.
     assert!(gateway.client_bind_uid(phone.id(), "eve").await.result);
     assert_eq!(gateway.get_client_by_uid(phone.id()).await.uid, "eve");
-    assert_eq!(
-        gateway.get_uid_by_client("ada").await.clientid,
-        [laptop.id()]
-    );
+    assert_eq!(gateway.get_uid_by_client("ada").await.clientid, [laptop.id()]);
 
     assert!(gateway.un_bind_uid(laptop.id()).await.result);
-    assert!(
-        gateway.un_bind_uid(laptop.id()).await.result,
-        "unbinding twice is no failure"
-    );
+    assert!(gateway.un_bind_uid(laptop.id()).await.result, "unbinding twice is no failure");
     assert!(!gateway.uid_is_online("ada").await.result);
     assert_eq!(gateway.get_client_by_uid(laptop.id()).await.uid, "");
     assert_eq!(gateway.count_online_uid().await.count, 2);
@@ -269,10 +203,7 @@ async fn binding_needs_a_client_and_a_uid() {
     let ada = gateway.connect().await;
     assert!(!gateway.client_bind_uid(ada.id(), "").await.result);
     for client in ["", NOBODY, "no id at all"] {
-        assert!(
-            !gateway.client_bind_uid(client, "ada").await.result,
-            "{client:?}"
-        );
+        assert!(!gateway.client_bind_uid(client, "ada").await.result, "{client:?}");
         assert!(!gateway.un_bind_uid(client).await.result, "{client:?}");
         assert_eq!(gateway.get_client_by_uid(client).await.uid, "");
     }
@@ -288,12 +219,7 @@ async fn a_message_to_a_user_reaches_all_its_clients() {
     let [mut phone, mut laptop, mut other] = gateway.connect_n().await;
     gateway.client_bind_uid(phone.id(), "ada").await;
     gateway.client_bind_uid(laptop.id(), "ada").await;
-    assert!(
-        gateway
-            .send_message_to_uid("ada", "hello, Ada")
-            .await
-            .result
-    );
+    assert!(gateway.send_message_to_uid("ada", "hello, Ada").await.result);
     assert_eq!(phone.next_text().await, "hello, Ada");
     assert_eq!(laptop.next_text().await, "hello, Ada");
     gateway.send_message_to_client(other.id(), "marker").await;
@@ -332,10 +258,7 @@ async fn names_have_a_limit() {
     assert!(!gateway.join_group(ada.id(), "123456789").await.result);
     assert!(gateway.join_group(ada.id(), "a").await.result);
     assert!(gateway.join_group(ada.id(), "b").await.result);
-    assert!(
-        !gateway.join_group(ada.id(), "c").await.result,
-        "limits.groups_per_client"
-    );
+    assert!(!gateway.join_group(ada.id(), "c").await.result, "limits.groups_per_client");
     assert_eq!(gateway.count_group().await.count, 2);
 }
 
@@ -349,16 +272,10 @@ async fn calls_that_follow_each_other_are_seen_in_order_by_every_client() {
     }
     for round in 0..50 {
         gateway.broadcast_message(format!("{round} all")).await;
-        gateway
-            .send_message_to_group("all", format!("{round} group"))
-            .await;
-        gateway
-            .send_message_to_uid("all", format!("{round} user"))
-            .await;
+        gateway.send_message_to_group("all", format!("{round} group")).await;
+        gateway.send_message_to_uid("all", format!("{round} user")).await;
         for client in &clients {
-            gateway
-                .send_message_to_client(client.id(), format!("{round} client"))
-                .await;
+            gateway.send_message_to_client(client.id(), format!("{round} client")).await;
         }
     }
     for client in &mut clients {

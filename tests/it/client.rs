@@ -32,12 +32,7 @@ impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
         let mut client = Self::connect_silently(address).await;
         client.id = client.next_text().await;
-        assert_eq!(
-            client.id.len(),
-            36,
-            "the first message is the client id: {}",
-            client.id
-        );
+        assert_eq!(client.id.len(), 36, "the first message is the client id: {}", client.id);
         client
     }
 
@@ -49,10 +44,7 @@ impl Client {
         let config = WebSocketConfig::default().read_buffer_size(4096);
         let upgrade = client_async_with_config(request, stream, Some(config));
         let (socket, _) = soon("the upgrade", upgrade).await.unwrap();
-        Self {
-            id: String::new(),
-            socket,
-        }
+        Self { id: String::new(), socket }
     }
 
     /// Connects with a request of the test's own; answers the response too.
@@ -62,13 +54,7 @@ impl Client {
     ) -> Result<(Self, Response), tungstenite::Error> {
         let stream = TcpStream::connect(address).await?;
         let (socket, response) = soon("the upgrade", client_async(request, stream)).await?;
-        Ok((
-            Self {
-                id: String::new(),
-                socket,
-            },
-            response,
-        ))
+        Ok((Self { id: String::new(), socket }, response))
     }
 
     /// The client id.
@@ -129,9 +115,7 @@ impl Client {
 
     /// Sends any message.
     pub async fn send(&mut self, message: Message) {
-        soon("room for a message", self.socket.send(message))
-            .await
-            .unwrap();
+        soon("room for a message", self.socket.send(message)).await.unwrap();
     }
 
     /// The raw socket, for clients that misbehave.

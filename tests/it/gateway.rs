@@ -42,27 +42,14 @@ impl Gateway {
             "shards=3",
         ];
         let directory = tempfile::tempdir().unwrap();
-        let socket = format!(
-            "control.socket={}",
-            directory.path().join("control.sock").display()
-        );
-        let sets = own
-            .iter()
-            .chain(sets)
-            .map(ToString::to_string)
-            .chain([socket])
-            .collect();
+        let socket = format!("control.socket={}", directory.path().join("control.sock").display());
+        let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
         let source = Source { file: None, sets };
         let env: [(&str, &str); 0] = [];
         let loaded = config::load(&source, env).expect("the test's settings are valid");
-        let gateway = app::Gateway::start(Options {
-            loaded,
-            source,
-            telemetry: None,
-            sink,
-        })
-        .await
-        .expect("the gateway starts");
+        let gateway = app::Gateway::start(Options { loaded, source, telemetry: None, sink })
+            .await
+            .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
         let signals = app::Gateway::signals().unwrap();
@@ -72,13 +59,7 @@ impl Gateway {
         });
         let grpc = format!("http://{}", listeners.grpc[0]);
         let channel = Endpoint::from_shared(grpc).unwrap().connect_lazy();
-        Self {
-            listeners,
-            hub,
-            handle,
-            channel,
-            task,
-        }
+        Self { listeners, hub, handle, channel, task }
     }
 
     /// Where WebSocket clients connect.

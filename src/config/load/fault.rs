@@ -51,12 +51,7 @@ const SHOWN: usize = 80;
 
 impl Fault {
     pub(super) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
-        Self {
-            source,
-            key: key.to_owned(),
-            value: None,
-            allowed: allowed.into(),
-        }
+        Self { source, key: key.to_owned(), value: None, allowed: allowed.into() }
     }
 
     pub(super) fn with_value(mut self, value: Option<&Value>) -> Self {

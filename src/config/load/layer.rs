@@ -36,9 +36,7 @@ pub(super) fn insert(tree: &mut Dict, key: &str, value: Value) {
         tree.insert(key.to_owned(), value);
         return;
     };
-    let table = tree
-        .entry(section.to_owned())
-        .or_insert_with(|| Dict::new().into());
+    let table = tree.entry(section.to_owned()).or_insert_with(|| Dict::new().into());
     if let Value::Dict(_, table) = table {
         table.insert(name.to_owned(), value);
     }
@@ -77,11 +75,7 @@ pub(super) fn from_tree(tree: Dict, origin: &Origin, faults: &mut Vec<Fault>) ->
                 }
             }
         } else {
-            let fault = Fault::of(
-                origin.clone(),
-                &name,
-                format!("expected a section: [{name}]"),
-            );
+            let fault = Fault::of(origin.clone(), &name, format!("expected a section: [{name}]"));
             faults.push(fault.with_value(Some(&value)));
         }
     }
@@ -160,11 +154,7 @@ fn fitting(key: &str, parsed: Value, text: String) -> Value {
         return parsed;
     }
     let plain = Value::from(text);
-    if misfit(key, &plain).is_none() {
-        plain
-    } else {
-        parsed
-    }
+    if misfit(key, &plain).is_none() { plain } else { parsed }
 }
 
 fn unknown(origin: Origin, key: &str) -> Fault {

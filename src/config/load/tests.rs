@@ -17,10 +17,7 @@ impl Case {
     fn with_file(text: impl AsRef<[u8]>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("gateway.toml"), text).unwrap();
-        Self {
-            directory,
-            sets: Vec::new(),
-        }
+        Self { directory, sets: Vec::new() }
     }
 
     fn set(mut self, set: &str) -> Self {
@@ -30,17 +27,10 @@ impl Case {
 
     fn load(&self, env: Env) -> Result<Loaded, Vec<String>> {
         let file = self.directory.path().join("gateway.toml");
-        let source = Source {
-            file: Some(file.clone()),
-            sets: self.sets.clone(),
-        };
+        let source = Source { file: Some(file.clone()), sets: self.sets.clone() };
         load(&source, env.iter().copied()).map_err(|faults| {
             let path = file.display().to_string();
-            faults
-                .lines()
-                .iter()
-                .map(|line| line.replace(&path, "FILE"))
-                .collect()
+            faults.lines().iter().map(|line| line.replace(&path, "FILE")).collect()
         })
     }
 
@@ -73,11 +63,7 @@ fn flags_are_over_the_environment_and_that_over_the_file() {
         "shards = 1\n[limits]\nnames = 1\nheaders = 1\ninbox = 1\n[websocket]\nmessages = 'echo'",
     );
     let case = case.set("limits.names=3").set("limits.names = 4");
-    let env = [
-        ("GWS_LIMITS__NAMES", "2"),
-        ("GWS_LIMITS__HEADERS", "2"),
-        ("HOME", "/"),
-    ];
+    let env = [("GWS_LIMITS__NAMES", "2"), ("GWS_LIMITS__HEADERS", "2"), ("HOME", "/")];
     let loaded = case.load(&env).unwrap();
     assert_eq!(loaded.config.limits.names, 4);
     assert_eq!(loaded.config.limits.headers, 2);
@@ -114,15 +100,9 @@ fn values_of_the_environment_and_of_flags_are_what_the_key_wants() {
     assert_eq!(config.log.file, Path::new("123"));
     assert_eq!(config.shards, Auto::Auto);
     let words = |list: &[&str]| Words(list.iter().map(ToString::to_string).collect());
-    assert_eq!(
-        config.websocket.allowed_origins,
-        words(&["https://a", "https://b"])
-    );
+    assert_eq!(config.websocket.allowed_origins, words(&["https://a", "https://b"]));
     assert_eq!(config.websocket.subprotocols, words(&["a", "b"]));
-    assert_eq!(
-        config.websocket.listen,
-        Listen::of("127.0.0.1:1, 127.0.0.1:2")
-    );
+    assert_eq!(config.websocket.listen, Listen::of("127.0.0.1:1, 127.0.0.1:2"));
     assert_eq!(config.grpc.listen, Listen::of("127.0.0.1:3, [::1]:1"));
     assert_eq!(config.admin.listen, Listen::default());
     assert_eq!(config.limits.slow_client, SlowClient::DropOldest);
@@ -138,14 +118,8 @@ fn all_faults_of_all_sources_are_listed_at_once() {
          ping_interval = 30\nmessages = 'eat'\n[limits]\nnames = 'long'\nhead = '1 KiB'\n\
          [drain]\nclose_code = 70000\n[log]\nlevel = 7\nfile = []\n",
     );
-    let case = case
-        .set("limits.inbox=0")
-        .set("limits.inbx=1")
-        .set("nonsense");
-    let env = [
-        ("GWS_LIMITS__HEADERS", "many"),
-        ("GWS_WEBSOCKET__WELCOM", "id"),
-    ];
+    let case = case.set("limits.inbox=0").set("limits.inbx=1").set("nonsense");
+    let env = [("GWS_LIMITS__HEADERS", "many"), ("GWS_WEBSOCKET__WELCOM", "id")];
     assert_eq!(
         case.faults(&env),
         [
@@ -174,48 +148,23 @@ fn all_faults_of_all_sources_are_listed_at_once() {
 
 #[test]
 fn a_file_that_can_not_be_used_is_a_fault_that_names_it() {
-    let missing = Source {
-        file: Some("/nonexistent/x.toml".into()),
-        sets: Vec::new(),
-    };
+    let missing = Source { file: Some("/nonexistent/x.toml".into()), sets: Vec::new() };
     let faults = load(&missing, [("GWS_SHARDS", "none")]).unwrap_err();
     let lines = faults.lines();
+    assert!(lines[0].starts_with("/nonexistent/x.toml: can't be read: No such file"), "{lines:?}");
+    assert_eq!(lines.len(), 2, "the environment is looked at all the same: {lines:?}");
+
+    let directory = Source { file: Some("/".into()), sets: Vec::new() };
     assert!(
-        lines[0].starts_with("/nonexistent/x.toml: can't be read: No such file"),
-        "{lines:?}"
-    );
-    assert_eq!(
-        lines.len(),
-        2,
-        "the environment is looked at all the same: {lines:?}"
+        load(&directory, [("", ""); 0]).unwrap_err().to_string().starts_with("/: can't be read")
     );
 
-    let directory = Source {
-        file: Some("/".into()),
-        sets: Vec::new(),
-    };
-    assert!(
-        load(&directory, [("", ""); 0])
-            .unwrap_err()
-            .to_string()
-            .starts_with("/: can't be read")
-    );
-
-    assert_eq!(
-        Case::with_file(b"a = 1\n\xff").faults(&[]),
-        ["FILE: line 2 is not UTF-8"]
-    );
+    assert_eq!(Case::with_file(b"a = 1\n\xff").faults(&[]), ["FILE: line 2 is not UTF-8"]);
     let syntax = Case::with_file("shards = 1\n[limits\n").faults(&[]);
     assert_eq!(syntax.len(), 1);
-    assert!(
-        syntax[0].starts_with("FILE: line 2, column 8: "),
-        "{syntax:?}"
-    );
+    assert!(syntax[0].starts_with("FILE: line 2, column 8: "), "{syntax:?}");
     let large = vec![b'#'; usize::try_from(MAX_FILE).unwrap() + 1];
-    assert_eq!(
-        Case::with_file(large).faults(&[]),
-        ["FILE: is larger than 1048576 bytes"]
-    );
+    assert_eq!(Case::with_file(large).faults(&[]), ["FILE: is larger than 1048576 bytes"]);
 }
 
 #[test]
@@ -234,10 +183,7 @@ fn tables_and_values_may_not_stand_for_each_other() {
 #[test]
 fn a_flag_can_not_smuggle_in_a_second_key() {
     let case = Case::with_file("").set("log.file=\"a\"\nx = 1");
-    assert_eq!(
-        case.load(&[]).unwrap().config.log.file,
-        Path::new("\"a\"\nx = 1")
-    );
+    assert_eq!(case.load(&[]).unwrap().config.log.file, Path::new("\"a\"\nx = 1"));
 }
 
 #[test]
@@ -248,10 +194,7 @@ fn variables_that_kubernetes_sets_for_a_service_are_not_ours() {
         ("GWS_PORT", "tcp://10.0.0.1:1"),
         ("GWS_ADMIN_PORT_1_TCP_ADDR", "10.0.0.1"),
     ];
-    assert_eq!(
-        Case::with_file("").load(&env).unwrap().config,
-        Config::default()
-    );
+    assert_eq!(Case::with_file("").load(&env).unwrap().config, Config::default());
 }
 
 #[test]
@@ -266,10 +209,7 @@ fn long_values_are_cut_in_faults() {
 fn the_shipped_file_holds_every_key_with_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/gateway.toml");
     let text = fs::read_to_string(&path).unwrap();
-    let source = Source {
-        file: Some(path),
-        sets: Vec::new(),
-    };
+    let source = Source { file: Some(path), sets: Vec::new() };
     let loaded = load(&source, [("", ""); 0]).unwrap();
     assert_eq!(loaded.config, Config::default());
     for (key, _) in KEYS {
@@ -279,10 +219,6 @@ fn the_shipped_file_holds_every_key_with_its_default() {
     // Each key has its prose right above it.
     let lines: Vec<&str> = text.lines().collect();
     for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ")) {
-        assert!(
-            pair[1].starts_with('#') || pair[0].starts_with('#'),
-            "{}",
-            pair[1]
-        );
+        assert!(pair[1].starts_with('#') || pair[0].starts_with('#'), "{}", pair[1]);
     }
 }

@@ -26,10 +26,7 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
         let addresses = pieces(text).map(|piece| {
-            piece.parse().map_err(|_| BadValue {
-                expected: LISTEN,
-                got: piece.to_owned(),
-            })
+            piece.parse().map_err(|_| BadValue { expected: LISTEN, got: piece.to_owned() })
         });
         addresses.collect::<Result<_, _>>().map(Self)
     }
@@ -70,8 +67,7 @@ impl<'de> de::Visitor<'de> for ListenVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
-        text.parse()
-            .map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+        text.parse().map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
     }
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Listen, A::Error> {
@@ -136,9 +132,7 @@ impl<'de> de::Visitor<'de> for WordsVisitor {
 
 /// What stands between the commas; nothing between two commas is nothing.
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|piece| !piece.is_empty())
+    text.split(',').map(str::trim).filter(|piece| !piece.is_empty())
 }
 
 #[cfg(test)]
@@ -157,10 +151,7 @@ mod tests {
         assert_eq!(serde_json::to_string(&one).unwrap(), r#""0.0.0.0:20818""#);
         let two = Listen::of("127.0.0.1:1, [::1]:2");
         assert_eq!(two.0.len(), 2);
-        assert_eq!(
-            serde_json::to_string(&two).unwrap(),
-            r#"["127.0.0.1:1","[::1]:2"]"#
-        );
+        assert_eq!(serde_json::to_string(&two).unwrap(), r#"["127.0.0.1:1","[::1]:2"]"#);
         assert_eq!(read(r#"["127.0.0.1:1","[::1]:2"]"#), Ok(two));
         assert_eq!(read("[]"), Ok(Listen::default()));
         assert_eq!(read(r#""""#), Ok(Listen::default()));
@@ -168,12 +159,7 @@ mod tests {
 
     #[test]
     fn an_address_without_a_port_is_refused_with_an_example() {
-        for wrong in [
-            r#""0.0.0.0""#,
-            r#""localhost:1""#,
-            r#"["1.2.3.4:1", "x"]"#,
-            "5",
-        ] {
+        for wrong in [r#""0.0.0.0""#, r#""localhost:1""#, r#"["1.2.3.4:1", "x"]"#, "5"] {
             let fault = read::<Listen>(wrong).unwrap_err();
             assert!(fault.contains("such as \"0.0.0.0:20818\""), "{fault}");
         }

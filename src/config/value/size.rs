@@ -14,13 +14,8 @@ pub struct Size(pub u64);
 const SIZE: &str = "a size such as \"64 KiB\" (B, KiB, MiB, GiB or TiB)";
 
 /// Largest first, so that the first that divides gives the shortest exact text.
-const UNITS: [(&str, u64); 5] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const UNITS: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Size {
     /// So many times 1,024 bytes.
@@ -43,10 +38,7 @@ impl FromStr for Size {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        parse_size(text).ok_or_else(|| BadValue {
-            expected: SIZE,
-            got: text.to_owned(),
-        })
+        parse_size(text).ok_or_else(|| BadValue { expected: SIZE, got: text.to_owned() })
     }
 }
 
@@ -81,11 +73,7 @@ impl Serialize for Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Amount {
-            expected: SIZE,
-            text: parse_size,
-            number: Size,
-        })
+        deserializer.deserialize_any(Amount { expected: SIZE, text: parse_size, number: Size })
     }
 }
 
@@ -115,10 +103,7 @@ impl FromStr for Memory {
     type Err = BadValue;
 
     fn from_str(text: &str) -> Result<Self, BadValue> {
-        parse_memory(text).ok_or_else(|| BadValue {
-            expected: MEMORY,
-            got: text.to_owned(),
-        })
+        parse_memory(text).ok_or_else(|| BadValue { expected: MEMORY, got: text.to_owned() })
     }
 }
 
@@ -211,15 +196,7 @@ mod tests {
         for text in ["65536", "64 KiB", "64KiB", " 64 kib ", "65536 B"] {
             assert_eq!(text.parse(), Ok(Size::kib(64)), "{text}");
         }
-        for wrong in [
-            "",
-            "KiB",
-            "64 KB",
-            "-1",
-            "1.5 MiB",
-            "64 KiB x",
-            "99999999 TiB",
-        ] {
+        for wrong in ["", "KiB", "64 KB", "-1", "1.5 MiB", "64 KiB x", "99999999 TiB"] {
             let fault = wrong.parse::<Size>().unwrap_err().to_string();
             assert!(fault.starts_with("expected a size such as \"64 KiB\""));
             assert!(fault.ends_with(&format!("got {wrong:?}")), "{fault}");

@@ -24,10 +24,7 @@ const UNITS: [(&str, u128); 6] = [
 
 /// Reads `"180s"`, `"250ms"`, `"5m"`, `"1h"`, `"0s"`.
 pub fn parse(text: &str) -> Result<Duration, BadValue> {
-    parse_span(text).ok_or_else(|| BadValue {
-        expected: SPAN,
-        got: text.to_owned(),
-    })
+    parse_span(text).ok_or_else(|| BadValue { expected: SPAN, got: text.to_owned() })
 }
 
 fn parse_span(text: &str) -> Option<Duration> {

@@ -119,14 +119,8 @@ fn a_pong_overtakes_what_was_not_begun_and_only_the_newest_is_kept() {
     let mut queue = Outbound::default();
     queue.append(frame(b'm', 1, 10, &meter), Sort::Message, &meter);
     queue.append(frame(b'm', 2, 1, &meter), Sort::Message, &meter);
-    let mut socket = Socket {
-        room: 5,
-        taken: Vec::new(),
-    };
-    assert_eq!(
-        queue.flush(&mut socket, &meter).expect("flushes").state,
-        State::Blocked
-    );
+    let mut socket = Socket { room: 5, taken: Vec::new() };
+    assert_eq!(queue.flush(&mut socket, &meter).expect("flushes").state, State::Blocked);
     queue.set_pong(frame(b'o', 7, 1, &meter));
     queue.set_pong(frame(b'o', 8, 1, &meter));
     socket.room = usize::MAX;

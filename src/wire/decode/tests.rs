@@ -19,16 +19,8 @@ enum Said {
 impl From<Event<'_>> for Said {
     fn from(event: Event<'_>) -> Self {
         match event {
-            Event::Message {
-                kind,
-                compressed: false,
-                bytes,
-            } => Self::Message(kind, bytes.into()),
-            Event::Message {
-                kind,
-                compressed: true,
-                bytes,
-            } => Self::Deflated(kind, bytes.into()),
+            Event::Message { kind, compressed: false, bytes } => Self::Message(kind, bytes.into()),
+            Event::Message { kind, compressed: true, bytes } => Self::Deflated(kind, bytes.into()),
             Event::Ping(bytes) => Self::Ping(bytes.into()),
             Event::Pong(bytes) => Self::Pong(bytes.into()),
             Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.into()))),
@@ -36,10 +28,7 @@ impl From<Event<'_>> for Said {
     }
 }
 
-const LIMITS: Limits = Limits {
-    max_message: 1 << 20,
-    max_fragments: 64,
-};
+const LIMITS: Limits = Limits { max_message: 1 << 20, max_fragments: 64 };
 const FIN: u8 = 0x80;
 const RSV1: u8 = 0x40;
 const CONTINUE: u8 = 0;
@@ -96,10 +85,7 @@ fn hear(decoder: &mut Decoder, stream: &[u8], limits: &Limits, ends: &[usize]) -
         match taken {
             Ok(taken) => assert_eq!(taken, end - start),
             Err(violation) => {
-                return Heard {
-                    said,
-                    failed: Some((violation, end)),
-                };
+                return Heard { said, failed: Some((violation, end)) };
             }
         }
         start = end;
@@ -128,9 +114,7 @@ fn a_whole_frame_is_lent_from_the_read_buffer() {
     let (from, to) = (read.as_ptr() as usize, read.as_ptr() as usize + read.len());
     let mut lent = false;
     let look = |event: Event<'_>| {
-        let Event::Message { bytes, .. } = event else {
-            panic!("{event:?}")
-        };
+        let Event::Message { bytes, .. } = event else { panic!("{event:?}") };
         lent = (from..to).contains(&(bytes.as_ptr() as usize));
         Flow::Continue
     };
@@ -144,16 +128,12 @@ fn a_payload_that_follows_its_head_is_lent_too() {
     let mut decoder = Decoder::default();
     let mut read = frame(FIN | BINARY, &[7; 1000]);
     let (head, payload) = read.split_at_mut(8);
-    decoder
-        .feed(head, &LIMITS, |event| panic!("{event:?}"))
-        .unwrap();
+    decoder.feed(head, &LIMITS, |event| panic!("{event:?}")).unwrap();
     assert!(decoder.mid_message());
     let place = payload.as_ptr();
     let mut lent = false;
     let look = |event: Event<'_>| {
-        let Event::Message { bytes, .. } = event else {
-            panic!("{event:?}")
-        };
+        let Event::Message { bytes, .. } = event else { panic!("{event:?}") };
         lent = bytes.as_ptr() == place && bytes == [7; 1000];
         Flow::Continue
     };
@@ -168,13 +148,7 @@ fn a_control_frame_in_pieces_leaves_nothing_behind() {
     let ping = frame(FIN | PING, b"still there?");
     for cut in 1..ping.len() {
         let before = hear(&mut decoder, &ping[..cut], &LIMITS, &[]);
-        assert_eq!(
-            before,
-            Heard {
-                said: Vec::new(),
-                failed: None
-            }
-        );
+        assert_eq!(before, Heard { said: Vec::new(), failed: None });
         assert!(decoder.mid_message() && decoder.partial_bytes() > 0);
         let after = hear(&mut decoder, &ping[cut..], &LIMITS, &[]);
         assert_eq!(after.said, [Said::Ping(b"still there?".to_vec())]);
@@ -218,19 +192,10 @@ fn nothing_is_heard_after_a_violation() {
     let mut decoder = Decoder::default();
     let stream = [frame(TEXT, b"begun"), frame(FIN | TEXT, b"again")].concat();
     let heard = hear(&mut decoder, &stream, &LIMITS, &[]);
-    assert_eq!(
-        heard.verdict(),
-        (&[][..], Some(Violation::InterleavedMessage))
-    );
+    assert_eq!(heard.verdict(), (&[][..], Some(Violation::InterleavedMessage)));
     assert_eq!((decoder.mid_message(), decoder.partial_bytes()), (false, 0));
     let later = hear(&mut decoder, &frame(FIN | TEXT, b"ignored"), &LIMITS, &[]);
-    assert_eq!(
-        later,
-        Heard {
-            said: Vec::new(),
-            failed: None
-        }
-    );
+    assert_eq!(later, Heard { said: Vec::new(), failed: None });
 }
 
 #[test]
@@ -258,20 +223,9 @@ fn deflated_messages_pass_unchecked_where_they_were_agreed() {
     ]
     .concat();
     let deflated = Said::Deflated(Kind::Text, b"\xff\xfe".to_vec());
-    let expected = [
-        deflated.clone(),
-        Said::Ping(Vec::new()),
-        deflated,
-        text("plain"),
-    ];
+    let expected = [deflated.clone(), Said::Ping(Vec::new()), deflated, text("plain")];
     let heard = hear(&mut decoder, &stream, &LIMITS, &[]);
-    assert_eq!(
-        heard,
-        Heard {
-            said: expected.to_vec(),
-            failed: None
-        }
-    );
+    assert_eq!(heard, Heard { said: expected.to_vec(), failed: None });
 }
 
 #[test]
@@ -281,31 +235,18 @@ fn a_declared_length_reserves_nothing() {
     hear(&mut decoder, &stream[..14], &LIMITS, &[]);
     assert!(decoder.partial_bytes() < 300, "{}", decoder.partial_bytes());
     hear(&mut decoder, &stream[14..1014], &LIMITS, &[]);
-    assert!(
-        decoder.partial_bytes() < 2300,
-        "{}",
-        decoder.partial_bytes()
-    );
+    assert!(decoder.partial_bytes() < 2300, "{}", decoder.partial_bytes());
 }
 
 #[test]
 fn memory_stays_within_the_message_limit_and_goes_with_the_message() {
-    let limits = Limits {
-        max_message: 10_000,
-        max_fragments: 64,
-    };
+    let limits = Limits { max_message: 10_000, max_fragments: 64 };
     let mut decoder = Decoder::default();
     let mut most = 0;
     for fragment in 0..10 {
         let first = if fragment == 0 { BINARY } else { CONTINUE };
         let heard = hear(&mut decoder, &frame(first, &[1; 1000]), &limits, &[500]);
-        assert_eq!(
-            heard,
-            Heard {
-                said: Vec::new(),
-                failed: None
-            }
-        );
+        assert_eq!(heard, Heard { said: Vec::new(), failed: None });
         most = most.max(decoder.partial_bytes());
     }
     assert!((10_000..10_300).contains(&most), "{most}");

@@ -39,10 +39,7 @@ fn deflate_allows_the_first_bit_at_the_head_of_a_message_only() {
         vec![frame(FIN | 0x20 | TEXT, b"")],
         vec![frame(RSV1 | TEXT, b""), frame(FIN | RSV1 | CONTINUE, b"")],
     ] {
-        assert_eq!(
-            failure(&deflate, &frames, &LIMITS).0,
-            Violation::ReservedBits
-        );
+        assert_eq!(failure(&deflate, &frames, &LIMITS).0, Violation::ReservedBits);
     }
 }
 
@@ -71,21 +68,14 @@ fn fragments_come_in_order() {
         stream.push(opcode);
         fails_with_its_last_byte(&stream, Violation::InterleavedMessage);
     }
-    let finished = [
-        frame(TEXT, b""),
-        frame(FIN | CONTINUE, b""),
-        frame(FIN | CONTINUE, b""),
-    ];
+    let finished = [frame(TEXT, b""), frame(FIN | CONTINUE, b""), frame(FIN | CONTINUE, b"")];
     assert_eq!(violation(&finished), Violation::LoneContinuation);
 }
 
 #[test]
 fn frames_without_a_mask_are_refused() {
     fails_with_its_last_byte(&[FIN | TEXT, 5], Violation::Unmasked);
-    assert_eq!(
-        violation(&[frame::encode(Kind::Text, b"hi").into()]),
-        Violation::Unmasked
-    );
+    assert_eq!(violation(&[frame::encode(Kind::Text, b"hi").into()]), Violation::Unmasked);
 }
 
 #[test]
@@ -117,89 +107,42 @@ fn text_fails_in_the_middle_of_a_frame() {
     fails_with_its_last_byte(&stream[..bad], Violation::BadText);
     let unfinished = frame(FIN | TEXT, b"\xe2\x82");
     fails_with_its_last_byte(&unfinished, Violation::BadText);
-    let fragments = [
-        frame(TEXT, b"\xe2"),
-        frame(CONTINUE, b"\x82"),
-        frame(FIN | CONTINUE, b""),
-    ];
+    let fragments = [frame(TEXT, b"\xe2"), frame(CONTINUE, b"\x82"), frame(FIN | CONTINUE, b"")];
     fails_with_its_last_byte(&fragments.concat(), Violation::BadText);
 }
 
 #[test]
 fn a_message_over_the_limit_fails_with_the_head_that_declares_it() {
-    let limits = Limits {
-        max_message: 300,
-        max_fragments: 64,
-    };
+    let limits = Limits { max_message: 300, max_fragments: 64 };
     let too_big = Violation::TooBig { limit: 300 };
     let one = frame(FIN | BINARY, &[0; 301]);
     assert_eq!(failure(&Decoder::default(), &[one], &limits), (too_big, 8));
-    let huge = [
-        FIN | BINARY,
-        0xff,
-        0x7f,
-        255,
-        255,
-        255,
-        255,
-        255,
-        255,
-        255,
-        1,
-        2,
-        3,
-        4,
-    ];
-    assert_eq!(
-        failure(&Decoder::default(), &[huge.into()], &limits),
-        (too_big, 14)
-    );
+    let huge = [FIN | BINARY, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4];
+    assert_eq!(failure(&Decoder::default(), &[huge.into()], &limits), (too_big, 14));
     let two = [frame(BINARY, &[0; 300]), frame(FIN | CONTINUE, &[0; 1])];
-    assert_eq!(
-        failure(&Decoder::default(), &two, &limits),
-        (too_big, 308 + 6)
-    );
+    assert_eq!(failure(&Decoder::default(), &two, &limits), (too_big, 308 + 6));
 
     let fits = [frame(BINARY, &[0; 299]), frame(FIN | CONTINUE, &[0; 1])].concat();
     let heard = hear(&mut Decoder::default(), &fits, &limits, &[]);
-    assert_eq!(
-        heard.verdict(),
-        (&[Said::Message(Kind::Binary, vec![0; 300])][..], None)
-    );
+    assert_eq!(heard.verdict(), (&[Said::Message(Kind::Binary, vec![0; 300])][..], None));
 }
 
 #[test]
 fn a_limit_holds_for_messages_and_not_for_control_frames() {
-    let limits = Limits {
-        max_message: 0,
-        max_fragments: 0,
-    };
+    let limits = Limits { max_message: 0, max_fragments: 0 };
     let stream = [frame(FIN | PING, &[7; 125]), frame(FIN | TEXT, b"")].concat();
     let heard = hear(&mut Decoder::default(), &stream, &limits, &[]);
-    assert_eq!(
-        heard.verdict(),
-        (&[Said::Ping(vec![7; 125]), text("")][..], None)
-    );
+    assert_eq!(heard.verdict(), (&[Said::Ping(vec![7; 125]), text("")][..], None));
 }
 
 #[test]
 fn empty_fragments_are_counted() {
-    let limits = Limits {
-        max_message: 300,
-        max_fragments: 3,
-    };
+    let limits = Limits { max_message: 300, max_fragments: 3 };
     let head = [frame(TEXT, b""), frame(CONTINUE, b"")];
     let fits = [head.concat(), frame(FIN | CONTINUE, b"")].concat();
-    assert_eq!(
-        hear(&mut Decoder::default(), &fits, &limits, &[]).said,
-        [text("")]
-    );
+    assert_eq!(hear(&mut Decoder::default(), &fits, &limits, &[]).said, [text("")]);
 
-    let many = [
-        head.concat(),
-        frame(CONTINUE, b""),
-        frame(FIN | CONTINUE, b""),
-    ];
+    let many = [head.concat(), frame(CONTINUE, b""), frame(FIN | CONTINUE, b"")];
     let (found, _) = failure(&Decoder::default(), &many, &limits);
     assert_eq!(found, Violation::TooManyFragments { limit: 3 });
 }
@@ -221,11 +164,7 @@ fn each_violation_has_its_cause_and_code() {
         (Violation::BadCloseReason, Cause::BadText, 1007),
         (Violation::BadText, Cause::BadText, 1007),
         (Violation::TooBig { limit: usize::MAX }, Cause::TooBig, 1009),
-        (
-            Violation::TooManyFragments { limit: u32::MAX },
-            Cause::Policy,
-            1008,
-        ),
+        (Violation::TooManyFragments { limit: u32::MAX }, Cause::Policy, 1008),
     ] {
         let close = violation.close();
         assert_eq!(close, Close::new(cause, code, violation.to_string()));

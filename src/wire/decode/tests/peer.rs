@@ -97,18 +97,11 @@ fn any_line() -> impl Strategy<Value = (Said, Vec<Index>)> {
 fn say(client: &mut WebSocket<Line>, said: &Said, cuts: &[Index]) {
     match said.clone() {
         Said::Message(kind, payload) if !cuts.is_empty() => {
-            let mut ends: Vec<_> = cuts
-                .iter()
-                .map(|cut| cut.index(payload.len() + 1))
-                .collect();
+            let mut ends: Vec<_> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
             ends.push(payload.len());
             ends.sort_unstable();
             let mut start = 0;
-            let mut opcode = if kind == Kind::Text {
-                Data::Text
-            } else {
-                Data::Binary
-            };
+            let mut opcode = if kind == Kind::Text { Data::Text } else { Data::Binary };
             for (index, &end) in ends.iter().enumerate() {
                 let last = index + 1 == ends.len();
                 let piece = payload[start..end].to_vec();
@@ -118,9 +111,7 @@ fn say(client: &mut WebSocket<Line>, said: &Said, cuts: &[Index]) {
             }
         }
         Said::Message(Kind::Text, payload) => {
-            client
-                .write(Message::text(String::from_utf8(payload).unwrap()))
-                .unwrap();
+            client.write(Message::text(String::from_utf8(payload).unwrap())).unwrap();
         }
         Said::Message(Kind::Binary, payload) => client.write(Message::binary(payload)).unwrap(),
         Said::Ping(payload) => client.write(Message::Ping(payload.into())).unwrap(),

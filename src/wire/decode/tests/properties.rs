@@ -13,13 +13,8 @@ struct Line {
 }
 
 fn control() -> impl Strategy<Value = Said> {
-    (any::<bool>(), prop::collection::vec(any::<u8>(), 0..=125)).prop_map(|(ping, payload)| {
-        if ping {
-            Said::Ping(payload)
-        } else {
-            Said::Pong(payload)
-        }
-    })
+    (any::<bool>(), prop::collection::vec(any::<u8>(), 0..=125))
+        .prop_map(|(ping, payload)| if ping { Said::Ping(payload) } else { Said::Pong(payload) })
 }
 
 fn line() -> impl Strategy<Value = Line> {
@@ -36,11 +31,7 @@ fn line() -> impl Strategy<Value = Line> {
         bytes.prop_map(|bytes| (Kind::Binary, bytes)),
     ];
     let cuts = prop::collection::vec((any::<Index>(), prop::option::of(control())), 0..5);
-    (content, cuts).prop_map(|((kind, payload), cuts)| Line {
-        kind,
-        payload,
-        cuts,
-    })
+    (content, cuts).prop_map(|((kind, payload), cuts)| Line { kind, payload, cuts })
 }
 
 /// A conversation: the stream that a client sends, and the events that come of it.
@@ -52,10 +43,7 @@ fn conversation(lines: usize) -> impl Strategy<Value = (Vec<u8>, Vec<Said>)> {
             line.play(&mut stream, &mut said);
         }
         if let Some((code, reason)) = close {
-            stream.extend(frame(
-                FIN | CLOSE,
-                &[&code.to_be_bytes(), reason.as_bytes()].concat(),
-            ));
+            stream.extend(frame(FIN | CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat()));
             said.push(Said::Close(Some((code, reason))));
         }
         (stream, said)
@@ -64,11 +52,7 @@ fn conversation(lines: usize) -> impl Strategy<Value = (Vec<u8>, Vec<Said>)> {
 
 impl Line {
     fn play(&self, stream: &mut Vec<u8>, said: &mut Vec<Said>) {
-        let mut opcode = if self.kind == Kind::Text {
-            TEXT
-        } else {
-            BINARY
-        };
+        let mut opcode = if self.kind == Kind::Text { TEXT } else { BINARY };
         let mut start = 0;
         let mut cuts: Vec<_> = self
             .cuts
@@ -238,16 +222,11 @@ fn hopeless_at(payload: &[u8], stream: &[u8]) -> Option<usize> {
         at += len;
         seen += len;
     }
-    std::str::from_utf8(payload)
-        .is_err()
-        .then_some(stream.len())
+    std::str::from_utf8(payload).is_err().then_some(stream.len())
 }
 
 fn one_verdict(stream: &[u8], cuts: &[Index], deflate: bool) -> Result<(), TestCaseError> {
-    let limits = Limits {
-        max_message: 70_000,
-        max_fragments: 4,
-    };
+    let limits = Limits { max_message: 70_000, max_fragments: 4 };
     let whole = hear(&mut Decoder::new(deflate), stream, &limits, &[]);
     let bytewise: Vec<_> = (0..stream.len()).collect();
     for ends in [places(cuts, stream), bytewise] {
