@@ -1,0 +1,243 @@
+//! Clients that speak bytes: hand-written requests and frames, for what no well-behaved client sends.
+
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+};
+
+use crate::client::soon;
+
+/// First bytes of whole frames (RFC 6455 §5.2).
+pub const TEXT: u8 = 0x81;
+pub const BINARY: u8 = 0x82;
+pub const CLOSE: u8 = 0x88;
+pub const PING: u8 = 0x89;
+pub const PONG: u8 = 0x8a;
+
+const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A frame of a client, masked.
+pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = head(first, payload.len());
+    let masked = payload.iter().zip(KEY.iter().cycle());
+    bytes.extend(masked.map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// The head of a client's frame that declares a payload of `len` bytes.
+pub fn head(first: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match len {
+        0..126 => bytes.push(0x80 | u8::try_from(len).unwrap()),
+        126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
+        }
+        _ => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend(KEY);
+    bytes
+}
+
+/// A request for an upgrade, with header lines of the test's own.
+pub fn request(lines: &[&str]) -> String {
+    let usual = [
+        "GET /any/path?and=query HTTP/1.1",
+        "Host: gateway.example",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    let mut text = usual.join("\r\n");
+    for line in lines {
+        text.push_str("\r\n");
+        text.push_str(line);
+    }
+    text + "\r\n\r\n"
+}
+
+/// A frame of the gateway.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub first: u8,
+    pub payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The payload as text.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).unwrap()
+    }
+}
+
+/// One connection, read and written as bytes.
+pub struct Raw {
+    stream: TcpStream,
+    /// Read and not yet taken.
+    buffer: Vec<u8>,
+}
+
+impl Raw {
+    /// A TCP connection on which nothing was said yet.
+    pub async fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let buffer = Vec::new();
+        Self { stream, buffer }
+    }
+
+    /// A TCP connection that takes as little as the kernel allows while nobody reads.
+    pub async fn open_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let stream = socket.connect(address).await.unwrap();
+        let buffer = Vec::new();
+        Self { stream, buffer }
+    }
+
+    /// An upgraded connection; the welcome is the next frame.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let mut raw = Self::open(address).await;
+        raw.upgrade().await;
+        raw
+    }
+
+    /// Asks for the upgrade and reads the answer.
+    pub async fn upgrade(&mut self) {
+        self.send(request(&[])).await;
+        let head = self.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+
+    /// A client that was welcomed, with its id.
+    pub async fn welcomed(address: SocketAddr) -> (Self, String) {
+        Self::open(address).await.enter().await
+    }
+
+    /// A client that was welcomed and takes little while it doesn't read, with its id.
+    pub async fn narrow(address: SocketAddr) -> (Self, String) {
+        Self::open_narrow(address).await.enter().await
+    }
+
+    async fn enter(mut self) -> (Self, String) {
+        self.upgrade().await;
+        let id = self.data().await.text().to_owned();
+        assert_eq!(id.len(), 36);
+        (self, id)
+    }
+
+    /// Writes all the bytes.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let sent = self.try_send(bytes).await;
+        sent.unwrap();
+    }
+
+    /// Writes all the bytes, if the gateway takes them.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        soon("room", self.stream.write_all(bytes.as_ref())).await
+    }
+
+    /// Ends the client's side of the stream.
+    pub async fn hang_up(&mut self) {
+        self.stream.shutdown().await.unwrap();
+    }
+
+    /// The socket.
+    pub fn stream(&mut self) -> &mut TcpStream {
+        &mut self.stream
+    }
+
+    /// The head of an HTTP response.
+    pub async fn response(&mut self) -> String {
+        loop {
+            let end = self.buffer.windows(4).position(|end| end == b"\r\n\r\n");
+            if let Some(end) = end {
+                let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
+                return String::from_utf8(head).unwrap();
+            }
+            let more = self.more().await.unwrap();
+            assert!(more, "the end came before a response");
+        }
+    }
+
+    /// All bytes up to the end of the stream, as text; a reset is an end, too.
+    pub async fn rest(&mut self) -> String {
+        while self.more().await.is_ok_and(|more| more) {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
+    }
+
+    /// Waits for the end of the stream, which may be a reset; what comes before doesn't matter.
+    pub async fn ended(&mut self) {
+        self.rest().await;
+    }
+
+    /// The next frame, of any kind; none at the end of the stream.
+    pub async fn next(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.take() {
+                return Some(frame);
+            }
+            if !self.more().await.is_ok_and(|more| more) {
+                return None;
+            }
+        }
+    }
+
+    /// The next frame that is no ping and no pong.
+    pub async fn data(&mut self) -> Frame {
+        loop {
+            let frame = self.next().await.expect("a frame before the end");
+            if frame.first != PING && frame.first != PONG {
+                return frame;
+            }
+        }
+    }
+
+    /// Reads up to the close frame; answers its code.
+    pub async fn close_code(&mut self) -> u16 {
+        loop {
+            let frame = self.data().await;
+            if frame.first == CLOSE {
+                return u16::from_be_bytes([frame.payload[0], frame.payload[1]]);
+            }
+        }
+    }
+
+    /// Takes a whole frame out of the buffer, if there is one.
+    fn take(&mut self) -> Option<Frame> {
+        let (&first, &length) = (self.buffer.first()?, self.buffer.get(1)?);
+        let (start, len) = match length {
+            126 => {
+                let length = self.buffer.get(2..4)?.try_into().unwrap();
+                (4, usize::from(u16::from_be_bytes(length)))
+            }
+            127 => {
+                let length = self.buffer.get(2..10)?.try_into().unwrap();
+                (10, usize::try_from(u64::from_be_bytes(length)).unwrap())
+            }
+            len => (2, usize::from(len)),
+        };
+        let payload = self.buffer.get(start..start + len)?.to_vec();
+        self.buffer.drain(..start + len);
+        Some(Frame { first, payload })
+    }
+
+    /// Reads once; false at the end.
+    async fn more(&mut self) -> std::io::Result<bool> {
+        let read = self.stream.read_buf(&mut self.buffer);
+        Ok(soon("more bytes", read).await? > 0)
+    }
+}
+
+/// Asks `address` for a page and answers everything that comes back.
+pub async fn ask(address: SocketAddr, request: &str) -> String {
+    let mut raw = Raw::open(address).await;
+    raw.send(request).await;
+    raw.rest().await
+}
