@@ -29,9 +29,7 @@ struct Faulty {
 
 impl EventSink for Faulty {
     fn opened(&self, _: ClientId) {
-        let before = self
-            .opened
-            .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let before = self.opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         assert!(self.at != At::Opened || before != 1, "injected");
     }
 
@@ -92,10 +90,7 @@ async fn a_panic_closes_its_own_client_with_1011_and_no_other() {
     assert_eq!(gateway.count_online_group("lobby").await.count, 1);
     let members = gateway.get_group_online_client("lobby").await.clientid;
     assert_eq!(members, [bob.id()]);
-    assert_eq!(
-        gateway.get_uid_by_client("both").await.clientid,
-        [bob.id()]
-    );
+    assert_eq!(gateway.get_uid_by_client("both").await.clientid, [bob.id()]);
     let answer = gateway.send_message_to_group("lobby", "all").await;
     assert_eq!((answer.result, answer.arrive), (true, 1));
     assert_eq!(bob.next_text().await, "all");
@@ -109,11 +104,7 @@ async fn what_a_client_said_besides_is_no_matter_when_it_brings_a_panic() {
     let gateway = faulty(At::Message, &["websocket.messages=echo"]).await;
     let mut polite = gateway.connect().await;
     let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
-    let said = [
-        frame(TEXT, b"before"),
-        frame(TEXT, b"panic"),
-        frame(TEXT, b"after"),
-    ];
+    let said = [frame(TEXT, b"before"), frame(TEXT, b"panic"), frame(TEXT, b"after")];
     raw.send(said.concat()).await;
     assert_eq!(raw.close_code().await, 1011);
     raw.send(frame(crate::raw::CLOSE, &1011u16.to_be_bytes())).await;
@@ -176,14 +167,8 @@ async fn a_panic_at_the_departure_still_ends_with_a_close_frame() {
 
 #[tokio::test]
 async fn a_panic_at_the_departure_of_a_client_that_is_lost_keeps_no_socket() {
-    let gateway = faulty(
-        At::Closed,
-        &[
-            "websocket.ping_interval=0s",
-            "websocket.heartbeat_timeout=0s",
-        ],
-    )
-    .await;
+    let gateway =
+        faulty(At::Closed, &["websocket.ping_interval=0s", "websocket.heartbeat_timeout=0s"]).await;
     let mut bob = gateway.connect().await;
     drop(Raw::welcomed(gateway.websocket()).await);
     sockets_fall_to(&gateway, 1).await;

@@ -144,8 +144,8 @@ impl Raw {
     }
 
     /// Ends the client's side of the stream.
-    pub async fn hang_up(&mut self) {
-        self.stream.shutdown().await.unwrap();
+    pub async fn hang_up(&mut self) -> std::io::Result<()> {
+        self.stream.shutdown().await
     }
 
     /// The socket.
