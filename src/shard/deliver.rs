@@ -163,9 +163,13 @@ impl Loop {
 
     /// Writes to every socket that has something to be written.
     pub(super) fn flush_dirty(&mut self) {
-        for slot in std::mem::take(&mut self.desk.dirty) {
+        let mut dirty = std::mem::take(&mut self.desk.dirty);
+        for slot in dirty.drain(..) {
             self.guard(slot, |shard| shard.flush(slot));
         }
+        // The list keeps its memory; on it are now those that have more to write next turn.
+        dirty.append(&mut self.desk.dirty);
+        self.desk.dirty = dirty;
     }
 
     fn flush(&mut self, slot: u32) {

@@ -107,13 +107,14 @@ impl Loop {
             return self.close(slot, &close);
         }
         let mut decoder = std::mem::take(&mut session.decoder);
-        let held = decoder.partial_bytes();
+        // Off the books while it is out of the session: a panic below takes it along.
+        self.partial -= decoder.partial_bytes();
         let mut finished_one = false;
         let heard = decoder.feed(bytes, &limits, |event| {
             finished_one |= matches!(event, Event::Message { .. });
             self.on_event(slot, event)
         });
-        self.partial = self.partial + decoder.partial_bytes() - held;
+        self.partial += decoder.partial_bytes();
         self.desk.stats.partial_bytes.set(self.partial as u64);
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
@@ -146,7 +147,10 @@ impl Loop {
             Event::Message { kind, bytes, .. } => self.on_message(slot, kind, bytes),
             Event::Ping(bytes) => {
                 let frame = Frame::new(wire::pong(bytes), &self.desk.meter);
-                if let Some(session) = self.sessions.get_mut(slot as usize) {
+                // Nothing may follow a close frame (RFC 6455 §5.5.1), not even a pong.
+                if let Some(session) = self.sessions.get_mut(slot as usize)
+                    && session.is_open()
+                {
                     session.out.set_pong(frame);
                     self.desk.mark_dirty(slot, session);
                 }

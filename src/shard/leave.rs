@@ -161,7 +161,7 @@ impl Loop {
 
     /// Closes the next clients of a drain that are due.
     pub(super) fn close_next_of_drain(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
+        let Some(drain) = self.drain.as_mut().filter(|drain| !drain.is_done()) else { return };
         let expected = drain.expected(self.desk.now);
         let due: Vec<_> = drain.clients[drain.done.min(expected)..expected].to_vec();
         drain.done = drain.done.max(expected);
