@@ -25,8 +25,8 @@ pub use keys::Class;
 pub use load::{Fault, Faults, Loaded, Origin, Source, load};
 pub use print::to_toml;
 pub use sections::{
-    Admin, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages, SlowClient,
-    WebSocket, Welcome,
+    Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
+    SlowClient, WebSocket, Welcome,
 };
 
 /// The configuration in force. Cloning shares it.

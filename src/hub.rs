@@ -36,6 +36,7 @@ use crate::{
         self, Bounds, Change, Clients, Command, Newcomer, Refusal, Seat, Seats, Shard, Threads,
     },
     sink::EventSink,
+    wire,
 };
 
 /// Reaches every client of the gateway. Cheap to clone.
@@ -135,6 +136,7 @@ impl Hub {
 
     /// Sends a message. The answer is exact, and given when every addressed shard has queued it.
     pub async fn send(&self, target: Target, payload: Payload) -> Result<Receipt, HubError> {
+        let payload = self.deflated(payload).await;
         let routes = self.routes(&target);
         let bytes = payload.bytes.len();
         let answers = self
@@ -302,6 +304,33 @@ impl Hub {
             // A shard that has ended needs no telling.
             let _ = shard.inbox.push(Command::Stop);
         }
+    }
+
+    /// Compresses a message that is too large to be compressed by a shard, for each window size in
+    /// use, away from the threads that serve calls.
+    async fn deflated(&self, mut payload: Payload) -> Payload {
+        let compression = &self.0.live.snapshot().compression;
+        let len = payload.bytes.len() as u64;
+        let ahead = len > compression.inline_max.0 && len >= compression.min_size.0;
+        if !compression.enabled || !ahead {
+            return payload;
+        }
+        let in_use = |bits: &u8| {
+            let mut gauges = self.shard_stats().filter_map(|stats| stats.window(*bits));
+            gauges.any(|gauge| gauge.get() > 0)
+        };
+        let windows: Vec<u8> = (9..=15).filter(in_use).collect();
+        if windows.is_empty() {
+            return payload;
+        }
+        let (level, bytes) = (compression.level, payload.bytes.clone());
+        let deflating = tokio::task::spawn_blocking(move || {
+            let deflated = |bits| Some((bits, wire::compress_once(bits, level, &bytes)?.into()));
+            windows.into_iter().filter_map(deflated).collect()
+        });
+        // Without it, which a panic down there could bring about, the message goes out plain.
+        payload.deflated = deflating.await.unwrap_or_default();
+        payload
     }
 
     async fn list(&self, target: &Target) -> Result<Vec<ClientId>, HubError> {

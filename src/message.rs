@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::ids::{ClientId, Name};
 
@@ -22,12 +23,15 @@ pub struct Payload {
     pub kind: Kind,
     /// The content, not framed and not compressed.
     pub bytes: Bytes,
+    /// The content compressed ahead, for messages so large that a shard would be held up by it:
+    /// by window size (RFC 7692 §7.1.2), where that makes it smaller.
+    pub deflated: SmallVec<[(u8, Bytes); 1]>,
 }
 
 impl Payload {
     /// A message that says `text`, framed as `kind`.
     pub fn from_text(kind: Kind, text: String) -> Self {
-        Self { kind, bytes: text.into() }
+        Self { kind, bytes: text.into(), deflated: SmallVec::new() }
     }
 }
 

@@ -82,6 +82,8 @@ impl Drop {
 pub struct ShardStats {
     /// Clients connected now (a client that is being closed is no longer one).
     pub clients: Single,
+    /// Clients connected now that agreed to compression, by window size from 9 to 15 bits.
+    pub windows: [Single; 7],
     /// Sockets held now, including those that wait for the end of a close handshake.
     pub sockets: Single,
     /// Clients ever connected.
@@ -109,6 +111,11 @@ pub struct ShardStats {
 }
 
 impl ShardStats {
+    /// The gauge of clients that compress with this window size, if it is one.
+    pub fn window(&self, bits: u8) -> Option<&Single> {
+        self.windows.get(usize::from(bits.checked_sub(9)?))
+    }
+
     /// Counts `n` dropped messages.
     pub fn drop_messages(&self, why: Drop, n: u64) {
         self.dropped[why as usize].add(n);

@@ -18,6 +18,7 @@
 mod adopt;
 mod caps;
 mod deliver;
+mod encode;
 mod inbound;
 mod inbox;
 mod leave;
@@ -50,6 +51,8 @@ pub struct Newcomer {
     pub leftover: Vec<u8>,
     /// Who is at the other end.
     pub peer: SocketAddr,
+    /// The compression window that was agreed, 9 to 15 bits; none if there is no compression.
+    pub window: Option<u8>,
     /// Its place under `limits.max_clients`.
     pub seat: Seat,
 }

@@ -92,6 +92,12 @@ mod tests {
                 allowed_origins: Words(vec!["https://a".into()]),
                 send_buffer: Size::kib(8),
             },
+            compression: Compression {
+                enabled: false,
+                level: 9,
+                min_size: Size(9),
+                inline_max: Size::kib(9),
+            },
             limits: Limits {
                 max_clients: Auto::Set(9),
                 max_message: Size(9),

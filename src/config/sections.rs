@@ -17,6 +17,8 @@ pub struct Config {
     pub shards: Auto<usize>,
     /// Towards browsers, apps and devices.
     pub websocket: WebSocket,
+    /// How messages are made smaller.
+    pub compression: Compression,
     /// What anybody may use up.
     pub limits: Limits,
     /// Towards business systems.
@@ -75,6 +77,20 @@ pub enum Welcome {
     Id,
     /// Nothing.
     None,
+}
+
+/// `[compression]`: permessage-deflate (RFC 7692), without context takeover.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compression {
+    /// Whether it is agreed to when a client offers it, and used.
+    pub enabled: bool,
+    /// zlib's level: 1 is fast, 9 is small.
+    pub level: u32,
+    /// Messages below this size go out as they are.
+    pub min_size: Size,
+    /// Messages above this size are compressed by the call that sends them, not by a shard.
+    pub inline_max: Size,
 }
 
 /// `[limits]`
@@ -234,6 +250,12 @@ impl Default for WebSocket {
             allowed_origins: Words::default(),
             send_buffer: Size::kib(256),
         }
+    }
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { enabled: true, level: 1, min_size: Size(128), inline_max: Size::kib(64) }
     }
 }
 

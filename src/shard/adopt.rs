@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Newcomer,
+    encode::PLAIN,
     outbound::{Frame, Outbound, Sort},
     run::Loop,
     session::{Allowance, Flags, Session, Stage},
@@ -44,7 +45,8 @@ impl Loop {
             id: ClientId::new(self.index, slot, self.generation, random),
             uid: None,
             groups: SmallVec::new(),
-            decoder: wire::Decoder::default(),
+            decoder: wire::Decoder::new(newcomer.window.is_some()),
+            window: newcomer.window.unwrap_or(PLAIN),
             out: Outbound::default(),
             unread: None,
             stage: Stage::Open,
@@ -61,6 +63,9 @@ impl Loop {
         stats.sockets.add(1);
         stats.clients.add(1);
         stats.opened.add(1);
+        if let Some(gauge) = stats.window(newcomer.window.unwrap_or(PLAIN)) {
+            gauge.add(1);
+        }
         Ok(slot)
     }
 

@@ -29,6 +29,13 @@ pub(super) struct Caps {
     pub(super) groups_per_client: usize,
     pub(super) messages_per_second: Option<u64>,
     pub(super) bytes_per_second: Option<u64>,
+    /// Whether messages are compressed for clients that agreed to it.
+    pub(super) deflate: bool,
+    pub(super) deflate_level: u32,
+    /// The smallest message that is compressed.
+    pub(super) deflate_from: usize,
+    /// The largest message that is compressed here; larger ones were before they came.
+    pub(super) deflate_to: usize,
     /// This shard's share of `limits.queued_bytes`.
     pub(super) queued_share: usize,
     /// This shard's share of `limits.partial_bytes`.
@@ -56,6 +63,10 @@ impl Caps {
             groups_per_client: limits.groups_per_client,
             messages_per_second: positive(limits.client_messages.into()),
             bytes_per_second: positive(limits.client_bytes.0),
+            deflate: source.compression.enabled,
+            deflate_level: source.compression.level,
+            deflate_from: source.compression.min_size.bytes(),
+            deflate_to: source.compression.inline_max.bytes(),
             queued_share: share(limits.queued_budget(), shards),
             partial_share: share(limits.partial_budget(), shards),
             source: Arc::clone(source),

@@ -2,15 +2,15 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    rc::Rc,
     sync::Arc,
     time::Instant,
 };
 
 use super::{
     caps::Caps,
+    encode::Message,
     inbox::Clients,
-    outbound::{Flushed, Frame, Meter, Sort, State},
+    outbound::{Flushed, Meter, Sort, State},
     run::Loop,
     session::Session,
     wheel::Tick,
@@ -20,7 +20,7 @@ use crate::{
     config::SlowClient,
     message::{Payload, Receipt},
     metrics::{Drop, ShardStats},
-    wire,
+    wire::Deflater,
 };
 
 /// Everything that the step of one session needs besides the session: apart from the sessions, so
@@ -33,6 +33,7 @@ pub(super) struct Desk {
     pub(super) tick: Tick,
     /// Sockets with something to write.
     pub(super) dirty: Vec<u32>,
+    pub(super) deflater: Deflater,
     /// Clients that a fan-out found to be too slow or gone; they are closed right after it.
     victims: Vec<(u32, Cause)>,
 }
@@ -47,8 +48,8 @@ enum Offer {
 
 impl Desk {
     pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
-        let (dirty, victims) = (Vec::new(), Vec::new());
-        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, victims }
+        let (dirty, deflater, victims) = (Vec::new(), Deflater::default(), Vec::new());
+        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, deflater, victims }
     }
 
     /// Asks for the socket to be flushed at the end of the turn.
@@ -72,14 +73,15 @@ impl Desk {
                 && session.out.len() < self.caps.queue_entries
     }
 
-    fn offer(&mut self, slot: u32, session: &mut Session, frame: &Rc<Frame>) -> Offer {
+    fn offer(&mut self, slot: u32, session: &mut Session, message: &mut Message<'_>) -> Offer {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
+        let frame = message.frame(session.window, &self.caps, &mut self.deflater, &self.meter);
         if !self.fits(session, frame.len()) && !self.make_room(slot, session, frame.len()) {
             return Offer::Refused;
         }
-        session.out.append(Rc::clone(frame), Sort::Message, &self.meter);
+        session.out.append(frame, Sort::Message, &self.meter);
         self.mark_dirty(slot, session);
         Offer::Queued
     }
@@ -133,28 +135,27 @@ impl Loop {
     /// Queues a message for each of the clients.
     pub(super) fn send(&mut self, clients: &Clients, payload: &Payload) -> Receipt {
         let mut receipt = Receipt::default();
-        let bytes = wire::encode(payload.kind, &payload.bytes);
-        let frame = Frame::new(bytes, &self.desk.meter);
+        let mut message = Message::new(payload);
         if let Clients::All = clients {
             for (slot, session) in &mut self.sessions {
                 // A slab index is a slot: adopt() lets no more in than 24 bits can name.
                 let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-                offer_guarded(&mut self.desk, slot, session, &frame, &mut receipt);
+                offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
             }
         } else if let Clients::Group(name) = clients {
             for &slot in self.groups.members(name.as_str()) {
                 if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    offer_guarded(&mut self.desk, slot, session, &frame, &mut receipt);
+                    offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
                 }
             }
         } else {
             for slot in self.slots_of(clients) {
                 if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    offer_guarded(&mut self.desk, slot, session, &frame, &mut receipt);
+                    offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
                 }
             }
         }
-        drop(frame);
+        drop(message);
         self.desk.stats.messages_queued.add(receipt.queued as u64);
         self.close_victims();
         self.shed_queues();
@@ -253,10 +254,10 @@ fn offer_guarded(
     desk: &mut Desk,
     slot: u32,
     session: &mut Session,
-    frame: &Rc<Frame>,
+    message: &mut Message<'_>,
     receipt: &mut Receipt,
 ) {
-    match catch_unwind(AssertUnwindSafe(|| desk.offer(slot, session, frame))) {
+    match catch_unwind(AssertUnwindSafe(|| desk.offer(slot, session, message))) {
         Ok(Offer::Gone) => {}
         Ok(Offer::Queued) => {
             receipt.matched += 1;

@@ -9,6 +9,8 @@ use std::{
 };
 
 use super::{
+    deliver::Desk,
+    encode::frame_for_one,
     outbound::{Frame, Sort},
     run::Loop,
     session::Stage,
@@ -144,7 +146,8 @@ impl Loop {
 
     fn on_event(&mut self, slot: u32, event: Event<'_>) -> Flow {
         match event {
-            Event::Message { kind, bytes, .. } => self.on_message(slot, kind, bytes),
+            Event::Message { kind, compressed: false, bytes } => self.on_message(slot, kind, bytes),
+            Event::Message { kind, compressed: true, bytes } => self.inflate(slot, kind, bytes),
             Event::Ping(bytes) => {
                 let frame = Frame::new(wire::pong(bytes), &self.desk.meter);
                 // Nothing may follow a close frame (RFC 6455 §5.5.1), not even a pong.
@@ -163,6 +166,27 @@ impl Loop {
                 Flow::Stop
             }
         }
+    }
+
+    /// A compressed message: what it inflates to is bounded like any other message.
+    fn inflate(&mut self, slot: u32, kind: Kind, bytes: &[u8]) -> Flow {
+        let limit = self.desk.caps.wire.max_message;
+        let mut inflated = std::mem::take(&mut self.inflated);
+        let outcome = self.inflater.inflate(kind, bytes, limit, &mut inflated);
+        let flow = match outcome {
+            Ok(()) => self.on_message(slot, kind, &inflated),
+            Err(violation) => {
+                if let Some(session) = self.sessions.get_mut(slot as usize) {
+                    session.flags.deaf = true;
+                }
+                self.close(slot, &violation.close());
+                Flow::Stop
+            }
+        };
+        inflated.clear();
+        inflated.shrink_to(READ_BUFFER);
+        self.inflated = inflated;
+        flow
     }
 
     fn on_message(&mut self, slot: u32, kind: Kind, bytes: &[u8]) -> Flow {
@@ -186,7 +210,8 @@ impl Loop {
         }
         self.sink.message(session.id, kind, bytes);
         if self.desk.caps.echo {
-            let frame = Frame::new(wire::encode(kind, bytes), &self.desk.meter);
+            let Desk { caps, deflater, meter, .. } = &mut self.desk;
+            let frame = frame_for_one(kind, bytes, session.window, caps, deflater, meter);
             return self.answer(slot, frame, Sort::Message);
         }
         Flow::Continue

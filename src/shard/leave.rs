@@ -186,7 +186,11 @@ impl Loop {
         if let Some(uid) = session.uid.take() {
             self.directory.unbind(&uid, client);
         }
+        let window = session.window;
         self.desk.stats.clients.sub(1);
+        if let Some(gauge) = self.desk.stats.window(window) {
+            gauge.sub(1);
+        }
         self.desk.stats.closed[cause.index()].add(1);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");

@@ -28,7 +28,7 @@ use crate::{
     directory::Directory,
     metrics::ShardStats,
     sink::EventSink,
-    wire,
+    wire::{self, Inflater},
 };
 
 /// The token of the inbox's waker; slots count up from zero and never get here.
@@ -60,6 +60,9 @@ pub(super) struct Loop {
     pub(super) frames: Frames,
     /// Taken out while a session is being read.
     pub(super) buffer: Vec<u8>,
+    pub(super) inflater: Inflater,
+    /// What the inflater writes to; taken out while a message is being heard.
+    pub(super) inflated: Vec<u8>,
     /// Sessions with input left over from the last turn.
     pub(super) again: Vec<u32>,
     /// Commands taken from the inbox and not yet carried out.
@@ -119,6 +122,8 @@ pub(super) fn run(
         wheel: Wheel::new(Instant::now()),
         frames,
         buffer: Vec::new(),
+        inflater: Inflater::default(),
+        inflated: Vec::new(),
         again: Vec::new(),
         commands: VecDeque::new(),
         generation: 0,

@@ -19,6 +19,8 @@ pub(super) struct Session {
     pub(super) uid: Option<Name>,
     pub(super) groups: SmallVec<[Membership; 2]>,
     pub(super) decoder: wire::Decoder,
+    /// The window size for compressed messages; [`PLAIN`](super::encode::PLAIN) for none.
+    pub(super) window: u8,
     pub(super) out: Outbound,
     /// Bytes read from the socket while the client's own queue was full; they come first when it
     /// has drained.

@@ -41,7 +41,7 @@ enum Outcome {
     /// It was answered with an error.
     Refused,
     /// It was answered with 101.
-    Accepted { websocket: HyperWebsocket, seat: Seat },
+    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8> },
 }
 
 /// Why an accepted request did not become a client after all.
@@ -81,8 +81,8 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
-        (Outcome::Accepted { websocket, seat }, Ok(())) => {
-            if let Err(error) = hand_over(websocket, seat, peer, context).await {
+        (Outcome::Accepted { websocket, seat, window }, Ok(())) => {
+            if let Err(error) = hand_over(websocket, seat, window, peer, context).await {
                 stats.broken.increment();
                 tracing::debug!(%peer, %error, "the client was lost");
             }
@@ -126,8 +126,9 @@ fn respond(
         let codec = WebSocketConfig::default().read_buffer_size(0);
         let (mut response, websocket) =
             hyper_tungstenite::upgrade(&mut request, Some(codec)).map_err(|_| Refusal::Key)?;
+        let window = negotiated.deflate.map(|agreed| agreed.window_bits);
         negotiated.write(response.headers_mut());
-        Ok((response, Outcome::Accepted { websocket, seat }))
+        Ok((response, Outcome::Accepted { websocket, seat, window }))
     });
     accepted.unwrap_or_else(|refusal| {
         let stats = context.hub.handshakes();
@@ -151,6 +152,7 @@ fn seat(context: &Context) -> Result<Seat, Refusal> {
 async fn hand_over(
     websocket: HyperWebsocket,
     seat: Seat,
+    window: Option<u8>,
     peer: SocketAddr,
     context: &Context,
 ) -> Result<(), Broken> {
@@ -159,6 +161,6 @@ async fn hand_over(
     let stream = parts.io.into_inner().into_std()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, leftover, peer, seat });
+    context.hub.adopt(Newcomer { stream, leftover, peer, window, seat });
     Ok(())
 }

@@ -9,20 +9,21 @@ use hyper::{
     body::Bytes,
     header::{
         ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN,
-        RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+        RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
         TRANSFER_ENCODING, UPGRADE,
     },
 };
 
-use crate::config::Config;
+use crate::{config::Config, wire};
 
 /// What the two sides agree on beyond RFC 6455 itself.
 ///
-/// Extensions have their place here; none is offered yet, so an offer stays unanswered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Negotiated {
     /// The sub-protocol to answer, as the configuration writes it.
     pub(super) subprotocol: Option<HeaderValue>,
+    /// Permessage-deflate, if the client offers it in a form that can be honoured.
+    pub(super) deflate: Option<wire::Agreed>,
 }
 
 /// Why a request does not become a client.
@@ -87,7 +88,15 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
     if !may_come(headers, &websocket.allowed_origins.0) {
         return Err(Refusal::Origin);
     }
-    Ok(Negotiated { subprotocol: choose(headers, &websocket.subprotocols.0) })
+    let subprotocol = choose(headers, &websocket.subprotocols.0);
+    let deflate = config.compression.enabled.then(|| deflate(headers)).flatten();
+    Ok(Negotiated { subprotocol, deflate })
+}
+
+/// The first offer of permessage-deflate that can be honoured; what can't be is declined.
+fn deflate(headers: &HeaderMap) -> Option<wire::Agreed> {
+    let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
+    wire::negotiate(offers.filter_map(|offer| offer.to_str().ok()))
 }
 
 impl Negotiated {
@@ -95,6 +104,11 @@ impl Negotiated {
     pub(super) fn write(self, headers: &mut HeaderMap) {
         if let Some(subprotocol) = self.subprotocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
+        }
+        if let Some(deflate) = self.deflate
+            && let Ok(answer) = HeaderValue::try_from(deflate.answer())
+        {
+            headers.insert(SEC_WEBSOCKET_EXTENSIONS, answer);
         }
     }
 }
