@@ -10,6 +10,7 @@
 
 mod gate;
 mod handshake;
+mod held;
 mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

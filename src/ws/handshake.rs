@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Context,
+    held::{Held, Hold},
     upgrade::{self, Refusal},
 };
 use crate::{
@@ -67,8 +68,12 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         return;
     }
     let outcome = Mutex::new(Outcome::Nothing);
+    let hold = Hold::default();
     let service = service_fn(|request| {
         let (response, then) = respond(request, peer, context, config);
+        if let Outcome::Accepted { .. } = then {
+            hold.begin();
+        }
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
         std::future::ready(Ok::<_, Infallible>(response))
     });
@@ -77,7 +82,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         .header_read_timeout(config.limits.handshake)
         .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
         .max_headers(config.limits.headers)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
@@ -155,10 +160,11 @@ async fn hand_over(
     context: &Context,
 ) -> Result<(), Broken> {
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| Broken::Foreign)?;
-    let stream = parts.io.into_inner().into_std()?;
+    let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
+    let (stream, greeting) = parts.io.into_inner().into_parts();
+    let stream = stream.into_std()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, leftover, peer, seat });
+    context.hub.adopt(Newcomer { stream, greeting, leftover, peer, seat });
     Ok(())
 }
