@@ -7,7 +7,6 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use http_body_util::Full;
@@ -20,7 +19,6 @@ use hyper::{
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
@@ -56,17 +54,9 @@ enum Broken {
     Socket(#[from] std::io::Error),
 }
 
-/// How long written data may stay unacknowledged when there is no heartbeat to say.
-const DEAF: Duration = Duration::from_mins(3);
-
 /// Leads one connection through its handshake. The caller sets the deadline.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, config: &Config) {
     let stats = context.hub.handshakes();
-    if let Err(error) = prepare(&stream, config) {
-        stats.broken.increment();
-        tracing::debug!(%peer, %error, "the connection broke before its request");
-        return;
-    }
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
     let service = service_fn(|request| {
@@ -103,18 +93,6 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
             tracing::debug!(%peer, error, "the connection ended without an upgrade");
         }
     }
-}
-
-/// Sets what the socket keeps for life.
-fn prepare(stream: &TcpStream, config: &Config) -> std::io::Result<()> {
-    let websocket = &config.websocket;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    if websocket.send_buffer.0 > 0 {
-        socket.set_send_buffer_size(websocket.send_buffer.bytes())?;
-    }
-    let deaf = Some(websocket.heartbeat_timeout).filter(|time| !time.is_zero()).unwrap_or(DEAF);
-    socket.set_tcp_user_timeout(Some(deaf))
 }
 
 /// Answers a request, and says what is to follow once the answer is on its way.
