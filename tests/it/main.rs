@@ -1,8 +1,9 @@
 //! The gateway from outside: real sockets, real gRPC, and for the commands the real program.
 
-#![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, reason = "tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
 mod calls;
 mod classic;
 mod client;
 mod gateway;
+mod tidy;
