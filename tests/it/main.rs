@@ -5,5 +5,7 @@
 mod calls;
 mod classic;
 mod client;
+mod commands;
 mod gateway;
+mod program;
 mod tidy;

@@ -221,7 +221,10 @@ fn the_checks_see_what_they_look_for() {
     let bad = [
         source("src/wire/frame.rs", "//! x\nuse crate::{close::code, shard::Seat};\n"),
         source("src/ws.rs", "//! x\nfn f() { crate::grpc::serve() }\n"),
-        source("src/hub/x.rs", "//! x\nuse crate::{\n    config::{Live, app},\n    app::Gateway,\n};\n"),
+        source(
+            "src/hub/x.rs",
+            "//! x\nuse crate::{\n    config::{Live, app},\n    app::Gateway,\n};\n",
+        ),
         source("src/stray.rs", "//! x\n"),
         source("src/config.rs", "//! x\nuse crate::net::bind;\n"),
         source("src/net.rs", "//! x\nuse crate::config::Live;\n"),
