@@ -8,4 +8,6 @@ mod client;
 mod commands;
 mod gateway;
 mod program;
+mod scale;
+mod settings;
 mod tidy;
