@@ -72,21 +72,25 @@ impl Loop {
             return;
         };
         tracing::debug!(client = %session.id, peer = %session.peer, "client connected");
-        self.sink.opened(session.id);
         if self.desk.caps.welcome {
             let id = session.id.text();
             greeting.extend_from_slice(&wire::encode(Kind::Text, id.as_str().as_bytes()));
         }
         if !greeting.is_empty() {
             let frame = Frame::new(greeting.into(), &self.desk.meter);
-            session.out.append(frame, Sort::Control, &self.desk.meter);
+            session.out.append(frame, Sort::Greeting, &self.desk.meter);
             self.desk.mark_dirty(slot, session);
+        }
+        if let Some(session) = self.sessions.get(slot as usize) {
+            self.sink.opened(session.id);
         }
         if let Some(drain) = &self.drain {
             let close = drain.close.clone();
             return self.close(slot, &close);
         }
-        if !leftover.is_empty() {
+        if !leftover.is_empty()
+            && let Some(session) = self.sessions.get_mut(slot as usize)
+        {
             session.unread = Some(leftover.into_boxed_slice());
             self.read(slot);
         }

@@ -101,8 +101,10 @@ impl Desk {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Slow));
             }
-            SlowClient::DropNewest => {}
-            SlowClient::DropOldest => {
+            // Nothing is dropped for a message that would not fit afterwards either.
+            SlowClient::DropOldest
+                if session.out.begun_bytes() + bytes <= self.caps.queue_bytes =>
+            {
                 while !self.fits(session, bytes) {
                     if !session.out.drop_oldest(&self.meter) {
                         break;
@@ -113,6 +115,7 @@ impl Desk {
                     return true;
                 }
             }
+            SlowClient::DropNewest | SlowClient::DropOldest => {}
         }
         self.stats.drop_messages(Drop::Newest, 1);
         false

@@ -114,11 +114,14 @@ impl Loop {
             finished_one |= matches!(event, Event::Message { .. });
             self.on_event(slot, event)
         });
-        self.partial += decoder.partial_bytes();
-        self.desk.stats.partial_bytes.set(self.partial as u64);
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
+        if session.flags.deaf {
+            decoder = wire::Decoder::default();
+        }
+        self.partial += decoder.partial_bytes();
+        self.desk.stats.partial_bytes.set(self.partial as u64);
         let incomplete = decoder.mid_message();
         session.decoder = decoder;
         match heard {

@@ -2,12 +2,21 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
+mod admin;
 mod calls;
 mod classic;
 mod client;
 mod commands;
+mod connections;
+mod fault;
 mod gateway;
+mod hostile;
+mod hostile_head;
+mod hostile_many;
+mod model;
 mod program;
+mod raw;
 mod scale;
 mod settings;
+mod slow;
 mod tidy;

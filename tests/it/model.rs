@@ -92,8 +92,7 @@ fn number(key: &str) -> Option<u64> {
 
 /// A gateway whose limits are those of the model.
 async fn start() -> Gateway {
-    let gateway =
-        Gateway::with(&[&format!("limits.groups_per_client={GROUPS_PER_CLIENT}")]).await;
+    let gateway = Gateway::with(&[&format!("limits.groups_per_client={GROUPS_PER_CLIENT}")]).await;
     assert_eq!(gateway.hub().shard_stats().count(), 3);
     gateway
 }
