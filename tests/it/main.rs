@@ -20,3 +20,4 @@ mod scale;
 mod settings;
 mod slow;
 mod tidy;
+mod upgrades;
