@@ -129,8 +129,7 @@ impl Hub {
     pub fn adopt(&self, newcomer: Newcomer) {
         let shard = self.0.shards.iter().min_by_key(|shard| shard.stats.sockets.get());
         if let Some(shard) = shard {
-            // A shard that has ended gives the newcomer back, and dropping it closes the socket.
-            let _ = shard.inbox.push(Command::Adopt(Box::new(newcomer)));
+            shard.inbox.push(Command::Adopt(Box::new(newcomer)));
         }
     }
 
@@ -287,8 +286,7 @@ impl Hub {
     pub fn drain(&self, close: &Close, over: Duration) {
         self.refuse_newcomers();
         for shard in &self.0.shards {
-            // A shard that has ended has no clients left.
-            let _ = shard.inbox.push(Command::Drain(close.clone(), over));
+            shard.inbox.push(Command::Drain(close.clone(), over));
         }
     }
 
@@ -301,8 +299,7 @@ impl Hub {
     pub fn stop(&self) {
         self.refuse_newcomers();
         for shard in &self.0.shards {
-            // A shard that has ended needs no telling.
-            let _ = shard.inbox.push(Command::Stop);
+            shard.inbox.push(Command::Stop);
         }
     }
 

@@ -47,6 +47,8 @@ use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::Event
 pub struct Newcomer {
     /// The socket, non-blocking.
     pub stream: TcpStream,
+    /// The answer to the upgrade, which goes out before the first message.
+    pub greeting: Vec<u8>,
     /// Bytes that were read beyond the upgrade request: the first of the client's frames.
     pub leftover: Vec<u8>,
     /// Who is at the other end.

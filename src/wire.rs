@@ -25,15 +25,20 @@
 //! * **A decoder is plain data.** It can be taken out at any byte, carried into another process
 //!   and go on there as if nothing had happened.
 //!
-//! Compression is not this module's business: where permessage-deflate was negotiated, a message
-//! may come marked as `compressed`, whole and as it was sent (RFC 7692 §6).
+//! Decoder and encoder don't compress: where permessage-deflate was agreed on ([`negotiate`]), a
+//! message may come marked as `compressed`, whole and as it was sent (RFC 7692 §6), and goes
+//! through an [`Inflater`]; a [`Deflater`] makes what is sent marked so.
 
 mod decode;
+mod deflate;
+mod extensions;
 mod frame;
 mod mask;
 mod utf8;
 
 pub use decode::Decoder;
+pub use deflate::{Deflater, Inflater, compress_once, trim};
+pub use extensions::{Agreed, negotiate};
 pub use frame::{Head, MAX_CONTROL, Opcode, PING, close, encode, encode_with, head, pong};
 
 use crate::{
@@ -125,6 +130,9 @@ pub enum Violation {
     /// RFC 6455 §8.1: a text message that is not, and can't become, UTF-8.
     #[error("text is not UTF-8")]
     BadText,
+    /// RFC 7692 §7.2.2: the payload of a compressed message is no whole DEFLATE data.
+    #[error("compressed message is not valid DEFLATE")]
+    BadDeflate,
     /// The message would be larger than [`Limits::max_message`].
     #[error("message is over {limit} bytes")]
     TooBig {
@@ -154,6 +162,7 @@ impl Violation {
             | Self::NegativeLength
             | Self::HalfCloseCode
             | Self::BadCloseCode(_) => (Cause::Protocol, code::PROTOCOL),
+            Self::BadDeflate => (Cause::Protocol, code::BAD_DATA),
             Self::BadCloseReason | Self::BadText => (Cause::BadText, code::BAD_DATA),
             Self::TooBig { .. } => (Cause::TooBig, code::TOO_BIG),
             Self::TooManyFragments { .. } => (Cause::Policy, code::POLICY),

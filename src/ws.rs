@@ -10,6 +10,8 @@
 
 mod gate;
 mod handshake;
+mod held;
+mod options;
 mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -21,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Live,
+    config::{Config, Live},
     hub::Hub,
     lifecycle,
     net::{Acceptor, Stop, stopped},
@@ -50,14 +52,22 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Accepts WebSocket clients until `stop`; handshakes under way may finish within a second.
 pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
     let mut acceptor = Acceptor::new(listener, "websocket");
+    let mut inherited = context.live.snapshot();
+    options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
     loop {
         tokio::select! {
             () = stopped(&mut stop) => break,
             (stream, peer) = acceptor.next() => {
+                let config = context.live.snapshot();
+                if !Arc::ptr_eq(&inherited, &config) {
+                    options::set(acceptor.listener(), &config);
+                    options::set(&stream, &config);
+                    inherited = Arc::clone(&config);
+                }
                 tokio::select! {
                     () = stopped(&mut stop) => break,
-                    () = admit(stream, peer, &context, &mut handshakes) => {}
+                    () = admit(stream, peer, config, &context, &mut handshakes) => {}
                 }
             }
         }
@@ -73,10 +83,10 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
 async fn admit(
     stream: TcpStream,
     peer: SocketAddr,
+    config: Arc<Config>,
     context: &Context,
     handshakes: &mut JoinSet<()>,
 ) {
-    let config = context.live.snapshot();
     context.hub.handshakes().accepted.increment();
     let place = context.gate.enter(config.limits.max_handshakes).await;
     let context = context.clone();

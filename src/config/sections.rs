@@ -86,7 +86,7 @@ pub struct Compression {
     /// Whether it is agreed to when a client offers it, and used.
     pub enabled: bool,
     /// zlib's level: 1 is fast, 9 is small.
-    pub level: u32,
+    pub level: u8,
     /// Messages below this size go out as they are.
     pub min_size: Size,
     /// Messages above this size are compressed by the call that sends them, not by a shard.

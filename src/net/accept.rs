@@ -76,6 +76,11 @@ impl<L: Listener> Acceptor<L> {
         }
     }
 
+    /// The listener.
+    pub fn listener(&self) -> &L {
+        &self.listener
+    }
+
     /// How often `accept` failed.
     pub fn failures(&self) -> u64 {
         self.failures

@@ -22,8 +22,9 @@ impl Loop {
     /// Takes a connection over: from here on it is a client.
     pub(super) fn adopt(&mut self, mut newcomer: Newcomer) {
         let leftover = std::mem::take(&mut newcomer.leftover);
+        let greeting = std::mem::take(&mut newcomer.greeting);
         match self.enter(newcomer) {
-            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, leftover)),
+            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, greeting, leftover)),
             // The socket is closed by being dropped; the client sees a broken connection.
             Err(error) => {
                 tracing::warn!(shard = self.index, %error, "can't take over a connection");
@@ -35,7 +36,7 @@ impl Loop {
         let entry = self.sessions.vacant_entry();
         let slot = u32::try_from(entry.key()).ok().filter(|&slot| (slot as usize) < MAX_SLOTS);
         let slot = slot.ok_or_else(|| io::Error::other("no slot is left"))?;
-        let random = getrandom::u64().map_err(io::Error::other)?;
+        let random = self.random.next()?;
         let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
@@ -69,28 +70,56 @@ impl Loop {
         Ok(slot)
     }
 
-    /// Tells the client its id and listens to what it has said already.
-    fn greet(&mut self, slot: u32, leftover: Vec<u8>) {
+    /// Answers the upgrade, tells the client its id, and listens to what it has said already.
+    fn greet(&mut self, slot: u32, mut greeting: Vec<u8>, leftover: Vec<u8>) {
         self.schedule(slot);
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
         tracing::debug!(client = %session.id, peer = %session.peer, "client connected");
-        self.sink.opened(session.id);
         if self.desk.caps.welcome {
             let id = session.id.text();
-            let bytes = wire::encode(Kind::Text, id.as_str().as_bytes());
-            let frame = Frame::new(bytes, &self.desk.meter);
-            session.out.append(frame, Sort::Control, &self.desk.meter);
+            greeting.extend_from_slice(&wire::encode(Kind::Text, id.as_str().as_bytes()));
+        }
+        if !greeting.is_empty() {
+            let frame = Frame::new(greeting.into(), &self.desk.meter);
+            session.out.append(frame, Sort::Greeting, &self.desk.meter);
             self.desk.mark_dirty(slot, session);
+        }
+        if let Some(session) = self.sessions.get(slot as usize) {
+            self.sink.opened(session.id);
         }
         if let Some(drain) = &self.drain {
             let close = drain.close.clone();
             return self.close(slot, &close);
         }
-        if !leftover.is_empty() {
+        if !leftover.is_empty()
+            && let Some(session) = self.sessions.get_mut(slot as usize)
+        {
             session.unread = Some(leftover.into_boxed_slice());
             self.read(slot);
         }
+    }
+}
+
+/// Random numbers for client ids, fetched from the kernel many at a time: a system call for each
+/// would be a notable part of a connection's cost.
+#[derive(Default)]
+pub(super) struct Random {
+    stock: Vec<u64>,
+}
+
+/// Numbers fetched at once; the kernel gives up to 256 bytes without being interrupted.
+const STOCK: usize = 32;
+
+impl Random {
+    fn next(&mut self) -> io::Result<u64> {
+        if self.stock.is_empty() {
+            let mut bytes = [0; STOCK * size_of::<u64>()];
+            getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+            let (numbers, _) = bytes.as_chunks();
+            self.stock.extend(numbers.iter().map(|&number| u64::from_ne_bytes(number)));
+        }
+        self.stock.pop().ok_or_else(|| io::Error::other("no random numbers"))
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Caps {
     pub(super) bytes_per_second: Option<u64>,
     /// Whether messages are compressed for clients that agreed to it.
     pub(super) deflate: bool,
-    pub(super) deflate_level: u32,
+    pub(super) deflate_level: u8,
     /// The smallest message that is compressed.
     pub(super) deflate_from: usize,
     /// The largest message that is compressed here; larger ones were before they came.

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     caps::Caps,
-    encode::Message,
+    encode::{Message, Press},
     inbox::Clients,
     outbound::{Flushed, Meter, Sort, State},
     run::Loop,
@@ -20,7 +20,6 @@ use crate::{
     config::SlowClient,
     message::{Payload, Receipt},
     metrics::{Drop, ShardStats},
-    wire::Deflater,
 };
 
 /// Everything that the step of one session needs besides the session: apart from the sessions, so
@@ -33,7 +32,7 @@ pub(super) struct Desk {
     pub(super) tick: Tick,
     /// Sockets with something to write.
     pub(super) dirty: Vec<u32>,
-    pub(super) deflater: Deflater,
+    pub(super) press: Press,
     /// Clients that a fan-out found to be too slow or gone; they are closed right after it.
     victims: Vec<(u32, Cause)>,
 }
@@ -48,8 +47,8 @@ enum Offer {
 
 impl Desk {
     pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
-        let (dirty, deflater, victims) = (Vec::new(), Deflater::default(), Vec::new());
-        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, deflater, victims }
+        let (dirty, press, victims) = (Vec::new(), Press::default(), Vec::new());
+        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, press, victims }
     }
 
     /// Asks for the socket to be flushed at the end of the turn.
@@ -77,7 +76,7 @@ impl Desk {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
-        let frame = message.frame(session.window, &self.caps, &mut self.deflater, &self.meter);
+        let frame = message.frame(session.window, &self.caps, &mut self.press, &self.meter);
         if !self.fits(session, frame.len()) && !self.make_room(slot, session, frame.len()) {
             return Offer::Refused;
         }
@@ -103,8 +102,10 @@ impl Desk {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Slow));
             }
-            SlowClient::DropNewest => {}
-            SlowClient::DropOldest => {
+            // Nothing is dropped for a message that would not fit afterwards either.
+            SlowClient::DropOldest
+                if session.out.begun_bytes() + bytes <= self.caps.queue_bytes =>
+            {
                 while !self.fits(session, bytes) {
                     if !session.out.drop_oldest(&self.meter) {
                         break;
@@ -115,6 +116,7 @@ impl Desk {
                     return true;
                 }
             }
+            SlowClient::DropNewest | SlowClient::DropOldest => {}
         }
         self.stats.drop_messages(Drop::Newest, 1);
         false

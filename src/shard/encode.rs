@@ -22,6 +22,27 @@ pub(super) const PLAIN: u8 = 0;
 /// The smallest window (RFC 7692 allows 8, zlib has none so small for raw streams).
 const SMALLEST: u8 = 9;
 
+/// What compressing takes: a compressor per window size, and a place for what comes out.
+#[derive(Default)]
+pub(super) struct Press {
+    deflater: Deflater,
+    out: Vec<u8>,
+}
+
+impl Press {
+    /// The compressed frame, if it is worth it.
+    fn frame(&mut self, kind: Kind, bytes: &[u8], window: u8, caps: &Caps) -> Option<Box<[u8]>> {
+        let worth = caps.deflate && (caps.deflate_from..=caps.deflate_to).contains(&bytes.len());
+        if window == PLAIN || !worth {
+            return None;
+        }
+        let deflated = self.deflater.deflate(window, caps.deflate_level, bytes, &mut self.out)?;
+        let frame = wire::encode_with(kind.into(), true, deflated);
+        wire::trim(&mut self.out);
+        Some(frame)
+    }
+}
+
 /// A message on its way to many clients.
 pub(super) struct Message<'a> {
     payload: &'a Payload,
@@ -50,11 +71,11 @@ impl<'a> Message<'a> {
         &mut self,
         window: u8,
         caps: &Caps,
-        deflater: &mut Deflater,
+        press: &mut Press,
         meter: &Meter,
     ) -> Rc<Frame> {
         let deflates = window != PLAIN && caps.deflate;
-        if deflates && let Some(frame) = self.deflated(window, caps, deflater, meter) {
+        if deflates && let Some(frame) = self.deflated(window, caps, press, meter) {
             return frame;
         }
         let payload = self.payload;
@@ -68,12 +89,12 @@ impl<'a> Message<'a> {
         &mut self,
         window: u8,
         caps: &Caps,
-        deflater: &mut Deflater,
+        press: &mut Press,
         meter: &Meter,
     ) -> Option<Rc<Frame>> {
         let form = self.deflated.get_mut(usize::from(window.checked_sub(SMALLEST)?))?;
         if let Form::Unmade = form {
-            *form = match deflated(self.payload, window, caps, deflater) {
+            *form = match deflated(self.payload, window, caps, press) {
                 Some(frame) => Form::Made(Frame::new(frame, meter)),
                 None => Form::Useless,
             };
@@ -85,22 +106,13 @@ impl<'a> Message<'a> {
     }
 }
 
-fn deflated(
-    payload: &Payload,
-    window: u8,
-    caps: &Caps,
-    deflater: &mut Deflater,
-) -> Option<Box<[u8]>> {
+fn deflated(payload: &Payload, window: u8, caps: &Caps, press: &mut Press) -> Option<Box<[u8]>> {
     let opcode = Opcode::from(payload.kind);
     let ahead = payload.deflated.iter().find(|(bits, _)| *bits == window);
     if let Some((_, deflated)) = ahead {
         return Some(wire::encode_with(opcode, true, deflated));
     }
-    if payload.bytes.len() < caps.deflate_from || payload.bytes.len() > caps.deflate_to {
-        return None;
-    }
-    let deflated = deflater.deflate(window, caps.deflate_level, &payload.bytes)?;
-    Some(wire::encode_with(opcode, true, &deflated))
+    press.frame(payload.kind, &payload.bytes, window, caps)
 }
 
 /// The frame of a message to one client, as an echo is.
@@ -109,18 +121,9 @@ pub(super) fn frame_for_one(
     bytes: &[u8],
     window: u8,
     caps: &Caps,
-    deflater: &mut Deflater,
+    press: &mut Press,
     meter: &Meter,
 ) -> Rc<Frame> {
-    let small = bytes.len() < caps.deflate_from;
-    let deflated = if window == PLAIN || !caps.deflate || small {
-        None
-    } else {
-        deflater.deflate(window, caps.deflate_level, bytes)
-    };
-    let frame = match deflated {
-        Some(deflated) => wire::encode_with(kind.into(), true, &deflated),
-        None => wire::encode(kind, bytes),
-    };
-    Frame::new(frame, meter)
+    let frame = press.frame(kind, bytes, window, caps);
+    Frame::new(frame.unwrap_or_else(|| wire::encode(kind, bytes)), meter)
 }

@@ -116,11 +116,14 @@ impl Loop {
             finished_one |= matches!(event, Event::Message { .. });
             self.on_event(slot, event)
         });
-        self.partial += decoder.partial_bytes();
-        self.desk.stats.partial_bytes.set(self.partial as u64);
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
+        if session.flags.deaf {
+            decoder = wire::Decoder::default();
+        }
+        self.partial += decoder.partial_bytes();
+        self.desk.stats.partial_bytes.set(self.partial as u64);
         let incomplete = decoder.mid_message();
         session.decoder = decoder;
         match heard {
@@ -183,8 +186,7 @@ impl Loop {
                 Flow::Stop
             }
         };
-        inflated.clear();
-        inflated.shrink_to(READ_BUFFER);
+        wire::trim(&mut inflated);
         self.inflated = inflated;
         flow
     }
@@ -210,8 +212,8 @@ impl Loop {
         }
         self.sink.message(session.id, kind, bytes);
         if self.desk.caps.echo {
-            let Desk { caps, deflater, meter, .. } = &mut self.desk;
-            let frame = frame_for_one(kind, bytes, session.window, caps, deflater, meter);
+            let Desk { caps, press, meter, .. } = &mut self.desk;
+            let frame = frame_for_one(kind, bytes, session.window, caps, press, meter);
             return self.answer(slot, frame, Sort::Message);
         }
         Flow::Continue

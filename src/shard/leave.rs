@@ -7,6 +7,7 @@
 
 use std::{
     net::Shutdown,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
@@ -69,6 +70,9 @@ impl Loop {
         }
         session.stage = Stage::Closing(self.desk.tick.saturating_add(self.desk.caps.close_wait));
         self.retire(slot, close.cause);
+        if matches!(close.cause, Cause::Budget | Cause::Policy) {
+            self.stop_listening(slot);
+        }
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
@@ -86,6 +90,15 @@ impl Loop {
             self.desk.mark_dirty(slot, session);
         }
         self.schedule(slot);
+    }
+
+    /// What the client still says is thrown away, and with it what it has said half.
+    fn stop_listening(&mut self, slot: u32) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        session.flags.deaf = true;
+        session.unread = None;
+        self.partial -= std::mem::take(&mut session.decoder).partial_bytes();
+        self.desk.stats.partial_bytes.set(self.partial as u64);
     }
 
     /// The connection broke: there is nobody to say goodbye to.
@@ -194,7 +207,11 @@ impl Loop {
         self.desk.stats.closed[cause.index()].add(1);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");
-        self.sink.closed(client, cause);
+        // Whatever the listener makes of it, the client is let go.
+        if catch_unwind(AssertUnwindSafe(|| self.sink.closed(client, cause))).is_err() {
+            self.desk.stats.panics.add(1);
+            tracing::error!(shard = self.index, %client, "a panic of who was told of a close");
+        }
     }
 }
 

@@ -52,7 +52,10 @@ impl Drop for Frame {
 pub(super) enum Sort {
     /// A message of the business system: counted, and droppable while none of it was written.
     Message,
-    /// A ping, a pong or the welcome: neither counted nor dropped.
+    /// The answer to the upgrade and the welcome: without it a client takes nothing else for what
+    /// it is, so it goes out even when all else is discarded.
+    Greeting,
+    /// A ping or a pong: neither counted nor dropped.
     Control,
     /// The close frame; nothing follows it.
     Close,
@@ -173,7 +176,8 @@ impl Outbound {
     pub(super) fn discard(&mut self, meter: &Meter) -> u64 {
         (self.pong, self.ping) = (None, None);
         let before = self.messages;
-        let half_written = if self.written > 0 { self.head.take() } else { None };
+        let greeting = self.head.as_ref().is_some_and(|head| head.sort == Sort::Greeting);
+        let half_written = if self.written > 0 || greeting { self.head.take() } else { None };
         while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
             self.forget(&entry, meter);
         }
@@ -185,8 +189,18 @@ impl Outbound {
 
     /// Gives up the half-written frame too: the socket is gone. Answers how many messages that were.
     pub(super) fn abandon(&mut self, meter: &Meter) -> u64 {
+        let mut dropped = self.discard(meter);
+        if let Some(head) = self.head.take() {
+            self.forget(&head, meter);
+            dropped += u64::from(head.sort == Sort::Message);
+        }
         self.written = 0;
-        self.discard(meter)
+        dropped
+    }
+
+    /// Bytes of a frame that has been begun and so can't be dropped any more.
+    pub(super) fn begun_bytes(&self) -> usize {
+        self.head.as_ref().filter(|_| self.written > 0).map_or(0, |head| head.frame.len())
     }
 
     /// Writes as much as the socket takes in this turn.
@@ -246,7 +260,8 @@ impl Outbound {
             meter.set(meter.get() + ENTRY_BYTES);
             self.bytes += frame.len();
             let entry = Entry { frame, sort: Sort::Control };
-            if self.written > 0 {
+            let greeting = self.head.as_ref().is_some_and(|head| head.sort == Sort::Greeting);
+            if self.written > 0 || greeting {
                 self.rest.get_or_insert_default().push_front(entry);
             } else if let Some(behind) = self.head.replace(entry) {
                 self.rest.get_or_insert_default().push_front(behind);

@@ -13,6 +13,7 @@ use slab::Slab;
 
 use super::{
     World,
+    adopt::Random,
     caps::Caps,
     deliver::Desk,
     inbox::{Change, Command, Inbox},
@@ -67,6 +68,7 @@ pub(super) struct Loop {
     pub(super) again: Vec<u32>,
     /// Commands taken from the inbox and not yet carried out.
     commands: VecDeque<Command>,
+    pub(super) random: Random,
     /// Tells apart the clients that use a slot one after the other.
     pub(super) generation: u32,
     /// Memory of incomplete inbound messages.
@@ -126,6 +128,7 @@ pub(super) fn run(
         inflated: Vec::new(),
         again: Vec::new(),
         commands: VecDeque::new(),
+        random: Random::default(),
         generation: 0,
         partial: 0,
         drain: None,

@@ -7,7 +7,6 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use http_body_util::Full;
@@ -20,11 +19,11 @@ use hyper::{
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::{
     Context,
+    held::{Held, Hold},
     upgrade::{self, Refusal},
 };
 use crate::{
@@ -32,6 +31,7 @@ use crate::{
     net::http::LEAST_HEAD,
     shard::{Newcomer, Seat},
     status::Phase,
+    wire,
 };
 
 /// What became of the request.
@@ -55,20 +55,16 @@ enum Broken {
     Socket(#[from] std::io::Error),
 }
 
-/// How long written data may stay unacknowledged when there is no heartbeat to say.
-const DEAF: Duration = Duration::from_mins(3);
-
 /// Leads one connection through its handshake. The caller sets the deadline.
 pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, config: &Config) {
     let stats = context.hub.handshakes();
-    if let Err(error) = prepare(&stream, config) {
-        stats.broken.increment();
-        tracing::debug!(%peer, %error, "the connection broke before its request");
-        return;
-    }
     let outcome = Mutex::new(Outcome::Nothing);
+    let hold = Hold::default();
     let service = service_fn(|request| {
         let (response, then) = respond(request, peer, context, config);
+        if let Outcome::Accepted { .. } = then {
+            hold.begin();
+        }
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
         std::future::ready(Ok::<_, Infallible>(response))
     });
@@ -77,7 +73,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         .header_read_timeout(config.limits.handshake)
         .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
         .max_headers(config.limits.headers)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
@@ -100,18 +96,6 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
     }
 }
 
-/// Sets what the socket keeps for life.
-fn prepare(stream: &TcpStream, config: &Config) -> std::io::Result<()> {
-    let websocket = &config.websocket;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    if websocket.send_buffer.0 > 0 {
-        socket.set_send_buffer_size(websocket.send_buffer.bytes())?;
-    }
-    let deaf = Some(websocket.heartbeat_timeout).filter(|time| !time.is_zero()).unwrap_or(DEAF);
-    socket.set_tcp_user_timeout(Some(deaf))
-}
-
 /// Answers a request, and says what is to follow once the answer is on its way.
 fn respond(
     mut request: Request<Incoming>,
@@ -126,7 +110,7 @@ fn respond(
         let codec = WebSocketConfig::default().read_buffer_size(0);
         let (mut response, websocket) =
             hyper_tungstenite::upgrade(&mut request, Some(codec)).map_err(|_| Refusal::Key)?;
-        let window = negotiated.deflate.map(|agreed| agreed.window_bits);
+        let window = negotiated.deflate.map(wire::Agreed::window_bits);
         negotiated.write(response.headers_mut());
         Ok((response, Outcome::Accepted { websocket, seat, window }))
     });
@@ -157,10 +141,11 @@ async fn hand_over(
     context: &Context,
 ) -> Result<(), Broken> {
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| Broken::Foreign)?;
-    let stream = parts.io.into_inner().into_std()?;
+    let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
+    let (stream, greeting) = parts.io.into_inner().into_parts();
+    let stream = stream.into_std()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, leftover, peer, window, seat });
+    context.hub.adopt(Newcomer { stream, greeting, leftover, peer, window, seat });
     Ok(())
 }

@@ -9,8 +9,8 @@ use hyper::{
     body::Bytes,
     header::{
         ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN,
-        RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-        TRANSFER_ENCODING, UPGRADE,
+        RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -105,9 +105,8 @@ impl Negotiated {
         if let Some(subprotocol) = self.subprotocol {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol);
         }
-        if let Some(deflate) = self.deflate
-            && let Ok(answer) = HeaderValue::try_from(deflate.answer())
-        {
+        if let Some(deflate) = self.deflate {
+            let answer = HeaderValue::from_static(deflate.response());
             headers.insert(SEC_WEBSOCKET_EXTENSIONS, answer);
         }
     }

@@ -1,1 +1,218 @@
-//! connections
+//! The life of a connection: upgrade, welcome, messages, heartbeat, farewell.
+
+use std::sync::{Arc, Mutex};
+
+use gateway_websocket::{
+    close::Cause, ids::ClientId, message::Kind, sink::EventSink, status::Phase,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    client::{Client, soon},
+    gateway::Gateway,
+    raw::{CLOSE, PING, PONG, Raw, TEXT, ask, frame, request},
+};
+
+#[tokio::test]
+async fn the_text_ping_is_answered_and_the_binary_one_is_not() {
+    let gateway = Gateway::start().await;
+    let mut ada = gateway.connect().await;
+    ada.send(Message::binary(b"ping".to_vec())).await;
+    gateway.send_message_to_client(ada.id(), "marker").await;
+    ada.say("ping").await;
+    let mut heard = [ada.next_text().await, ada.next_text().await];
+    heard.sort();
+    assert_eq!(heard, ["marker", "pong"]);
+}
+
+#[tokio::test]
+async fn a_silent_client_is_closed_with_3008() {
+    let sets = ["websocket.heartbeat_timeout=300ms", "websocket.ping_interval=0s"];
+    let gateway = Gateway::with(&sets).await;
+    let mut ada = gateway.connect().await;
+    assert_eq!(ada.next_close().await.0, 3008);
+    assert_eq!(gateway.closed(Cause::Silent), 1);
+}
+
+#[tokio::test]
+async fn frames_behind_the_request_in_one_write_are_heard() {
+    let gateway = Gateway::with(&["websocket.messages=echo"]).await;
+    let mut raw = Raw::open(gateway.websocket()).await;
+    raw.send([request(&[]).into_bytes(), frame(TEXT, b"early")].concat()).await;
+    raw.response().await;
+    assert_eq!(raw.data().await.payload.len(), 36);
+    assert_eq!(raw.data().await.text(), "early");
+}
+
+#[tokio::test]
+async fn control_frames_come_between_fragments_and_a_close_is_echoed() {
+    let gateway = Gateway::with(&["websocket.messages=echo"]).await;
+    let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
+    raw.send([frame(0x01, b"one "), frame(PING, b"p"), frame(0x80, b"two")].concat()).await;
+    let mut both = [raw.next().await.unwrap(), raw.next().await.unwrap()];
+    both.sort_by_key(|frame| frame.first);
+    assert_eq!((both[0].first, both[0].text()), (TEXT, "one two"));
+    assert_eq!((both[1].first, both[1].text()), (PONG, "p"));
+    raw.send(frame(CLOSE, &4321u16.to_be_bytes())).await;
+    assert_eq!(raw.close_code().await, 4321);
+    assert_eq!(raw.next().await, None);
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_upgrade_is_told_so() {
+    let gateway = Gateway::start().await;
+    let plain = ask(gateway.websocket(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(plain.starts_with("HTTP/1.1 426 "), "{plain}");
+    assert!(plain.to_ascii_lowercase().contains("\r\nupgrade: websocket\r\n"), "{plain}");
+    let post = ask(gateway.websocket(), &request(&[]).replace("GET", "POST")).await;
+    assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+    let version = ask(gateway.websocket(), &request(&[]).replace("13", "12")).await;
+    assert!(version.starts_with("HTTP/1.1 426 "), "{version}");
+    let key = ask(gateway.websocket(), &request(&[]).replace("==", "")).await;
+    assert!(key.starts_with("HTTP/1.1 400 "), "{key}");
+}
+
+#[tokio::test]
+async fn a_client_that_answers_pings_stays() {
+    let sets = ["websocket.heartbeat_timeout=1s", "websocket.ping_interval=100ms"];
+    let gateway = Gateway::with(&sets).await;
+    let mut ada = gateway.connect().await;
+    // tungstenite answers each ping as it is read; fifteen of them are longer than the timeout.
+    for _ in 0..15 {
+        assert!(matches!(ada.next().await, Some(Ok(Message::Ping(_)))), "nothing but pings comes");
+    }
+    assert!(gateway.client_is_online(ada.id()).await.isonline);
+}
+
+#[tokio::test]
+async fn messages_go_out_as_text_or_as_binary() {
+    let gateway = Gateway::with(&["websocket.message_format=binary"]).await;
+    let mut ada = gateway.connect().await;
+    gateway.broadcast_message("bytes").await;
+    assert_eq!(ada.next_message().await, Message::binary(b"bytes".to_vec()));
+}
+
+#[tokio::test]
+async fn without_a_welcome_the_first_message_is_somebodys() {
+    let gateway = Gateway::with(&["websocket.welcome=none"]).await;
+    let mut ada = Client::connect_silently(gateway.websocket()).await;
+    let online = async {
+        while gateway.hub().count_clients() == 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    soon("the client", online).await;
+    gateway.broadcast_message("first").await;
+    assert_eq!(ada.next_text().await, "first");
+}
+
+#[tokio::test]
+async fn an_echoed_client_that_does_not_read_is_not_read_and_loses_nothing() {
+    let sets =
+        ["websocket.messages=echo", "limits.queue_bytes=64KiB", "websocket.send_buffer=16KiB"];
+    let gateway = Gateway::with(&sets).await;
+    let (mut raw, _) = Raw::narrow(gateway.websocket()).await;
+    let mut polite = gateway.connect().await;
+    let message = |number: u32| frame(TEXT, format!("{number:04096}").as_bytes());
+    // Goes on until the gateway stops reading and the kernel's buffers are full.
+    let mut sent: u32 = 0;
+    let mut rest = Vec::new();
+    while rest.is_empty() {
+        let bytes = message(sent);
+        let mut written = 0;
+        while written < bytes.len() {
+            match raw.stream().try_write(&bytes[written..]) {
+                Ok(count) => written += count,
+                // Not taken at once. If the gateway answers another client twice in the meantime
+                // and still doesn't take it, it isn't reading.
+                Err(_) if gave_way(&mut polite, raw.stream()).await => {}
+                Err(_) => {
+                    rest = bytes[written..].to_vec();
+                    break;
+                }
+            }
+        }
+        sent += 1;
+    }
+    assert!(sent > 16, "the queue alone takes more: {sent}");
+    let (mut reading, mut writing) = (0, rest);
+    while reading < sent {
+        if !writing.is_empty()
+            && let Ok(count) = raw.stream().try_write(&writing)
+        {
+            writing.drain(..count);
+        }
+        assert_eq!(raw.data().await.text(), format!("{reading:04096}"));
+        reading += 1;
+    }
+    assert_eq!(gateway.closed(Cause::Slow), 0);
+}
+
+/// Whether the socket takes bytes again after another client was answered many times.
+async fn gave_way(polite: &mut Client, stream: &tokio::net::TcpStream) -> bool {
+    for _ in 0..200 {
+        polite.say("ping").await;
+        assert_eq!(polite.next_text().await, "pong");
+        let writable = stream.ready(tokio::io::Interest::WRITABLE);
+        if tokio::time::timeout(std::time::Duration::ZERO, writable).await.is_ok()
+            && stream.try_write(&[]).is_ok()
+        {
+            return true;
+        }
+    }
+    false
+}
+
+#[tokio::test]
+async fn who_listens_is_told_of_each_client_in_order() {
+    let diary = Arc::new(Diary::default());
+    let gateway = Gateway::listening_to(Arc::<Diary>::clone(&diary), &[]).await;
+    let mut ada = gateway.connect().await;
+    ada.say("hello").await;
+    ada.say("ping").await;
+    assert_eq!(ada.next_text().await, "pong");
+    gateway.clonse_client(ada.id()).await;
+    let expected =
+        ["opened", "message Text hello", "closed api"].map(|what| format!("{} {what}", ada.id()));
+    assert_eq!(*diary.0.lock().unwrap(), expected);
+}
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Diary(Mutex<Vec<String>>);
+
+impl EventSink for Diary {
+    fn opened(&self, client: ClientId) {
+        self.0.lock().unwrap().push(format!("{client} opened"));
+    }
+
+    fn message(&self, client: ClientId, kind: Kind, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.lock().unwrap().push(format!("{client} message {kind:?} {text}"));
+    }
+
+    fn closed(&self, client: ClientId, cause: Cause) {
+        self.0.lock().unwrap().push(format!("{client} closed {}", cause.name()));
+    }
+}
+
+#[tokio::test]
+async fn a_drain_delivers_what_is_queued_before_it_says_goodbye() {
+    let gateway = Gateway::with(&["drain.window=200ms", "drain.close_code=1012"]).await;
+    let mut clients = gateway.connect_n::<5>().await;
+    for number in 0..100 {
+        gateway.broadcast_message(format!("{number}")).await;
+    }
+    let handle = gateway.handle().clone();
+    let draining = tokio::spawn(async move { handle.drain().await.unwrap() });
+    for client in &mut clients {
+        for number in 0..100 {
+            assert_eq!(client.next_text().await, number.to_string());
+        }
+        assert_eq!(client.next_close().await.0, 1012);
+        client.ended().await;
+    }
+    let drained = soon("the drain's end", draining).await.unwrap();
+    assert_eq!((drained.closed, drained.cut_off), (5, 0));
+    assert_eq!(gateway.handle().phase(), Phase::Draining);
+}

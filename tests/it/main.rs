@@ -1,8 +1,23 @@
 //! The gateway from outside: real sockets, real gRPC, and for the commands the real program.
 
-#![allow(clippy::unwrap_used, clippy::missing_docs_in_private_items, reason = "tests")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
+mod admin;
 mod calls;
 mod classic;
 mod client;
+mod commands;
+mod connections;
+mod fault;
 mod gateway;
+mod hostile;
+mod hostile_head;
+mod hostile_many;
+mod model;
+mod program;
+mod raw;
+mod scale;
+mod settings;
+mod slow;
+mod tidy;
+mod upgrades;

@@ -1,0 +1,225 @@
+//! The commands: what an operator types, and what comes of it. Each test runs the real program.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use gateway_websocket::status::Phase;
+use tokio::net::TcpListener;
+
+use crate::{client::Client, program::Program};
+
+#[tokio::test]
+async fn serve_is_the_default_and_listens_where_status_says() {
+    let mut program = Program::new();
+    let status = program.serve(&[]).await;
+    assert_eq!(status.phase, Phase::Ready);
+    assert_eq!(status.version, env!("CARGO_PKG_VERSION"));
+    let client = Client::connect(status.listeners.websocket[0]).await;
+    assert_eq!(client.id().len(), 36);
+    assert_eq!(program.status().clients, 1);
+    assert!(program.log().contains(&status.listeners.grpc[0].to_string()), "{}", program.log());
+    let socket = std::fs::metadata(program.file("control.sock")).unwrap();
+    assert_eq!(socket.permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn start_returns_when_it_is_ready_and_stop_when_it_is_gone() {
+    let program = Program::new();
+    let started = program.run(&["start"]);
+    started.expect(0, &["127.0.0.1:"]);
+    let status = program.status();
+    started.expect(0, &[&status.listeners.websocket[0].to_string()]);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::connect(status.listeners.websocket[0]).await);
+    }
+
+    program.run(&["start"]).expect(0, &["already running", &status.pid.to_string()]);
+
+    let closing = tokio::task::spawn_blocking(move || (program.run(&["stop"]), program));
+    for client in &mut clients {
+        assert_eq!(client.next_close().await.0, 1001);
+        client.ended().await;
+    }
+    let (stopped, program) = closing.await.unwrap();
+    stopped.expect(0, &["closed 3 clients"]);
+    // Who has ended and was not waited for yet is listed still, but runs no program.
+    assert!(std::fs::read_link(format!("/proc/{}/exe", status.pid)).is_err(), "still there");
+    assert!(!program.file("control.sock").exists());
+}
+
+#[tokio::test]
+async fn start_fails_with_the_reason() {
+    let program = Program::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for key in ["websocket.listen", "grpc.listen", "admin.listen"] {
+        let said = program.run(&["--set", &format!("{key}={address}"), "start"]);
+        said.expect(1, &[key, &address, "in use"]);
+    }
+    let said = program.run(&["--set", "limits.names=0", "--set", "limits.inbox=no", "start"]);
+    said.expect(78, &["limits.names", "limits.inbox"]);
+    program.run(&["status"]).expect(3, &[]);
+}
+
+#[tokio::test]
+async fn serve_names_the_address_that_is_taken() {
+    let program = Program::new();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let said = program.run(&["serve", "--set", &format!("grpc.listen={address}")]);
+    said.expect(1, &["grpc.listen", &address]);
+}
+
+#[tokio::test]
+async fn commands_say_when_nothing_runs() {
+    let program = Program::new();
+    let socket = program.file("control.sock").display().to_string();
+    program.run(&["stop"]).expect(0, &["not running"]);
+    for command in ["status", "reload", "drain", "health"] {
+        program.run(&[command]).expect(3, &["not running", &socket]);
+    }
+}
+
+#[tokio::test]
+async fn a_signal_drains_and_ends_well() {
+    for signal in ["TERM", "INT"] {
+        let mut program = Program::new();
+        let status = program.serve(&[]).await;
+        let mut client = Client::connect(status.listeners.websocket[0]).await;
+        program.signal(signal);
+        assert_eq!(client.next_close().await.0, 1001);
+        client.ended().await;
+        assert_eq!(program.ended().await, Some(0), "{signal}: {}", program.log());
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let mut program = Program::new();
+    let patient = ["--set", "drain.delay=10m"];
+    let status = program.serve(&patient).await;
+    let mut client = Client::connect(status.listeners.websocket[0]).await;
+    program.signal("TERM");
+    while program.status().phase != Phase::Stopping {}
+    program.signal("TERM");
+    // Ten minutes would end the test, not the program.
+    assert_eq!(program.ended().await, Some(0), "{}", program.log());
+    client.ended().await;
+}
+
+#[tokio::test]
+async fn a_socket_file_left_by_a_crash_is_no_obstacle() {
+    let mut program = Program::new();
+    program.serve(&[]).await;
+    program.signal("KILL");
+    assert_eq!(program.ended().await, None);
+    assert!(program.file("control.sock").exists(), "a crash leaves its socket behind");
+    program.run(&["status"]).expect(3, &["not running"]);
+    let status = program.serve(&[]).await;
+    Client::connect(status.listeners.websocket[0]).await;
+}
+
+#[tokio::test]
+async fn without_a_place_for_the_control_socket_it_warns_and_serves() {
+    let program = Program::new();
+    // Reserved first, since nobody can be asked later where it listens.
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let log = std::fs::File::create(program.file("log")).unwrap();
+    let nowhere = program.config(""); // a file where a directory is wanted
+    // Root may write to /run whatever its mode, so for root it is read-only in this one process.
+    let root = rustix::process::geteuid().is_root();
+    let hide = if root { "mount -t tmpfs -o ro tmpfs /run && " } else { "" };
+    let mut command = std::process::Command::new(if root { "unshare" } else { "sh" });
+    command
+        .args(if root { &["-m", "sh"][..] } else { &[] })
+        .args(["-c", &format!("{hide}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_gateway-websocket")])
+        .env_remove("GWS_CONTROL__SOCKET")
+        .env("RUNTIME_DIRECTORY", &nowhere)
+        .env("XDG_RUNTIME_DIR", &nowhere)
+        .args(["--set", &format!("websocket.listen={address}")])
+        .args(["--set", "grpc.listen=127.0.0.1:0", "--set", "admin.listen=127.0.0.1:0"]);
+    let mut child = command.stderr(log).spawn().unwrap();
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        assert!(child.try_wait().unwrap().is_none(), "ended: {}", program.log());
+    }
+    Client::connect(address).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(program.log().contains("no control socket"), "{}", program.log());
+}
+
+#[tokio::test]
+async fn a_reload_takes_effect_with_clients_connected() {
+    let mut program = Program::new();
+    let config = program.config("websocket.message_format = \"text\"\n");
+    let status = program.serve(&["--config", &config]).await;
+    let mut client = Client::connect(status.listeners.websocket[0]).await;
+    client.say("ping").await;
+    assert_eq!(client.next_text().await, "pong");
+
+    program.config("websocket.messages = \"echo\"\ngrpc.max_streams = 7\n");
+    let said = program.run(&["--config", &config, "reload"]);
+    said.expect(0, &["websocket.messages", "echo", "grpc.max_streams", "restart"]);
+    client.say("again").await;
+    assert_eq!(client.next_text().await, "again");
+    let status = program.status();
+    assert_eq!((status.config.generation, status.clients), (2, 1));
+    assert_eq!(status.config.pending, ["grpc.max_streams"]);
+
+    // A faulty file changes nothing, and all its faults are told.
+    program.config("websocket.messages = \"shout\"\nlimits.names = 0\n");
+    let said = program.run(&["--config", &config, "reload"]);
+    said.expect(1, &["websocket.messages", "limits.names"]);
+    client.say("still echoed").await;
+    assert_eq!(client.next_text().await, "still echoed");
+    let status = program.status();
+    assert_eq!((status.config.generation, status.config.faults.len()), (2, 2));
+
+    // SIGHUP does the same as the command.
+    program.config("websocket.messages = \"echo\"\nwebsocket.welcome = \"none\"\n");
+    program.signal("HUP");
+    while program.status().config.generation == 2 {}
+    let mut silent = Client::connect_silently(status.listeners.websocket[0]).await;
+    silent.say("first").await;
+    assert_eq!(silent.next_text().await, "first");
+    client.say("unharmed").await;
+    assert_eq!(client.next_text().await, "unharmed");
+}
+
+#[tokio::test]
+async fn a_drained_gateway_stays_and_refuses() {
+    let mut program = Program::new();
+    let status = program.serve(&[]).await;
+    program.run(&["health"]).expect(0, &[]);
+    let mut client = Client::connect(status.listeners.websocket[0]).await;
+    let draining =
+        tokio::task::spawn_blocking(move || (program.run(&["drain", "--wait"]), program));
+    assert_eq!(client.next_close().await.0, 1001);
+    client.ended().await;
+    let (said, program) = draining.await.unwrap();
+    said.expect(0, &["1 client"]);
+    program.run(&["health"]).expect(1, &[]);
+    let now = program.status();
+    assert_eq!((now.phase, now.clients, now.pid), (Phase::Draining, 0, status.pid));
+    let refused = tokio_tungstenite::client_async(
+        format!("ws://{}/", status.listeners.websocket[0]),
+        tokio::net::TcpStream::connect(status.listeners.websocket[0]).await.unwrap(),
+    );
+    let error = refused.await.expect_err("no newcomers").to_string();
+    assert!(error.contains("503"), "{error}");
+    program.run(&["stop"]).expect(0, &[]);
+}
+
+#[tokio::test]
+async fn every_command_explains_itself() {
+    let program = Program::new();
+    program.run(&["--help"]).expect(0, &["serve", "drain", "78", "GWS_", "Examples"]);
+    for command in ["serve", "start", "stop", "status", "reload", "drain", "health", "check"] {
+        let said = program.run(&[command, "--help"]);
+        said.expect(0, &["Usage"]);
+        assert!(said.out.lines().next().is_some_and(|line| line.len() > 20), "{said:?}");
+    }
+    program.run(&["dance"]).expect(2, &["dance"]);
+}

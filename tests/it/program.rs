@@ -1,0 +1,147 @@
+//! The real program as a child process: started on ports and a control socket of its own, and
+//! ended whatever becomes of the test.
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+};
+
+use gateway_websocket::status::Status;
+use tokio::time::{Duration, sleep};
+
+/// Only ends a test that would hang.
+const HANG: u32 = 1200;
+
+/// A place for one gateway: its control socket, its settings, and the processes it leaves behind.
+pub struct Program {
+    directory: tempfile::TempDir,
+    children: Vec<Child>,
+}
+
+impl Program {
+    pub fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), children: Vec::new() }
+    }
+
+    /// A file in the program's own directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Writes a configuration file and answers its path as text.
+    pub fn config(&self, toml: &str) -> String {
+        let path = self.file("gateway.toml");
+        std::fs::write(&path, toml).unwrap();
+        path.display().to_string()
+    }
+
+    /// The command, with arguments, not started yet. Settings of the machine are left out.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-websocket"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("GWS_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("--socket")
+            .arg(self.file("control.sock"))
+            .args(["--set", "websocket.listen=127.0.0.1:0", "--set", "grpc.listen=127.0.0.1:0"])
+            .args(["--set", "admin.listen=127.0.0.1:0"])
+            .args(arguments);
+        command
+    }
+
+    /// Runs a command to its end; answers exit code and what it said.
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        Said::of(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// Starts `serve` as a child and waits until it is in service.
+    pub async fn serve(&mut self, arguments: &[&str]) -> Status {
+        let log = std::fs::File::create(self.file("log")).unwrap();
+        let child = self.command(arguments).stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        self.children.push(child);
+        for _ in 0..HANG {
+            let said = self.run(&["status", "--json"]);
+            if said.code == 0 {
+                return serde_json::from_str(&said.out).unwrap();
+            }
+            if let Some(ended) = self.children.last_mut().unwrap().try_wait().unwrap() {
+                panic!("serve ended with {ended}: {}", self.log());
+            }
+            sleep(Duration::from_millis(50)).await; // the process says nothing when it is ready
+        }
+        panic!("serve did not become ready: {}", self.log());
+    }
+
+    /// What the child wrote to standard error.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    /// The picture that `status --json` gives.
+    pub fn status(&self) -> Status {
+        let said = self.run(&["status", "--json"]);
+        assert_eq!(said.code, 0, "{said:?}");
+        serde_json::from_str(&said.out).unwrap()
+    }
+
+    /// Sends a signal to the child.
+    pub fn signal(&self, name: &str) {
+        let pid = self.children.last().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the child's end; answers its exit code, none if a signal ended it.
+    pub async fn ended(&mut self) -> Option<i32> {
+        let child = self.children.last_mut().unwrap();
+        for _ in 0..HANG {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            sleep(Duration::from_millis(50)).await; // a child's end can only be asked for
+        }
+        panic!("the program did not end: {}", self.log());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Detached ones first: they are found through the control socket and end when told to.
+        let running = self.run(&["status", "--json"]);
+        if let Ok(status) = serde_json::from_str::<Status>(&running.out) {
+            let _ = Command::new("kill").args(["-9", &status.pid.to_string()]).status();
+        }
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("no signal ended the command"),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Asserts how the command ended and that it said all of these.
+    pub fn expect(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{self:?}");
+        for word in words {
+            assert!(self.out.contains(word) || self.err.contains(word), "{word:?} not in {self:?}");
+        }
+    }
+}
