@@ -27,6 +27,10 @@ const READ_BUFFER: usize = 64 * 1024;
 /// Reads of one socket in one turn before its neighbours have theirs.
 const READS_PER_TURN: usize = 4;
 
+/// Frames that may wait while each ping still gets a pong of its own. Beyond that, and while the
+/// client doesn't read, only the newest is answered, as RFC 6455 §5.5.3 allows.
+const PONGS: usize = 64;
+
 /// What a client says to be answered at once; 1.x clients keep themselves alive with it.
 const PING_TEXT: &[u8] = b"ping";
 
@@ -157,7 +161,11 @@ impl Loop {
                 if let Some(session) = self.sessions.get_mut(slot as usize)
                     && session.is_open()
                 {
-                    session.out.set_pong(frame);
+                    if session.flags.blocked || session.out.len() >= PONGS {
+                        session.out.set_pong(frame);
+                    } else {
+                        session.out.append(frame, Sort::Control, &self.desk.meter);
+                    }
                     self.desk.mark_dirty(slot, session);
                 }
                 Flow::Continue

@@ -78,7 +78,7 @@ async fn connected_clients_are_listed_counted_and_online() {
     assert_eq!(gateway.count_online_client().await.count, 5);
     let listed = gateway.get_all_online_client().await.client;
     assert_eq!(listed.len(), 5);
-    assert_eq!(set(listed), set(clients.iter().map(|client| client.id())));
+    assert_eq!(set(listed), set(clients.iter().map(super::client::Client::id)));
     for client in &clients {
         assert!(gateway.client_is_online(client.id()).await.isonline);
     }

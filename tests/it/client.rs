@@ -14,7 +14,7 @@ use tokio_tungstenite::{
 };
 
 /// Only ends a test that would hang; nothing is proved by it.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_mins(1);
 
 /// Waits for something that has to come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

@@ -98,7 +98,7 @@ async fn without_a_welcome_the_first_message_is_somebodys() {
     let mut ada = Client::connect_silently(gateway.websocket()).await;
     let online = async {
         while gateway.hub().count_clients() == 0 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     soon("the client", online).await;

@@ -44,7 +44,7 @@ impl EventSink for Faulty {
 
 /// A gateway of one shard, so that a fault that spreads has somewhere to go.
 async fn faulty(at: At, sets: &[&str]) -> Gateway {
-    let opened = Default::default();
+    let opened = std::sync::atomic::AtomicUsize::default();
     let sets: Vec<_> = sets.iter().copied().chain(["shards=1"]).collect();
     Gateway::listening_to(Arc::new(Faulty { at, opened }), &sets).await
 }

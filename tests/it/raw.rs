@@ -32,11 +32,11 @@ pub fn head(first: u8, len: usize) -> Vec<u8> {
     match len {
         0..126 => bytes.push(0x80 | u8::try_from(len).unwrap()),
         126..=0xffff => {
-            bytes.push(0x80 | 126);
+            bytes.push(0x80 | 0x7e);
             bytes.extend(u16::try_from(len).unwrap().to_be_bytes());
         }
         _ => {
-            bytes.push(0x80 | 127);
+            bytes.push(0x80 | 0x7f);
             bytes.extend((len as u64).to_be_bytes());
         }
     }

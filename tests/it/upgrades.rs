@@ -94,7 +94,7 @@ async fn a_full_gateway_says_so_and_a_place_that_is_freed_can_be_taken() {
     drop(ada);
     let freed = async {
         while gateway.hub().count_sockets() > 1 {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     soon("a free place", freed).await;

@@ -29,7 +29,7 @@ const LARGE: usize = 1024;
 const GOODBYE: u16 = 4321;
 
 /// A frame of 100 masked bytes of which only three follow the head.
-const PART_OF_A_MESSAGE: [u8; 9] = [0x81, 0x80 | 100, 0, 0, 0, 0, b'a', b'b', b'c'];
+const PART_OF_A_MESSAGE: [u8; 9] = [0x81, 0x80 | 0x64, 0, 0, 0, 0, b'a', b'b', b'c'];
 
 #[derive(Debug)]
 enum Step {
