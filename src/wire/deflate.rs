@@ -112,8 +112,8 @@ impl Compressor {
 
     /// Leaves the deflated `payload` in `out`, without [`TAIL`]; an empty one becomes a zero byte.
     fn run(&mut self, payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        // Room for the worst case, the fixed code with its nine bits for a byte: zlib-rs 0.6.8
-        // forgets on reset to close a block that it could not write to the end.
+        // Room for the worst case, the fixed code with its nine bits for a byte: zlib-rs 0.6.8,
+        // at level 1, forgets on reset to close a block that it could not write to the end.
         out.reserve(payload.len() + payload.len() / 8 + 64);
         let status = self.zlib.compress_vec(payload, out, FlushCompress::Sync).ok()?;
         let whole = status == Status::Ok
