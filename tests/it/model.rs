@@ -139,7 +139,8 @@ async fn nothing_is_left(gateway: &Gateway, tally: &Tally) {
     assert_eq!(handshakes.accepted.get(), tally.opened);
 
     let queued = gateway.sum(|stats| stats.messages_queued.get());
-    let dropped = gateway.sum(|stats| stats.dropped.iter().map(Single::get).sum());
+    let dropped = gateway
+        .sum(|stats| stats.dropped.iter().map(gateway_websocket::metrics::Single::get).sum());
     let out = gateway.sum(|stats| stats.messages_out.get());
     assert_eq!(queued, out + dropped, "{out} went out, {dropped} were dropped");
     if let Some(expected) = tally.queued {

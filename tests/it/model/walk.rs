@@ -107,7 +107,6 @@ impl Walk {
         }
         match self.random.below(1000) {
             0..45 if self.clients.len() < CROWD => Step::Connect,
-            0..100 => Step::SayPing(self.connected()),
             100..136 => Step::Go(self.connected(), self.way()),
             136 => Step::ManyGo(self.random.below(self.clients.len())),
             137 => Step::AskEverything,
@@ -121,10 +120,11 @@ impl Walk {
             655..745 => Step::ToUser(self.name('u', 12), self.message(number)),
             745..815 => Step::ToGroup(self.name('g', 10), self.message(number)),
             815..830 => Step::ToAll(self.message(number)),
-            830..880 => Step::AskOfClient(self.client()),
-            880..925 => Step::AskOfUser(self.name('u', 12)),
-            925..970 => Step::AskOfGroup(self.name('g', 10)),
-            _ => Step::AskOfAll,
+            830..860 => Step::AskOfClient(self.client()),
+            860..885 => Step::AskOfUser(self.name('u', 12)),
+            885..910 => Step::AskOfGroup(self.name('g', 10)),
+            910..925 => Step::AskOfAll,
+            _ => Step::SayPing(self.connected()),
         }
     }
 
