@@ -1,18 +1,28 @@
 //! Many bad clients at once: the bounds of the whole process.
 
-use gateway_websocket::close::Cause;
+use gateway_websocket::{close::Cause, config};
 
 use crate::{
+    client::Client,
     gateway::Gateway,
+    program::Program,
     raw::{BINARY, Raw, TEXT, frame},
 };
 
 /// Clients that send all but the last byte of a message; each takes two descriptors of the test.
-const HALF_SENDERS: usize = 600;
+const HALF_SENDERS: usize = 5000;
 
 #[tokio::test]
 async fn clients_one_byte_short_of_a_message_fill_no_memory_and_cost_no_small_holder() {
-    let sets = ["limits.partial_bytes=16MiB", "websocket.messages=echo", "shards=1"];
+    config::machine::raise_files().unwrap();
+    // A client that is cut off leaves at once, so that the test needs no more than the clients'
+    // own descriptors.
+    let sets = [
+        "limits.partial_bytes=16MiB",
+        "limits.close_wait=100ms",
+        "websocket.messages=echo",
+        "shards=1",
+    ];
     let gateway = Gateway::with(&sets).await;
     let mut polite = gateway.connect().await;
     let (mut small, _) = Raw::welcomed(gateway.websocket()).await;
@@ -22,7 +32,8 @@ async fn clients_one_byte_short_of_a_message_fill_no_memory_and_cost_no_small_ho
     let (mut raws, mut most) = (Vec::new(), 0);
     for _ in 0..HALF_SENDERS {
         let mut raw = Raw::connect(gateway.websocket()).await;
-        raw.send(&message[..message.len() - 1]).await;
+        // Who holds most of the budget is closed in the middle of it.
+        let _ = raw.try_send(&message[..message.len() - 1]).await;
         raws.push(raw);
         polite.say("hello").await;
         assert_eq!(polite.next_text().await, "hello");
@@ -33,4 +44,25 @@ async fn clients_one_byte_short_of_a_message_fill_no_memory_and_cost_no_small_ho
     assert!(closed > 0 && closed < HALF_SENDERS as u64, "{closed} were closed");
     small.send(&hello[8..]).await;
     assert_eq!(small.data().await.text(), "hello", "who holds least is not closed");
+}
+
+#[tokio::test]
+async fn a_gateway_out_of_descriptors_serves_on_and_accepts_again() {
+    let mut program = Program::new();
+    let status = program.serve_with_files(300).await;
+    let address = status.listeners.websocket[0];
+    let mut first = Client::connect(address).await;
+    // More than it has descriptors for; the kernel accepts what the gateway can't.
+    let mut crowd = Vec::new();
+    for _ in 0..400 {
+        crowd.push(Raw::open(address).await);
+    }
+    while !program.log().contains("can't be accepted") {
+        first.say("ping").await;
+        assert_eq!(first.next_text().await, "pong", "clients notice nothing");
+    }
+    drop(crowd);
+    let mut late = Client::connect(address).await;
+    late.say("ping").await;
+    assert_eq!(late.next_text().await, "pong");
 }

@@ -59,8 +59,22 @@ impl Program {
 
     /// Starts `serve` as a child and waits until it is in service.
     pub async fn serve(&mut self, arguments: &[&str]) -> Status {
+        let command = self.command(arguments);
+        self.spawn(command).await
+    }
+
+    /// Starts `serve` with at most so many file descriptors.
+    pub async fn serve_with_files(&mut self, files: u32) -> Status {
+        let gateway = self.command(&[]);
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nofile={files}:{files}")).arg(gateway.get_program());
+        command.args(gateway.get_args());
+        self.spawn(command).await
+    }
+
+    async fn spawn(&mut self, mut command: Command) -> Status {
         let log = std::fs::File::create(self.file("log")).unwrap();
-        let child = self.command(arguments).stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        let child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
         self.children.push(child);
         for _ in 0..HANG {
             let said = self.run(&["status", "--json"]);
