@@ -183,8 +183,24 @@ def closing(server, url):
     assert not server.ClonseClient(clientid="").result
 
 
+def compression(server, url):
+    with connect(url) as packed, connect(url, compression=None) as plain:
+        assert [extension.name for extension in packed.protocol.extensions] == ["permessage-deflate"]
+        assert plain.protocol.extensions == []
+        packed.recv(), plain.recv()
+        # Below `min_size`, compressed by a shard, and compressed before a shard sees it.
+        for size in (10, 10_000, 200_000):
+            text = ("hello " * size)[:size]
+            assert server.BroadcastMessage(message=text).result
+            assert packed.recv() == text
+            assert plain.recv() == text
+        packed.send("x" * 10_000)  # compressed by the client
+        packed.send("ping")
+        assert packed.recv() == "pong"
+
+
 def main():
-    tests = [reflection, health, clients, messages, users, groups, closing]
+    tests = [reflection, health, clients, messages, users, groups, closing, compression]
     passed = 0
     with gateway(pathlib.Path(sys.argv[1]).resolve()) as listeners:
         server = Foreigner(listeners["grpc"][0])
