@@ -12,7 +12,7 @@ mod drain;
 mod reload;
 mod supervise;
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -140,10 +140,10 @@ impl Gateway {
         asks.phase.send_replace(Phase::Ready);
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
-            websocket = ?listeners.websocket,
-            grpc = ?listeners.grpc,
-            admin = ?listeners.admin,
-            control = ?listeners.control,
+            websocket = %list(&listeners.websocket),
+            grpc = %list(&listeners.grpc),
+            admin = %list(&listeners.admin),
+            control = listeners.control.as_ref().map(|path| tracing::field::display(path.display())),
             shards = config.resolved_shards(),
             max_clients = config.limits.max_clients(crate::config::machine::files()),
             "ready"
@@ -177,6 +177,11 @@ impl Gateway {
     pub fn handle(&self) -> &lifecycle::Handle {
         &self.handle
     }
+}
+
+/// Addresses as one writes them.
+fn list(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Bound {
