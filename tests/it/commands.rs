@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use gateway_websocket::status::Phase;
 use tokio::net::TcpListener;
 
-use crate::{client::Client, program::Program};
+use crate::{client::Client, program::Program, raw::Raw};
 
 #[tokio::test]
 async fn serve_is_the_default_and_listens_where_status_says() {
@@ -96,14 +96,16 @@ async fn a_signal_drains_and_ends_well() {
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let mut program = Program::new();
-    let patient = ["--set", "drain.delay=10m"];
+    let patient = ["--set", "drain.timeout=30m", "--set", "limits.close_wait=30m"];
     let status = program.serve(&patient).await;
-    let mut client = Client::connect(status.listeners.websocket[0]).await;
+    // Never answers the close frame, so that the drain would take half an hour.
+    let (mut client, _) = Raw::welcomed(status.listeners.websocket[0]).await;
     program.signal("TERM");
-    while program.status().phase != Phase::Stopping {}
+    while program.status().clients > 0 {}
+    assert_eq!(program.status().phase, Phase::Stopping);
     program.signal("TERM");
-    // Ten minutes would end the test, not the program.
     assert_eq!(program.ended().await, Some(0), "{}", program.log());
+    assert_eq!(client.close_code().await, 1001);
     client.ended().await;
 }
 
