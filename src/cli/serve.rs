@@ -1,10 +1,11 @@
 //! `serve`: runs the gateway in this process. The one place from which `app` is called.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::sync::Arc;
 
 use super::{Exit, complain, complain_of, start};
-use crate::app::{Gateway, Options};
+use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
 use crate::{sink, telemetry};
 
@@ -26,16 +27,27 @@ pub(super) fn run(source: Source, detached: bool) -> Exit {
         Ok(()) => Exit::Done,
         Err(error) => {
             // Before it is ready, a detached gateway still has its parent's ear.
-            complain(&format!("{error:#}"));
+            complain(&format!("{error}"));
             if logs_to_file {
-                tracing::error!(error = format!("{error:#}"), "the gateway failed");
+                tracing::error!(error = format!("{error}"), "the gateway failed");
             }
             Exit::Failed
         }
     }
 }
 
-fn serve(loaded: Loaded, source: Source, detached: bool) -> anyhow::Result<()> {
+/// Why the gateway did not serve, or ended badly.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeError> {
     let telemetry = telemetry::init(&loaded.config.log)?;
     if let Err(error) = machine::raise_files() {
         tracing::warn!(%error, "the file descriptor limit could not be raised");
@@ -65,7 +77,7 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> anyhow::Result<()> {
 }
 
 /// Tells the waiting `start` that all is well, and closes the streams that lead to it.
-fn let_go(gateway: &Gateway) -> anyhow::Result<()> {
+fn let_go(gateway: &Gateway) -> io::Result<()> {
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // Standard error first: once the line below is read, nobody reads it any more.
     rustix::stdio::dup2_stderr(&nowhere)?;
