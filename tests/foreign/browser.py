@@ -3,10 +3,12 @@
 usage: browser.py GATEWAY_BINARY
 """
 
-import functools
 import http.server
+import os
 import pathlib
+import queue
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,46 +19,69 @@ FLAGS = """
 --headless --no-sandbox --disable-gpu --disable-quic --no-first-run
 --disable-background-networking --disable-component-update --disable-sync
 """.split()
-# Shows what the console would, and says how the connection was agreed on.
-PAGE = """<!doctype html><pre id="console"></pre><script>
-const out = document.getElementById("console");
-console.log = (...words) => { out.textContent += words.join(" ") + "\\n"; };
+# Tells the test what the console shows, line by line.
+PAGE = """<!doctype html><script>
+console.log = (...words) => { fetch("/said", { method: "POST", body: words.join(" ") }); };
 %s
 ws.onopen = () => { console.log("extensions:", ws.extensions); ws.send("ping"); };
 </script>"""
+# Only ends a test that would hang.
+HANG = 120
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class Listener(http.server.BaseHTTPRequestHandler):
+    """Serves the page and hears what its console shows."""
+
+    page = b""
+    said = queue.Queue()
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(self.page)
+
+    def do_POST(self):
+        line = self.rfile.read(int(self.headers["Content-Length"]))
+        self.said.put(line.decode())
+        self.send_response(204)
+        self.end_headers()
+
     def log_message(self, *_):
         pass
 
 
-def console(directory):
-    """What the page shows once it has had a few seconds of its own time."""
-    handler = functools.partial(Quiet, directory=directory)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+def console(directory, lines):
+    """The first lines that the page's console shows."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = subprocess.run(
+        # With a debugging port it stays until it is ended.
+        browser = subprocess.Popen(
             ["chromium", *FLAGS, f"--user-data-dir={directory}/profile",
-             "--virtual-time-budget=5000", "--dump-dom",
-             f"http://127.0.0.1:{server.server_port}/page.html"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, timeout=120,
-        ).stdout
-        server.shutdown()
-    return re.search(r'<pre id="console">(.*?)</pre>', page, re.DOTALL).group(1)
+             "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )
+        try:
+            return [Listener.said.get(timeout=HANG) for _ in range(lines)]
+        finally:
+            # All of its processes: they are a group of their own.
+            os.killpg(browser.pid, signal.SIGKILL)
+            browser.wait(timeout=HANG)
+            server.shutdown()
 
 
 def main():
     binary = pathlib.Path(sys.argv[1]).resolve()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     lines = re.search(r"^```js\n(.*?)^```", readme, re.MULTILINE | re.DOTALL).group(1)
-    with tempfile.TemporaryDirectory() as directory:
-        pathlib.Path(directory, "page.html").write_text(PAGE % lines, encoding="utf-8")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        Listener.page = (PAGE % lines).encode()
         # The port is the README's own: it is part of what is tried.
         command = [binary, f"--socket={directory}/control.sock"]
         subprocess.run([*command, "start"], check=True, stdout=subprocess.DEVNULL, timeout=60)
         try:
-            shown = console(directory)
+            # The extensions, the client id and the pong, each by a request of its own.
+            shown = "\n".join(console(directory, 3))
         finally:
             subprocess.run([*command, "stop"], check=True, stdout=subprocess.DEVNULL, timeout=60)
     assert re.search(r"^received: [0-9a-f-]{36}$", shown, re.MULTILINE), shown
