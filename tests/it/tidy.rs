@@ -65,6 +65,18 @@ impl Source {
                 None => used.extend(head(rest)),
             }
         }
+        // As many steps up as the file is deep lead to the root as well.
+        let depth = self.path.components().count() - 1;
+        let root = "super::".repeat(depth);
+        for (at, _) in code.match_indices(&root) {
+            let rest = &code[at + root.len()..];
+            if !code[..at].ends_with("super::") && !rest.starts_with("super::") {
+                match rest.strip_prefix('{') {
+                    Some(list) => used.extend(heads_of(list)),
+                    None => used.extend(head(rest)),
+                }
+            }
+        }
         used
     }
 }
@@ -226,6 +238,8 @@ fn the_checks_see_what_they_look_for() {
             "//! x\nuse crate::{\n    config::{Live, app},\n    app::Gateway,\n};\n",
         ),
         source("src/stray.rs", "//! x\n"),
+        source("src/admin.rs", "//! x\nuse super::control;\n"),
+        source("src/control/a.rs", "//! x\nuse super::super::admin::{self, b};\n"),
         source("src/config.rs", "//! x\nuse crate::net::bind;\n"),
         source("src/net.rs", "//! x\nuse crate::config::Live;\n"),
     ];
@@ -235,6 +249,8 @@ fn the_checks_see_what_they_look_for() {
         "ws must not use grpc",
         "hub must not use app",
         "stray is in no layer",
+        "admin must not use control",
+        "control must not use admin",
         "config and net use each other in a circle",
     ] {
         assert!(wrong.contains(expected), "{expected} is not in\n{wrong}");
