@@ -225,3 +225,32 @@ async fn every_command_explains_itself() {
     }
     program.run(&["dance"]).expect(2, &["dance"]);
 }
+
+#[tokio::test]
+async fn the_log_has_a_line_per_change_of_life_and_none_per_message() {
+    for (level, names_clients) in [("info", false), ("debug", true)] {
+        let mut program = Program::new();
+        let status = program.serve(&["--set", &format!("log.level={level}")]).await;
+        let mut client = Client::connect(status.listeners.websocket[0]).await;
+        for _ in 0..50 {
+            client.say("ping").await;
+            assert_eq!(client.next_text().await, "pong");
+        }
+        let id = client.id().to_owned();
+        drop(client);
+        program.run(&["reload"]).expect(0, &[]);
+        program.run(&["stop"]).expect(0, &[]);
+        assert_eq!(program.ended().await, Some(0));
+        let log = program.log();
+        let lines: Vec<serde_json::Value> = log
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON off a terminal"))
+            .collect();
+        for what in ["ready", "configuration reloaded", "drained", "stopped"] {
+            let count = lines.iter().filter(|line| line["message"] == what).count();
+            assert_eq!(count, 1, "{what}: {log}");
+        }
+        assert!(lines.len() < 20, "fifty messages left their traces: {log}");
+        assert_eq!(log.contains(&id), names_clients, "{level}: {log}");
+    }
+}
