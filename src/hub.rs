@@ -391,7 +391,7 @@ impl Hub {
         let config = self.0.live.snapshot();
         let bounds = Bounds {
             calls: config.limits.inbox,
-            bytes: share(config.limits.queued_budget(), self.0.shards.len()),
+            bytes: config::machine::share(config.limits.queued_budget(), self.0.shards.len()),
         };
         let mut places = SmallVec::<[_; 4]>::new();
         for (shard, clients) in routes {
@@ -405,11 +405,6 @@ impl Hub {
         });
         Ok(answers.collect())
     }
-}
-
-/// One shard's part of a budget of the process.
-fn share(budget: u64, shards: usize) -> usize {
-    usize::try_from(budget).unwrap_or(usize::MAX) / shards.max(1)
 }
 
 type Routes = SmallVec<[(usize, Clients); 4]>;

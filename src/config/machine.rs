@@ -55,6 +55,11 @@ impl Limits {
     }
 }
 
+/// One shard's part of a budget of the process, in bytes.
+pub fn share(budget: u64, shards: usize) -> usize {
+    usize::try_from(budget).unwrap_or(usize::MAX) / shards.max(1)
+}
+
 /// Cores the process may run on.
 pub fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();

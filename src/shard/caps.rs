@@ -7,7 +7,7 @@ use super::{
     wheel::{STEP, Tick},
 };
 use crate::{
-    config::{Config, Messages, SlowClient, Welcome},
+    config::{Config, Messages, SlowClient, Welcome, machine::share},
     wire,
 };
 
@@ -72,11 +72,6 @@ impl Caps {
             source: Arc::clone(source),
         }
     }
-}
-
-/// One shard's part of a budget of the process.
-fn share(budget: u64, shards: usize) -> usize {
-    usize::try_from(budget).unwrap_or(usize::MAX) / shards.max(1)
 }
 
 /// A time span in ticks, rounded up; none if it is zero, which means "off".

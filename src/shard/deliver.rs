@@ -12,7 +12,7 @@ use super::{
     inbox::Clients,
     outbound::{Flushed, Meter, Sort, State},
     run::Loop,
-    session::Session,
+    session::{Session, slot_at},
     wheel::Tick,
 };
 use crate::{
@@ -140,8 +140,7 @@ impl Loop {
         let mut message = Message::new(payload);
         if let Clients::All = clients {
             for (slot, session) in &mut self.sessions {
-                // A slab index is a slot: adopt() lets no more in than 24 bits can name.
-                let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+                let slot = slot_at(slot);
                 offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
             }
         } else if let Clients::Group(name) = clients {
@@ -233,8 +232,7 @@ impl Loop {
             if self.desk.meter.get() <= share - share / 10 {
                 break;
             }
-            // A slab index is a slot: adopt() lets no more in than 24 bits can name.
-            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let slot = slot_at(slot);
             let close =
                 Close::new(Cause::Budget, code::OVERLOADED, "limits.queued_bytes is used up");
             self.guard(slot, |shard| shard.close(slot, &close));

@@ -13,7 +13,7 @@ use super::{
     encode::frame_for_one,
     outbound::{Frame, Sort},
     run::Loop,
-    session::Stage,
+    session::{Stage, slot_at},
 };
 use crate::{
     close::{Cause, Close, code},
@@ -301,8 +301,7 @@ impl Loop {
             if self.partial <= share - share / 10 {
                 break;
             }
-            // A slab index is a slot: adopt() lets no more in than 24 bits can name.
-            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
+            let slot = slot_at(slot);
             let reason = "limits.partial_bytes is used up";
             let close = Close::new(Cause::Budget, code::OVERLOADED, reason);
             self.guard(slot, |shard| shard.close(slot, &close));

@@ -20,7 +20,7 @@ use super::{
     leave::Draining,
     members::Groups,
     outbound::{Frame, Meter},
-    session::{Session, Stage},
+    session::{Session, Stage, slot_at},
     wheel::{STEP, Tick, Wheel},
 };
 use crate::{
@@ -333,8 +333,7 @@ impl Loop {
     fn reschedule_all(&mut self) {
         for (slot, session) in &mut self.sessions {
             if let Some(next) = self.desk.caps.next_look(session) {
-                // A slab index is a slot: adopt() lets no more in than 24 bits can name.
-                session.timer = self.wheel.schedule(u32::try_from(slot).unwrap_or(u32::MAX), next);
+                session.timer = self.wheel.schedule(slot_at(slot), next);
             }
         }
     }

@@ -89,6 +89,11 @@ impl Session {
     }
 }
 
+/// The slot of a session, given its index in the slab: `adopt` lets no more in than 24 bits name.
+pub(super) fn slot_at(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
 /// What the client may still send in the second at hand.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Allowance {
