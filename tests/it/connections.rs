@@ -148,6 +148,42 @@ async fn an_echoed_client_that_does_not_read_is_not_read_and_loses_nothing() {
     assert_eq!(gateway.closed(Cause::Slow), 0);
 }
 
+#[tokio::test]
+async fn a_client_that_is_not_read_and_breaks_off_is_let_go_at_once() {
+    let sets = [
+        "websocket.messages=echo",
+        "limits.queue_bytes=64KiB",
+        "websocket.send_buffer=16KiB",
+        "websocket.heartbeat_timeout=0s",
+        "websocket.ping_interval=0s",
+    ];
+    let gateway = Gateway::with(&sets).await;
+    let (mut raw, _) = Raw::narrow(gateway.websocket()).await;
+    let mut polite = gateway.connect().await;
+    let message = frame(TEXT, &[b'x'; 4096]);
+    let mut waiting = message.clone();
+    loop {
+        match raw.stream().try_write(&waiting) {
+            Ok(count) => drop(waiting.drain(..count)),
+            Err(_) if gave_way(&mut polite, raw.stream()).await => {}
+            Err(_) => break,
+        }
+        if waiting.is_empty() {
+            waiting.clone_from(&message);
+        }
+    }
+    // A reset: nothing but the poll's word tells of it.
+    raw.stream().set_zero_linger().unwrap();
+    drop(raw);
+    let gone = async {
+        while gateway.closed(Cause::Lost) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of the reset client", gone).await;
+    assert!(gateway.client_is_online(polite.id()).await.isonline);
+}
+
 /// Whether the socket takes bytes again after another client was answered many times.
 async fn gave_way(polite: &mut Client, stream: &tokio::net::TcpStream) -> bool {
     for _ in 0..200 {
