@@ -1,0 +1,193 @@
+//! One side of the comparison: a server, all its clients, and who publishes to it.
+
+use std::{
+    fs::File,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gateway_websocket::status::Status;
+
+use crate::{
+    Outcome,
+    child::{CLIENTS, Child, SERVER},
+    generator::Tally,
+    publisher::Publisher,
+    usage::{Cpu, memory},
+};
+
+/// Only ends a run that would hang.
+const HANG: Duration = Duration::from_secs(30);
+
+pub(crate) struct Side {
+    server: Child,
+    generator: Child,
+    pub(crate) publisher: Publisher,
+    clients: usize,
+    /// The control socket and the log of a gateway.
+    _directory: Option<tempfile::TempDir>,
+}
+
+/// What happened in a stretch of time.
+#[derive(Debug)]
+pub(crate) struct Window {
+    pub(crate) cpu: Cpu,
+    pub(crate) tally: Tally,
+}
+
+impl Window {
+    /// Microseconds of CPU per message that arrived: of the whole process, and of its shards.
+    pub(crate) fn per_message(&self) -> (f64, f64) {
+        let per = |time: Duration| time.as_secs_f64() * 1e6 / self.tally.messages.max(1) as f64;
+        (per(self.cpu.process), per(self.cpu.shards))
+    }
+}
+
+impl Side {
+    pub(crate) fn raw_loop() -> Outcome<Self> {
+        let mut server = Child::start(myself(&["raw-loop"])?, SERVER)?;
+        let address = server.line()?;
+        let generator = Child::start(myself(&["generator", &address, "1"])?, CLIENTS)?;
+        let publisher = Publisher::of_raw_loop(&address)?;
+        Ok(Self { server, generator, publisher, clients: 0, _directory: None })
+    }
+
+    /// A gateway with one shard, otherwise as it comes but for what is `set`.
+    pub(crate) fn gateway(binary: &Path, set: &[&str]) -> Outcome<Self> {
+        let directory = tempfile::tempdir()?;
+        let socket = directory.path().join("control.sock");
+        let log = directory.path().join("log");
+        let mut command = Command::new(binary);
+        command.arg("--socket").arg(&socket);
+        let places = ["websocket.listen", "grpc.listen", "admin.listen"];
+        for place in places {
+            command.arg(format!("--set={place}=127.0.0.1:0"));
+        }
+        for setting in ["shards=1", "log.level=warn"].iter().chain(set) {
+            command.arg(format!("--set={setting}"));
+        }
+        command.arg("serve").stderr(File::create(&log)?);
+        let server = Child::start(command, SERVER)?;
+        let Some(status) = ready(binary, &socket) else {
+            return Err(format!("the gateway did not start: {}", std::fs::read_to_string(log)?).into());
+        };
+        let address = |addresses: &[std::net::SocketAddr]| addresses.first().map(ToString::to_string);
+        let websocket = address(&status.listeners.websocket).ok_or("no WebSocket address")?;
+        let grpc = address(&status.listeners.grpc).ok_or("no gRPC address")?;
+        let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
+        let publisher = Publisher::of_gateway(&grpc)?;
+        Ok(Self { server, generator, publisher, clients: 0, _directory: Some(directory) })
+    }
+
+    /// Opens more clients, until there are `clients`.
+    pub(crate) fn connect(&mut self, clients: usize) -> Outcome<()> {
+        self.connect_with_buffer(clients, 0)
+    }
+
+    pub(crate) fn connect_with_buffer(&mut self, clients: usize, bytes: usize) -> Outcome<()> {
+        let more = clients - self.clients;
+        self.generator.ask(&format!("connect {more} {bytes}"))?;
+        self.clients = clients;
+        Ok(())
+    }
+
+    /// Closes all clients, and gives the server a moment to notice.
+    pub(crate) fn disconnect(&mut self) -> Outcome<()> {
+        self.generator.ask("drop")?;
+        self.clients = 0;
+        thread::sleep(Duration::from_millis(500));
+        Ok(())
+    }
+
+    /// The clients stop reading for good.
+    pub(crate) fn deafen(&mut self) -> Outcome<()> {
+        self.generator.ask("deaf").map(drop)
+    }
+
+    /// Measures what happens while `what` is done and until each client got each message of it.
+    pub(crate) fn window(
+        &mut self,
+        what: impl FnOnce(&mut Publisher) -> Outcome<u64>,
+    ) -> Outcome<Window> {
+        self.generator.ask("zero")?;
+        let before = Cpu::of(self.server.pid())?;
+        let expected = what(&mut self.publisher)? * self.clients as u64;
+        let mut tally = self.tally()?;
+        let began = Instant::now();
+        while tally.messages < expected {
+            if began.elapsed() > HANG {
+                return Err(format!("{} of {expected} messages arrived", tally.messages).into());
+            }
+            thread::sleep(Duration::from_millis(2));
+            // The first tally's idle share is the one of the time that counts.
+            let idle = tally.idle;
+            tally = Tally { idle, ..self.tally()? };
+        }
+        if tally.lost > 0 {
+            return Err(format!("the server closed {} clients", tally.lost).into());
+        }
+        Ok(Window { cpu: Cpu::of(self.server.pid())?.since(before), tally })
+    }
+
+    /// Lets each client say something, and again whenever it comes back.
+    pub(crate) fn echo(&mut self, size: usize, time: Duration) -> Outcome<Window> {
+        self.generator.ask("zero")?;
+        let before = Cpu::of(self.server.pid())?;
+        self.generator.ask(&format!("echo {size}"))?;
+        thread::sleep(time);
+        self.generator.ask("hush")?;
+        let idle = self.tally()?.idle;
+        thread::sleep(Duration::from_millis(100));
+        let tally = Tally { idle, ..self.tally()? };
+        Ok(Window { cpu: Cpu::of(self.server.pid())?.since(before), tally })
+    }
+
+    /// CPU time of the server while nothing but time passes.
+    pub(crate) fn idle(&mut self, time: Duration) -> Outcome<Window> {
+        self.generator.ask("zero")?;
+        let before = Cpu::of(self.server.pid())?;
+        thread::sleep(time);
+        Ok(Window { cpu: Cpu::of(self.server.pid())?.since(before), tally: self.tally()? })
+    }
+
+    /// CPU time that the server takes to get `clients` connected.
+    pub(crate) fn cost_of_connecting(&mut self, clients: usize) -> Outcome<Cpu> {
+        let before = Cpu::of(self.server.pid())?;
+        self.connect(clients)?;
+        Ok(Cpu::of(self.server.pid())?.since(before))
+    }
+
+    /// Memory of the server.
+    pub(crate) fn memory(&self) -> Outcome<u64> {
+        memory(self.server.pid())
+    }
+
+    fn tally(&mut self) -> Outcome<Tally> {
+        Ok(serde_json::from_str(&self.generator.ask("count")?)?)
+    }
+}
+
+/// This program, in another role.
+fn myself(arguments: &[&str]) -> Outcome<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments);
+    Ok(command)
+}
+
+/// Waits until the gateway is in service.
+fn ready(binary: &Path, socket: &Path) -> Option<Status> {
+    let began = Instant::now();
+    while began.elapsed() < HANG {
+        let mut command = Command::new(binary);
+        command.arg("--socket").arg(socket).args(["status", "--json"]).stderr(Stdio::null());
+        if let Ok(output) = command.output()
+            && let Ok(status) = serde_json::from_slice(&output.stdout)
+        {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
