@@ -1,5 +1,10 @@
 //! The program: arguments in, exit code out. What happens in between is `cli`'s.
 
+/// Gives memory back after a burst, which the system's allocator does not: `benches/README.md` has
+/// the figures.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     gateway_websocket::cli::main()
 }

@@ -16,6 +16,7 @@
 //! `catch_unwind`, so a panic costs that one session (close code 1011) and nobody else.
 
 mod adopt;
+mod bundle;
 mod caps;
 mod deliver;
 mod encode;
@@ -26,6 +27,7 @@ mod members;
 mod outbound;
 mod run;
 mod session;
+mod socket;
 mod wheel;
 
 use std::{

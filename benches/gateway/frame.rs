@@ -27,8 +27,8 @@ pub(crate) fn first(bytes: &[u8]) -> Option<Frame> {
 /// A masked text frame. The key is all zeros: whoever takes the mask off has the same work, and the
 /// payload is as it was.
 pub(crate) fn masked_text(payload: &[u8]) -> Vec<u8> {
-    let mut frame = gateway_websocket::wire::encode(gateway_websocket::message::Kind::Text, payload)
-        .into_vec();
+    let mut frame =
+        gateway_websocket::wire::encode(gateway_websocket::message::Kind::Text, payload).into_vec();
     frame[1] |= 0x80;
     let head = frame.len() - payload.len();
     frame.splice(head..head, [0; 4]);

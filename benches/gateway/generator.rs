@@ -12,12 +12,15 @@
 //!   echo BYTES       each client sends a message, and another one for each that comes back
 //!   hush             nobody sends any more
 //!   deaf             nobody reads any more
+//!   prompt           from now on messages are read as they come
+//!   lazy             as at first: what came is read every now and then
 //! ```
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::SocketAddr,
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use hdrhistogram::Histogram;
@@ -34,6 +37,10 @@ const OPENING: usize = 128;
 const PER_ADDRESS: usize = 2000;
 /// Timed messages that can be under way at once.
 const UNDER_WAY: usize = 1 << 12;
+/// Rest between two looks at the sockets, unless told to be prompt. A generator that sleeps in its
+/// poll is woken by every single message, and waking the other core is dearer than sending: the
+/// servers would be measured by how often that happens to be needed.
+const NAP: Duration = Duration::from_millis(1);
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -78,8 +85,9 @@ struct Generator {
     receipts: Vec<u32>,
     echo: Option<Vec<u8>>,
     deaf: bool,
+    prompt: bool,
     began: Instant,
-    waited: std::time::Duration,
+    waited: Duration,
 }
 
 /// Runs until standard input ends.
@@ -100,14 +108,18 @@ pub(crate) fn run(server: &str, source: &str) -> Outcome<()> {
         receipts: vec![0; UNDER_WAY],
         echo: None,
         deaf: false,
+        prompt: false,
         began: Instant::now(),
-        waited: std::time::Duration::ZERO,
+        waited: Duration::ZERO,
     };
     let mut events = Events::with_capacity(1024);
     let mut buffer = vec![0; 256 * 1024];
     let mut line = String::new();
     loop {
         let before = Instant::now();
+        if !generator.prompt {
+            thread::sleep(NAP);
+        }
         generator.poll.poll(&mut events, None)?;
         generator.waited += before.elapsed();
         for event in &events {
@@ -147,7 +159,7 @@ impl Generator {
                 self.delays.reset();
                 self.receipts.fill(0);
                 self.began = Instant::now();
-                self.waited = std::time::Duration::ZERO;
+                self.waited = Duration::ZERO;
             }
             "count" => {
                 let all = self.began.elapsed().as_secs_f64();
@@ -168,6 +180,8 @@ impl Generator {
             }
             "hush" => self.echo = None,
             "deaf" => self.deaf = true,
+            "prompt" => self.prompt = true,
+            "lazy" => self.prompt = false,
             _ => return Err(format!("unknown command {line:?}").into()),
         }
         println!("ok");
@@ -189,7 +203,9 @@ impl Generator {
         socket.set_tcp_nodelay(true)?;
         socket.set_nonblocking(true)?;
         match socket.connect(&self.server.into()) {
-            Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            Err(error)
+                if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+            {
                 return Err(error.into());
             }
             _ => {}

@@ -75,7 +75,8 @@ fn measure(arguments: Arguments) -> Outcome<()> {
     let version = std::process::Command::new(&arguments.gateway).arg("--version").output()?;
     let version = String::from_utf8(version.stdout)?.trim().to_owned();
     let mut report = table::Report::new(version);
-    let plan = rows::Plan { gateway: arguments.gateway, turns: arguments.turns, only: arguments.rows };
+    let plan =
+        rows::Plan { gateway: arguments.gateway, turns: arguments.turns, only: arguments.rows };
     plan.run(&mut report)?;
     println!("\n{}", report.markdown());
     println!("The figures are also in {}.", report.keep()?);

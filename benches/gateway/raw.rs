@@ -13,7 +13,10 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
-use rustix::net::{SendFlags, send};
+use rustix::{
+    io::Errno,
+    net::{SendFlags, send},
+};
 use slab::Slab;
 
 use crate::{Outcome, frame};
@@ -96,7 +99,7 @@ fn hear(key: usize, peers: &mut Slab<Peer>, buffer: &mut [u8]) -> Outcome<bool> 
         Role::Publisher(orders) => {
             orders.extend_from_slice(bytes);
             let orders = std::mem::take(orders);
-            let rest = carry_out(orders, peers)?;
+            let rest = carry_out(&orders, peers)?;
             let peer = &mut peers[key];
             peer.stream.write_all(&vec![b'.'; rest.0])?;
             peer.role = Role::Publisher(rest.1);
@@ -108,7 +111,7 @@ fn hear(key: usize, peers: &mut Slab<Peer>, buffer: &mut [u8]) -> Outcome<bool> 
 /// Answers each frame of a client by one of ours with as many bytes of payload.
 fn echo(stream: &TcpStream, mut bytes: &[u8]) -> Outcome<()> {
     while let Some(frame) = frame::first(bytes) {
-        if frame.opcode < 8 {
+        if frame.opcode < 8 && frame.len <= 256 {
             let mut answer = [0; 256];
             answer[0] = 0x81;
             let head = frame.head - 4;
@@ -123,8 +126,8 @@ fn echo(stream: &TcpStream, mut bytes: &[u8]) -> Outcome<()> {
 
 /// Sends each frame in the publisher's orders to every client; answers how many there were, and
 /// the beginning of the next order.
-fn carry_out(orders: Vec<u8>, peers: &Slab<Peer>) -> Outcome<(usize, Vec<u8>)> {
-    let mut rest = orders.as_slice();
+fn carry_out(orders: &[u8], peers: &Slab<Peer>) -> Outcome<(usize, Vec<u8>)> {
+    let mut rest = orders;
     let mut done = 0;
     while let Some(frame) = frame::first(rest) {
         for (_, peer) in peers {
@@ -142,9 +145,7 @@ fn send_whole(stream: &TcpStream, bytes: &[u8]) -> Outcome<()> {
     let sent = match send(stream, bytes, SendFlags::NOSIGNAL) {
         Ok(sent) => sent,
         // A client that has just gone; the poll will say so too.
-        Err(error) if matches!(error, rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => {
-            return Ok(());
-        }
+        Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
         Err(error) => return Err(format!("the raw loop's socket takes nothing: {error}").into()),
     };
     if sent == bytes.len() { Ok(()) } else { Err("the raw loop's socket took a part".into()) }

@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 pub(crate) const NAMES: [&str; 9] =
     ["setup", "small", "one", "ahead", "latency", "echo", "memory", "large", "storm"];
 
-const STRETCH: Duration = Duration::from_millis(1500);
+const STRETCH: Duration = Duration::from_millis(100);
 
 impl Plan {
     fn has(&self, name: &str) -> bool {
@@ -59,7 +59,11 @@ impl Plan {
         if self.has("one") || self.has("latency") {
             let one = self.fan_out(&mut raw, &mut gateway, 1)?;
             if self.has("one") {
-                report.add(one.row("CPU per delivery, one message at a time, 1,000 clients", 1.10, 1.05));
+                report.add(one.row(
+                    "CPU per delivery, one message at a time, 1,000 clients",
+                    1.10,
+                    1.05,
+                ));
                 report.add(one.shard_row("… shard threads alone", 1.05, 1.00));
             }
             if self.has("latency") {
@@ -132,6 +136,8 @@ impl Plan {
         let messages = (SECONDS / every.as_secs_f64()) as u64;
         let mut pairs = Pairs::default();
         let mut halves = Pairs::default();
+        raw.prompt(true)?;
+        gateway.prompt(true)?;
         for _ in 0..self.turns {
             let stretch = |side: &mut Side| -> Outcome<Window> {
                 side.window(|publisher| {
@@ -148,12 +154,19 @@ impl Plan {
                 }
                 Ok(delays.value_at_quantile(quantile) as f64 / 1000.0)
             };
-            let both = |quantile| Ok::<_, Box<dyn std::error::Error>>((delay(&raw, quantile)?, delay(&gateway, quantile)?));
+            let both = |quantile| {
+                Ok::<_, Box<dyn std::error::Error>>((
+                    delay(&raw, quantile)?,
+                    delay(&gateway, quantile)?,
+                ))
+            };
             let (raw_99, gateway_99) = both(0.99)?;
             let (raw_50, gateway_50) = both(0.5)?;
             pairs.add((raw_99, raw_99), (gateway_99, gateway_99), idle);
             halves.add((raw_50, raw_50), (gateway_50, gateway_50), idle);
         }
+        raw.prompt(false)?;
+        gateway.prompt(false)?;
         report.add(pairs.row("p99 of the last receiver at 70 % load, open loop", 1.5, 1.1));
         report.add(halves.row("… median", f64::NAN, f64::NAN));
         Ok(())
@@ -166,7 +179,8 @@ impl Plan {
             let idle = raw.tally.idle.min(gateway.tally.idle);
             pairs.add(raw.per_message(), gateway.per_message(), idle);
         }
-        let mut row = pairs.row("echo of 128 B, CPU per echo; judged: raw loop ÷ gateway", 0.0, 0.0);
+        let mut row =
+            pairs.row("echo of 128 B, CPU per echo; judged: raw loop ÷ gateway", 0.0, 0.0);
         row.judged = Figure::of(pairs.ratios().into_iter().map(|ratio| 1.0 / ratio).collect());
         (row.must, row.goal) = (Some(Bound::Least(0.9)), Some(Bound::Least(1.0)));
         report.add(row);
@@ -189,14 +203,24 @@ impl Plan {
             }
             let grown = gateway.memory()?.saturating_sub(before);
             let memory = grown as f64 / CROWD as f64;
-            report.add(alone("user memory per idle client, 18,000 with uid and group", "B", memory, 768.0, 384.0));
+            report.add(alone(
+                "user memory per idle client, 18,000 with uid and group",
+                "B",
+                memory,
+                768.0,
+                384.0,
+            ));
             let cpu = window.cpu.process.as_secs_f64() * 1e6 / CROWD as f64 / PING as f64;
             report.add(alone("CPU per idle client, pinged every 25 s", "µs/s", cpu, 1.0, 0.3));
         }
         if self.has("large") {
             raw.connect(CROWD)?;
             let large = self.fan_out(raw, &mut gateway, 1)?;
-            report.add(large.row("CPU per delivery, one message at a time, 18,000 clients", f64::NAN, f64::NAN));
+            report.add(large.row(
+                "CPU per delivery, one message at a time, 18,000 clients",
+                f64::NAN,
+                f64::NAN,
+            ));
             if let Some(small) = small {
                 report.add(small.row("… 100 clients", f64::NAN, f64::NAN));
                 let growth = large.judged().median / small.judged().median;
@@ -215,16 +239,20 @@ impl Plan {
         Ok(())
     }
 
-    /// A crowd that doesn't read, with much queued for it, and then gone: what memory stays.
+    /// A crowd that doesn't read, with a thousand messages queued for each, and then gone: what memory stays.
     fn storm(&self, report: &mut Report) -> Outcome<()> {
         const CROWD: usize = 18_000;
-        let set = ["limits.queue_messages=2000", "websocket.send_buffer=\"4 KiB\"", "limits.queued_bytes=\"8 GiB\""];
+        let set = [
+            "limits.queue_messages=2000",
+            "websocket.send_buffer=\"4 KiB\"",
+            "limits.queued_bytes=\"8 GiB\"",
+        ];
         let mut gateway = Side::gateway(&self.gateway, &set)?;
         gateway.connect_with_buffer(CROWD, 4096)?;
         gateway.publisher.bind_and_join()?;
         let calm = gateway.memory()?;
         gateway.deafen()?;
-        gateway.publisher.burst(1, 1024, Duration::from_secs(15))?;
+        gateway.publisher.paced(1000, Duration::ZERO, 1024)?;
         let peak = gateway.memory()?;
         gateway.disconnect()?;
         for (after, wait) in [(1, 1), (10, 9)] {

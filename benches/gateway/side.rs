@@ -71,9 +71,12 @@ impl Side {
         command.arg("serve").stderr(File::create(&log)?);
         let server = Child::start(command, SERVER)?;
         let Some(status) = ready(binary, &socket) else {
-            return Err(format!("the gateway did not start: {}", std::fs::read_to_string(log)?).into());
+            return Err(
+                format!("the gateway did not start: {}", std::fs::read_to_string(log)?).into()
+            );
         };
-        let address = |addresses: &[std::net::SocketAddr]| addresses.first().map(ToString::to_string);
+        let address =
+            |addresses: &[std::net::SocketAddr]| addresses.first().map(ToString::to_string);
         let websocket = address(&status.listeners.websocket).ok_or("no WebSocket address")?;
         let grpc = address(&status.listeners.grpc).ok_or("no gRPC address")?;
         let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
@@ -104,6 +107,11 @@ impl Side {
     /// The clients stop reading for good.
     pub(crate) fn deafen(&mut self) -> Outcome<()> {
         self.generator.ask("deaf").map(drop)
+    }
+
+    /// Whether the clients read each message as it comes, or, as at first, every millisecond.
+    pub(crate) fn prompt(&mut self, prompt: bool) -> Outcome<()> {
+        self.generator.ask(if prompt { "prompt" } else { "lazy" }).map(drop)
     }
 
     /// Measures what happens while `what` is done and until each client got each message of it.

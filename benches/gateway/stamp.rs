@@ -8,9 +8,6 @@
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Bytes that the stamp takes.
-pub(crate) const LENGTH: usize = 38;
-
 /// Nanoseconds on the clock that all processes share.
 pub(crate) fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -18,7 +15,7 @@ pub(crate) fn now() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
-/// A message of `size` bytes, at least [`LENGTH`].
+/// A message of `size` bytes, at least the 38 of the stamp.
 pub(crate) fn message(number: u64, intended: u64, size: usize) -> String {
     let stamp = format!("{number:016} {intended:020} ");
     format!("{stamp:x<size$}")

@@ -19,7 +19,11 @@ impl Figure {
         values.sort_unstable_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
         let last = values.len().saturating_sub(1);
-        Self { median: (at(last / 2) + at(values.len() / 2)) / 2.0, least: at(0), most: at(last) }
+        Self {
+            median: f64::midpoint(at(last / 2), at(values.len() / 2)),
+            least: at(0),
+            most: at(last),
+        }
     }
 
     fn text(self) -> String {

@@ -1,18 +1,41 @@
-//! Fan-out: the same frame into many queues, and out of the queues onto the sockets.
+//! Fan-out: the same bytes onto many sockets, past the queues or through them.
+//!
+//! What waits for the shard comes as *runs*: messages for the same clients, one behind the other.
+//! A client for whom nothing waits can't refuse a message, so a call can be answered before any of
+//! these clients is even looked at; only the *laden*, who have something queued, are asked first:
+//!
+//! ```text
+//!   run ──► laden clients ──► queue, or limits.slow_client
+//!    │            └── exact numbers ──► answers
+//!    └────► all others ──► one send(2) each, of the whole run ──► what a socket doesn't take: queue
+//! ```
+//!
+//! If messages for other clients wait behind the run, everybody is treated as laden: queued now and
+//! written at the end of the turn, so that all that waits for one client leaves in one system call.
 
 use std::{
+    io::{
+        ErrorKind::{Interrupted, WouldBlock},
+        Write,
+    },
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     sync::Arc,
     time::Instant,
 };
 
+use fixedbitset::FixedBitSet;
+use smallvec::SmallVec;
+
 use super::{
+    bundle::Bundle,
     caps::Caps,
-    encode::{Message, Press},
-    inbox::Clients,
-    outbound::{Flushed, Meter, Sort, State},
+    encode::Press,
+    inbox::{Clients, Reply},
+    outbound::{Flushed, Frame, Meter, Sort, State},
     run::Loop,
     session::{Session, slot_at},
+    socket::Socket,
     wheel::Tick,
 };
 use crate::{
@@ -21,6 +44,9 @@ use crate::{
     message::{Payload, Receipt},
     metrics::{Drop, ShardStats},
 };
+
+/// Messages for the same clients that wait one behind the other, and whom to answer for each.
+pub(super) type Run = SmallVec<[(Payload, Reply<Receipt>); 1]>;
 
 /// Everything that the step of one session needs besides the session: apart from the sessions, so
 /// that a fan-out can walk these and use that.
@@ -32,9 +58,19 @@ pub(super) struct Desk {
     pub(super) tick: Tick,
     /// Sockets with something to write.
     pub(super) dirty: Vec<u32>,
+    /// Every session with something in its queue. It may hold one whose queue was emptied in this
+    /// turn, but never lacks one.
+    pub(super) laden: FixedBitSet,
     pub(super) press: Press,
     /// Clients that a fan-out found to be too slow or gone; they are closed right after it.
     victims: Vec<(u32, Cause)>,
+}
+
+/// What a fan-out wrote past the queues, counted once at its end.
+#[derive(Default)]
+struct Sent {
+    bytes: u64,
+    messages: u64,
 }
 
 /// What became of one message for one client.
@@ -47,15 +83,26 @@ enum Offer {
 
 impl Desk {
     pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
-        let (dirty, press, victims) = (Vec::new(), Press::default(), Vec::new());
-        Self { stats, caps, meter, now: Instant::now(), tick: 0, dirty, press, victims }
+        Self {
+            stats,
+            caps,
+            meter,
+            now: Instant::now(),
+            tick: 0,
+            dirty: Vec::new(),
+            laden: FixedBitSet::new(),
+            press: Press::default(),
+            victims: Vec::new(),
+        }
     }
 
-    /// Asks for the socket to be flushed at the end of the turn.
+    /// Asks for the socket to be flushed at the end of the turn: something was queued, or its
+    /// queue can go on.
     pub(super) fn mark_dirty(&mut self, slot: u32, session: &mut Session) {
         if !session.flags.dirty {
             session.flags.dirty = true;
             self.dirty.push(slot);
+            self.laden.grow_and_insert(slot as usize);
         }
     }
 
@@ -72,17 +119,80 @@ impl Desk {
                 && session.out.len() < self.caps.queue_entries
     }
 
-    fn offer(&mut self, slot: u32, session: &mut Session, message: &mut Message<'_>) -> Offer {
+    /// Queues a message for one client, if it takes it.
+    fn offer(&mut self, slot: u32, session: &mut Session, frame: &Rc<Frame>) -> Offer {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
-        let frame = message.frame(session.window, &self.caps, &mut self.press, &self.meter);
         if !self.fits(session, frame.len()) && !self.make_room(slot, session, frame.len()) {
             return Offer::Refused;
         }
-        session.out.append(frame, Sort::Message, &self.meter);
+        session.out.append(Rc::clone(frame), Sort::Message, &self.meter);
         self.mark_dirty(slot, session);
         Offer::Queued
+    }
+
+    /// Queues the messages of a bundle for one client; answers what became of each.
+    fn offer_all(
+        &mut self,
+        slot: u32,
+        session: &mut Session,
+        bundle: &mut Bundle<'_>,
+        mut outcome: impl FnMut(usize, Offer),
+    ) {
+        for index in 0..bundle.len() {
+            // A panic marks this client for closing; the others get their message all the same.
+            let offered = catch_unwind(AssertUnwindSafe(|| {
+                let Self { caps, press, meter, .. } = self;
+                let form = bundle.form(session.window, caps, press, meter);
+                self.offer(slot, session, &form.frames()[index])
+            }));
+            outcome(index, offered.unwrap_or_else(|_| self.fault(slot, session)));
+        }
+    }
+
+    /// Writes the messages of a bundle to a client for whom nothing waits; what its socket doesn't
+    /// take is queued.
+    fn write(
+        &mut self,
+        slot: u32,
+        session: &mut Session,
+        bundle: &mut Bundle<'_>,
+        sent: &mut Sent,
+    ) {
+        if !session.is_open() {
+            return;
+        }
+        let Self { caps, press, meter, .. } = self;
+        let form = bundle.form(session.window, caps, press, meter);
+        let bytes = form.bytes();
+        let taken = match Socket(&session.stream).write(bytes) {
+            Ok(taken) if taken == bytes.len() => {
+                sent.bytes += taken as u64;
+                sent.messages += form.frames().len() as u64;
+                return;
+            }
+            Ok(taken) => taken,
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => 0,
+            Err(_) => {
+                self.stats.drop_messages(Drop::Closed, form.frames().len() as u64);
+                session.flags.doomed = true;
+                return self.victims.push((slot, Cause::Lost));
+            }
+        };
+        let flushed = session.out.go_on_with(form.frames(), taken, meter);
+        sent.bytes += flushed.bytes;
+        sent.messages += flushed.messages;
+        // Not marked as blocked: the flush at the end of the turn finds out whether that lasts.
+        self.mark_dirty(slot, session);
+    }
+
+    /// A panic in the step of one client marks it for closing.
+    fn fault(&mut self, slot: u32, session: &mut Session) -> Offer {
+        self.stats.panics.add(1);
+        session.flags.doomed = true;
+        self.victims.push((slot, Cause::Fault));
+        Offer::Refused
     }
 
     /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
@@ -124,7 +234,7 @@ impl Desk {
 
     /// Writes what the socket takes.
     fn flush(&mut self, session: &mut Session) -> std::io::Result<Flushed> {
-        let flushed = session.out.flush(&mut session.stream, &self.meter)?;
+        let flushed = session.out.flush(&mut Socket(&session.stream), &self.meter)?;
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
@@ -134,33 +244,116 @@ impl Desk {
 }
 
 impl Loop {
-    /// Queues a message for each of the clients.
-    pub(super) fn send(&mut self, clients: &Clients, payload: &Payload) -> Receipt {
-        let mut receipt = Receipt::default();
-        let mut message = Message::new(payload);
-        if let Clients::All = clients {
-            for (slot, session) in &mut self.sessions {
-                let slot = slot_at(slot);
-                offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
+    /// Delivers a run of messages to each of the clients; `last` says that nothing waits behind it.
+    /// Answers how many deliveries that were.
+    pub(super) fn deliver(&mut self, clients: &Clients, run: Run, last: bool) -> usize {
+        let slots = match clients {
+            Clients::All => None,
+            some => Some(self.slots_of(some)),
+        };
+        // Each open session is counted there once.
+        let open = || usize::try_from(self.desk.stats.clients.get()).unwrap_or(usize::MAX);
+        let matched = slots.as_ref().map_or_else(open, Vec::len);
+        let (payloads, replies): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) = run.into_iter().unzip();
+        let mut receipts: SmallVec<[_; 1]> =
+            payloads.iter().map(|_| Receipt { matched, queued: matched }).collect();
+        let mut bundle = Bundle::new(payloads.iter());
+
+        self.queue(slots.as_deref(), &mut bundle, &mut receipts, last);
+        self.close_victims();
+        let queued = receipts.iter().map(|receipt| receipt.queued as u64).sum();
+        self.desk.stats.messages_queued.add(queued);
+        for (reply, receipt) in replies.into_iter().zip(receipts) {
+            // Who asked may be gone; the message goes out all the same.
+            let _ = reply.send(receipt);
+        }
+        if last {
+            self.write_through(slots.as_deref(), &mut bundle);
+            self.close_victims();
+        }
+        drop(bundle);
+        self.shed_queues();
+        matched * payloads.len()
+    }
+
+    /// Queues the messages for those of the clients who are laden, or for all of them; takes off
+    /// the receipts who did not take them.
+    fn queue(
+        &mut self,
+        slots: Option<&[u32]>,
+        bundle: &mut Bundle<'_>,
+        receipts: &mut [Receipt],
+        only_laden: bool,
+    ) {
+        let mut offer = |desk: &mut Desk, slot: u32, session: &mut Session| {
+            if !session.is_open() {
+                return;
             }
-        } else if let Clients::Group(name) = clients {
-            for &slot in self.groups.members(name.as_str()) {
-                if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
+            desk.offer_all(slot, session, bundle, |index, offer| match offer {
+                Offer::Queued => {}
+                Offer::Refused => receipts[index].queued -= 1,
+                Offer::Gone => {
+                    receipts[index].matched -= 1;
+                    receipts[index].queued -= 1;
+                }
+            });
+        };
+        let Self { sessions, desk, .. } = self;
+        match slots {
+            None if only_laden => {
+                for slot in desk.laden.ones().collect::<Vec<_>>() {
+                    if let Some(session) = sessions.get_mut(slot) {
+                        offer(desk, slot_at(slot), session);
+                    }
                 }
             }
-        } else {
-            for slot in self.slots_of(clients) {
-                if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    offer_guarded(&mut self.desk, slot, session, &mut message, &mut receipt);
+            None => {
+                for (slot, session) in sessions {
+                    offer(desk, slot_at(slot), session);
+                }
+            }
+            Some(slots) => {
+                for &slot in slots {
+                    if (!only_laden || desk.laden.contains(slot as usize))
+                        && let Some(session) = sessions.get_mut(slot as usize)
+                    {
+                        offer(desk, slot, session);
+                    }
                 }
             }
         }
-        drop(message);
-        self.desk.stats.messages_queued.add(receipt.queued as u64);
-        self.close_victims();
-        self.shed_queues();
-        receipt
+    }
+
+    /// Writes the messages to those of the clients who are not laden.
+    fn write_through(&mut self, slots: Option<&[u32]>, bundle: &mut Bundle<'_>) {
+        let mut sent = Sent::default();
+        let mut write = |desk: &mut Desk, slot: u32, session: &mut Session| {
+            if desk.laden.contains(slot as usize) {
+                return;
+            }
+            let step = AssertUnwindSafe(|| desk.write(slot, session, bundle, &mut sent));
+            if catch_unwind(step).is_err() {
+                desk.fault(slot, session);
+                desk.stats.drop_messages(Drop::Closed, bundle.len() as u64);
+            }
+        };
+        let Self { sessions, desk, .. } = self;
+        match slots {
+            None => {
+                for (slot, session) in sessions {
+                    write(desk, slot_at(slot), session);
+                }
+            }
+            Some(slots) => {
+                for &slot in slots {
+                    if let Some(session) = sessions.get_mut(slot as usize) {
+                        write(desk, slot, session);
+                    }
+                }
+            }
+        }
+        self.desk.stats.bytes_out.add(sent.bytes);
+        self.desk.stats.messages_out.add(sent.messages);
     }
 
     /// Writes to every socket that has something to be written.
@@ -187,6 +380,9 @@ impl Loop {
                 Ok(_) => {}
                 Err(_) => return self.lost(slot),
             }
+        }
+        if session.out.is_empty() {
+            self.desk.laden.remove(slot as usize);
         }
         if session.flags.sent_close {
             return self.after_close_frame(slot);
@@ -245,30 +441,5 @@ impl Desk {
     fn has_drained(&self, session: &Session) -> bool {
         session.out.bytes() <= self.caps.queue_bytes / 2
             && session.out.len() <= self.caps.queue_entries / 2
-    }
-}
-
-/// Offers the frame to one client; a panic in that step marks this client for closing, and the
-/// others get their message all the same.
-fn offer_guarded(
-    desk: &mut Desk,
-    slot: u32,
-    session: &mut Session,
-    message: &mut Message<'_>,
-    receipt: &mut Receipt,
-) {
-    match catch_unwind(AssertUnwindSafe(|| desk.offer(slot, session, message))) {
-        Ok(Offer::Gone) => {}
-        Ok(Offer::Queued) => {
-            receipt.matched += 1;
-            receipt.queued += 1;
-        }
-        Ok(Offer::Refused) => receipt.matched += 1,
-        Err(_) => {
-            receipt.matched += 1;
-            desk.stats.panics.add(1);
-            session.flags.doomed = true;
-            desk.victims.push((slot, Cause::Fault));
-        }
     }
 }

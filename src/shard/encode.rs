@@ -20,7 +20,10 @@ use crate::{
 pub(super) const PLAIN: u8 = 0;
 
 /// The smallest window (RFC 7692 allows 8, zlib has none so small for raw streams).
-const SMALLEST: u8 = 9;
+pub(super) const SMALLEST: u8 = 9;
+
+/// How many window sizes there are: 9 to 15.
+pub(super) const WINDOWS: usize = 7;
 
 /// What compressing takes: a compressor per window size, and a place for what comes out.
 #[derive(Default)]
@@ -47,7 +50,7 @@ impl Press {
 pub(super) struct Message<'a> {
     payload: &'a Payload,
     plain: Option<Rc<Frame>>,
-    deflated: [Form; 7],
+    deflated: [Form; WINDOWS],
 }
 
 /// A form of a message.

@@ -14,6 +14,7 @@ use super::{
     outbound::{Frame, Sort},
     run::Loop,
     session::{Stage, slot_at},
+    socket::Socket,
 };
 use crate::{
     close::{Cause, Close, code},
@@ -70,7 +71,7 @@ impl Loop {
             self.hear(slot, &mut unread);
             return true;
         }
-        match session.stream.read(buffer) {
+        match Socket(&session.stream).read(buffer) {
             Ok(0) => {
                 self.hung_up(slot);
                 false

@@ -57,7 +57,7 @@ pub(crate) enum Refusal {
 }
 
 /// Which of a shard's clients.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Clients {
     All,
     /// These, as far as they are still connected.

@@ -144,6 +144,7 @@ impl Loop {
         let Some(mut session) = self.sessions.try_remove(slot as usize) else {
             return;
         };
+        self.desk.laden.remove(slot as usize);
         let dropped = session.out.abandon(&self.desk.meter);
         self.partial -= session.decoder.partial_bytes();
         let stats = &self.desk.stats;

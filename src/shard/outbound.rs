@@ -39,6 +39,10 @@ impl Frame {
     pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Drop for Frame {
@@ -146,6 +150,22 @@ impl Outbound {
         } else {
             self.rest.get_or_insert_default().push_back(entry);
         }
+    }
+
+    /// Takes over messages that were written to the socket past the queue, which was empty, as far
+    /// as the socket took them.
+    pub(super) fn go_on_with(
+        &mut self,
+        frames: &[Rc<Frame>],
+        taken: usize,
+        meter: &Meter,
+    ) -> Flushed {
+        let mut flushed = Flushed { state: State::Blocked, ..Flushed::default() };
+        for frame in frames {
+            self.append(Rc::clone(frame), Sort::Message, meter);
+        }
+        self.advance(taken, meter, &mut flushed);
+        flushed
     }
 
     /// Asks for a pong to be sent, in place of one that has not been begun: the newest is enough

@@ -241,6 +241,11 @@ pub fn head(opcode: Opcode, compressed: bool, payload: usize) -> Head {
     Head { bytes, len }
 }
 
+/// Bytes of an unfragmented frame with `payload` bytes in it.
+pub fn framed(payload: usize) -> usize {
+    head(Opcode::Binary, false, payload).len() + payload
+}
+
 /// A message as one unfragmented frame, head and payload contiguous, ready for any number of
 /// receivers. Who sends text vouches for its being UTF-8.
 pub fn encode(kind: Kind, payload: &[u8]) -> Box<[u8]> {
