@@ -148,6 +148,12 @@ impl Raw {
         self.stream.shutdown().await
     }
 
+    /// The socket, of which all that was read was taken.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.buffer.is_empty(), "{:?} was read and not taken", self.buffer);
+        self.stream
+    }
+
     /// The socket.
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
