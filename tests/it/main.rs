@@ -7,6 +7,7 @@ mod calls;
 mod classic;
 mod client;
 mod commands;
+mod compression;
 mod connections;
 mod fault;
 mod gateway;

@@ -16,7 +16,7 @@ use crate::{
     client::soon,
     gateway::Gateway,
     random::Random,
-    raw::{BINARY, CLOSE, PING, Raw, TEXT, frame, request},
+    raw::{BINARY, CLOSE, PING, Raw, TEXT, frame},
 };
 
 /// Seeds of one run; each is a conversation that is damaged in a few ways.
@@ -151,18 +151,10 @@ async fn heard_by_them(options: Options, bytes: &[u8]) -> (Vec<Said>, bool, Opti
     (said, failed, code)
 }
 
-/// A connection on which compression was agreed, as bytes.
-async fn connect(gateway: &Gateway) -> Raw {
-    let mut raw = Raw::open(gateway.websocket()).await;
-    raw.send(request(&["Sec-WebSocket-Extensions: permessage-deflate"])).await;
-    let response = raw.response().await;
-    assert!(response.contains(AGREED), "{response}");
-    raw
-}
-
 /// What the gateway closes with, as a client of theirs reads it.
 async fn code_for(gateway: &Gateway, bytes: &[u8]) -> u16 {
-    let mut raw = connect(gateway).await;
+    let (mut raw, response) = Raw::compressing(gateway.websocket()).await;
+    assert!(response.contains(AGREED), "{response}");
     raw.send(bytes).await;
     let mut client = WebSocket::from_stream_with_extensions(
         raw.into_stream(),
