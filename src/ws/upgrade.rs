@@ -102,7 +102,8 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
 /// The first offer of permessage-deflate that can be honoured; what can't be is declined.
 fn deflate(headers: &HeaderMap) -> Option<wire::Agreed> {
     let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
-    wire::negotiate(offers.filter_map(|offer| offer.to_str().ok()))
+    // Nothing beyond ASCII is well-formed here, as little as a lone separator.
+    wire::negotiate(offers.map(|offer| offer.to_str().unwrap_or("=")))
 }
 
 impl Negotiated {
@@ -328,6 +329,29 @@ mod tests {
             agreed.write(&mut headers);
             assert_eq!(headers.get(name).map(|one| one.to_str().unwrap()), *chosen, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn the_first_offer_of_compression_that_fits_is_answered() {
+        let name = "sec-websocket-extensions";
+        let fits = "permessage-deflate; server_max_window_bits=10";
+        let cases: &[(Changes, bool)] = &[
+            (&[], false),
+            (&[(name, fits)], true),
+            (&[(name, "permessage-deflate; server_max_window_bits=8"), (name, fits)], true),
+            (&[(name, "permessage-deflate; mystery")], false),
+            // Of a header that is not well-formed nothing is believed, whichever line is not.
+            (&[(name, fits), (name, "foo; =")], false),
+            (&[(name, fits), (name, "foo; bar=\"caf\u{e9}\"")], false),
+        ];
+        for (changes, agreed) in cases {
+            let answered = answer(&request(changes), &Config::default()).unwrap();
+            let window = answered.deflate.map(wire::Agreed::window_bits);
+            assert_eq!(window, agreed.then_some(10), "{changes:?}");
+        }
+        let mut off = Config::default();
+        off.compression.enabled = false;
+        assert_eq!(answer(&request(&[(name, fits)]), &off).unwrap().deflate, None);
     }
 
     #[test]
