@@ -130,3 +130,112 @@ pub(super) fn frame_for_one(
     let frame = press.frame(kind, bytes, window, caps);
     Frame::new(frame.unwrap_or_else(|| wire::encode(kind, bytes)), meter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::sync::Arc;
+
+    const WINDOWS: std::ops::RangeInclusive<u8> = SMALLEST..=15;
+
+    fn caps() -> Caps {
+        Caps::new(&Arc::new(Config::default()), 1)
+    }
+
+    fn text(size: usize) -> Payload {
+        Payload::from_text(Kind::Text, "hello, hello ".repeat(size))
+    }
+
+    /// Bytes that get no shorter.
+    fn noise(size: usize) -> Payload {
+        let mut state = 1u32;
+        let byte = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_be_bytes()[0]
+        });
+        let bytes: Vec<u8> = byte.take(size).collect();
+        Payload { bytes: bytes.into(), ..Payload::from_text(Kind::Binary, String::new()) }
+    }
+
+    /// A press that was never used owns nothing.
+    fn untouched(press: &Press) -> bool {
+        press.out.capacity() == 0
+    }
+
+    #[test]
+    fn all_receivers_of_a_window_share_one_frame() {
+        let (payload, caps, meter) = (text(50), caps(), Meter::default());
+        let mut message = Message::new(&payload);
+        let mut press = Press::default();
+        let plain = message.frame(PLAIN, &caps, &mut press, &meter);
+        assert!(untouched(&press), "nobody asked for it compressed");
+        let mut frames = vec![plain];
+        for window in WINDOWS {
+            frames.push(message.frame(window, &caps, &mut press, &meter));
+        }
+        let made = meter.get();
+        assert_eq!(made, frames.iter().map(|frame| frame.len()).sum::<usize>());
+        for _ in 0..100 {
+            for (frame, window) in frames.iter().zip([PLAIN].into_iter().chain(WINDOWS)) {
+                let mut press = Press::default();
+                let again = message.frame(window, &caps, &mut press, &meter);
+                assert!(Rc::ptr_eq(frame, &again), "window {window}");
+                assert!(untouched(&press), "window {window}");
+            }
+        }
+        assert_eq!(meter.get(), made);
+    }
+
+    #[test]
+    fn what_gets_no_shorter_is_tried_once_and_shared_plain() {
+        let (payload, caps, meter) = (noise(2000), caps(), Meter::default());
+        let mut message = Message::new(&payload);
+        let mut press = Press::default();
+        let plain = message.frame(PLAIN, &caps, &mut press, &meter);
+        let first = message.frame(15, &caps, &mut press, &meter);
+        assert!(Rc::ptr_eq(&plain, &first));
+        assert!(!untouched(&press));
+        let mut press = Press::default();
+        let again = message.frame(15, &caps, &mut press, &meter);
+        assert!(Rc::ptr_eq(&plain, &again));
+        assert!(untouched(&press), "it was tried again");
+    }
+
+    #[test]
+    fn what_was_compressed_ahead_is_not_compressed_again() {
+        let (caps, meter) = (caps(), Meter::default());
+        let mut payload = text(50);
+        let ahead = wire::compress_once(12, 1, &payload.bytes).unwrap();
+        payload.deflated.push((12, ahead.into()));
+        let mut message = Message::new(&payload);
+        let mut press = Press::default();
+        let frame = message.frame(12, &caps, &mut press, &meter);
+        assert!(untouched(&press));
+        assert!(frame.len() < payload.bytes.len() / 2);
+        assert!(Rc::ptr_eq(&frame, &message.frame(12, &caps, &mut press, &meter)));
+    }
+
+    #[test]
+    fn the_settings_decide_what_is_compressed() {
+        let meter = Meter::default();
+        let plain = |payload: &Payload, caps: &Caps| {
+            let mut press = Press::default();
+            let (kind, bytes) = (payload.kind, &payload.bytes);
+            let one = frame_for_one(kind, bytes, 15, caps, &mut press, &meter).len();
+            let shared = Message::new(payload).frame(15, caps, &mut press, &meter).len();
+            assert_eq!(one, shared);
+            assert_eq!(untouched(&press), shared > bytes.len());
+            untouched(&press)
+        };
+        let caps = caps();
+        let off = Caps { deflate: false, ..caps.clone() };
+        let from = Caps { deflate_from: 1301, ..caps.clone() };
+        let to = Caps { deflate_to: 1299, ..caps.clone() };
+        let exactly = Caps { deflate_from: 1300, deflate_to: 1300, ..caps.clone() };
+        let payload = text(100);
+        assert_eq!(payload.bytes.len(), 1300);
+        assert!(!plain(&payload, &caps) && !plain(&payload, &exactly));
+        assert!(plain(&payload, &off) && plain(&payload, &from) && plain(&payload, &to));
+    }
+}

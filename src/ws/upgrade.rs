@@ -8,7 +8,7 @@ use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     body::Bytes,
     header::{
-        ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, ORIGIN,
+        ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
         RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
         SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
     },
@@ -35,6 +35,9 @@ pub(super) enum Refusal {
     /// HTTP/1.0.
     #[error("a WebSocket needs HTTP/1.1")]
     Http,
+    /// No Host, or several (RFC 6455 §4.2.1, RFC 9112 §3.2); 1.x refused that too.
+    #[error("HTTP/1.1 needs one Host header")]
+    Host,
     /// A plain request, of a browser's address bar perhaps.
     #[error("this is a WebSocket endpoint: connect with a WebSocket client (ws:// or wss://)")]
     Plain,
@@ -75,6 +78,9 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::Http);
     }
+    if only(headers, &HOST).is_none() {
+        return Err(Refusal::Host);
+    }
     if has_body(headers) {
         return Err(Refusal::Body);
     }
@@ -96,7 +102,8 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
 /// The first offer of permessage-deflate that can be honoured; what can't be is declined.
 fn deflate(headers: &HeaderMap) -> Option<wire::Agreed> {
     let offers = headers.get_all(SEC_WEBSOCKET_EXTENSIONS).iter();
-    wire::negotiate(offers.filter_map(|offer| offer.to_str().ok()))
+    // Nothing beyond ASCII is well-formed here, as little as a lone separator.
+    wire::negotiate(offers.map(|offer| offer.to_str().unwrap_or("=")))
 }
 
 impl Negotiated {
@@ -119,7 +126,7 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Http => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Plain | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Body | Self::Key => StatusCode::BAD_REQUEST,
+            Self::Host | Self::Body | Self::Key => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
             Self::Full | Self::Closed => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -147,7 +154,7 @@ impl Refusal {
             Self::Full | Self::Closed => {
                 headers.insert(RETRY_AFTER, RETRY);
             }
-            Self::Http | Self::Body | Self::Key | Self::Origin => {}
+            Self::Http | Self::Host | Self::Body | Self::Key | Self::Origin => {}
         }
         response
     }
@@ -243,7 +250,8 @@ mod tests {
             (&[("connection", "keep-alive"), ("connection", "upgrade")], None),
             (&[("content-length", "0")], None),
             (&[("origin", "")], None),
-            (&[("host", "")], None),
+            (&[("host", "")], Some(Refusal::Host)),
+            (&[("host", "a.example"), ("host", "b.example")], Some(Refusal::Host)),
             (&[("upgrade", "")], Some(Refusal::Plain)),
             (&[("upgrade", "websockets")], Some(Refusal::Plain)),
             (&[("connection", "")], Some(Refusal::Plain)),
@@ -321,6 +329,29 @@ mod tests {
             agreed.write(&mut headers);
             assert_eq!(headers.get(name).map(|one| one.to_str().unwrap()), *chosen, "{changes:?}");
         }
+    }
+
+    #[test]
+    fn the_first_offer_of_compression_that_fits_is_answered() {
+        let name = "sec-websocket-extensions";
+        let fits = "permessage-deflate; server_max_window_bits=10";
+        let cases: &[(Changes, bool)] = &[
+            (&[], false),
+            (&[(name, fits)], true),
+            (&[(name, "permessage-deflate; server_max_window_bits=8"), (name, fits)], true),
+            (&[(name, "permessage-deflate; mystery")], false),
+            // Of a header that is not well-formed nothing is believed, whichever line is not.
+            (&[(name, fits), (name, "foo; =")], false),
+            (&[(name, fits), (name, "foo; bar=\"caf\u{e9}\"")], false),
+        ];
+        for (changes, agreed) in cases {
+            let answered = answer(&request(changes), &Config::default()).unwrap();
+            let window = answered.deflate.map(wire::Agreed::window_bits);
+            assert_eq!(window, agreed.then_some(10), "{changes:?}");
+        }
+        let mut off = Config::default();
+        off.compression.enabled = false;
+        assert_eq!(answer(&request(&[(name, fits)]), &off).unwrap().deflate, None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-"""The README's lines for the browser's console, run in Chromium against the gateway.
+"""Chromium against the gateway: the README's lines for its console, and messages of all sizes.
 
 usage: browser.py GATEWAY_BINARY
 """
 
+import contextlib
 import http.server
+import json
 import os
 import pathlib
 import queue
@@ -14,36 +16,36 @@ import sys
 import tempfile
 import threading
 
+from foreign import ECHOES, SIZES, Foreigner, gateway, text
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FLAGS = """
 --headless --no-sandbox --disable-gpu --disable-quic --no-first-run
 --disable-background-networking --disable-component-update --disable-sync
 """.split()
 # Tells the test what the console shows, line by line.
-PAGE = """<!doctype html><script>
+README_PAGE = """<!doctype html><script>
 console.log = (...words) => { fetch("/said", { method: "POST", body: words.join(" ") }); };
 %s
 ws.onopen = () => { console.log("extensions:", ws.extensions); ws.send("ping"); };
 </script>"""
+SIZES_PAGE = ROOT / "tests/foreign/sizes.html"
 # Only ends a test that would hang.
 HANG = 120
 
 
 class Listener(http.server.BaseHTTPRequestHandler):
-    """Serves the page and hears what its console shows."""
-
-    page = b""
-    said = queue.Queue()
+    """Serves the page and hears what it says."""
 
     def do_GET(self):
         self.send_response(200)
-        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
-        self.wfile.write(self.page)
+        self.wfile.write(self.server.page.encode())
 
     def do_POST(self):
-        line = self.rfile.read(int(self.headers["Content-Length"]))
-        self.said.put(line.decode())
+        said = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.said.put(said.decode())
         self.send_response(204)
         self.end_headers()
 
@@ -51,9 +53,14 @@ class Listener(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def console(directory, lines):
-    """The first lines that the page's console shows."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+@contextlib.contextmanager
+def shown(page):
+    """Shows the page in a browser; gives what waits for the next thing that it says."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server,
+    ):
+        server.page, server.said = page, queue.Queue()
         threading.Thread(target=server.serve_forever, daemon=True).start()
         # With a debugging port it stays until it is ended.
         browser = subprocess.Popen(
@@ -62,7 +69,7 @@ def console(directory, lines):
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )
         try:
-            return [Listener.said.get(timeout=HANG) for _ in range(lines)]
+            yield lambda: server.said.get(timeout=HANG)
         finally:
             # All of its processes: they are a group of their own.
             os.killpg(browser.pid, signal.SIGKILL)
@@ -70,24 +77,54 @@ def console(directory, lines):
             server.shutdown()
 
 
-def main():
-    binary = pathlib.Path(sys.argv[1]).resolve()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.search(r"^```js\n(.*?)^```", readme, re.MULTILINE | re.DOTALL).group(1)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        Listener.page = (PAGE % lines).encode()
+def readme(binary):
+    """The lines for the console, as they stand in the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.search(r"^```js\n(.*?)^```", text, re.MULTILINE | re.DOTALL).group(1)
+    with tempfile.TemporaryDirectory() as directory:
         # The port is the README's own: it is part of what is tried.
         command = [binary, f"--socket={directory}/control.sock"]
         subprocess.run([*command, "start"], check=True, stdout=subprocess.DEVNULL, timeout=60)
         try:
-            # The extensions, the client id and the pong, each by a request of its own.
-            shown = "\n".join(console(directory, 3))
+            with shown(README_PAGE % lines) as said:
+                # The extensions, the client id and the pong, each by a request of its own.
+                console = "\n".join(said() for _ in range(3))
         finally:
             subprocess.run([*command, "stop"], check=True, stdout=subprocess.DEVNULL, timeout=60)
-    assert re.search(r"^received: [0-9a-f-]{36}$", shown, re.MULTILINE), shown
-    assert re.search(r"^received: pong$", shown, re.MULTILINE), shown
-    assert "extensions: permessage-deflate" in shown, shown
-    print("1 passed, 0 failed")
+    assert re.search(r"^received: [0-9a-f-]{36}$", console, re.MULTILINE), console
+    assert re.search(r"^received: pong$", console, re.MULTILINE), console
+    assert "extensions: permessage-deflate" in console, console
+
+
+def sizes(binary, settings):
+    """What the page says is echoed to it, and what calls send it comes as it was sent."""
+    with gateway(binary, *settings) as listeners:
+        server = Foreigner(listeners["grpc"][0])
+        given = {"url": f"ws://{listeners['websocket'][0]}/", "texts": [text(n) for n in SIZES]}
+        page = SIZES_PAGE.read_text(encoding="utf-8").replace("{{given}}", json.dumps(given))
+        with shown(page) as said:
+            extensions, name = said(), said()
+            assert extensions.startswith("permessage-deflate"), extensions
+            assert len(name) == 36, name
+            for size in SIZES:
+                for kind in ("text", "binary", "noise"):
+                    heard = said()
+                    assert heard == f"{kind} of {size} bytes came back", heard[:200]
+            for size in filter(None, SIZES):  # the classic API sends no empty text
+                message = text(size)
+                assert server.SendMessageToClient(clientid=name, message=message).result
+                heard = said()
+                assert heard == message, f"{len(heard)} of {size} bytes: {heard[:200]}"
+
+
+def main():
+    binary = pathlib.Path(sys.argv[1]).resolve()
+    readme(binary)
+    print("ok the README's lines")
+    for settings in ECHOES:
+        sizes(binary, settings)
+        print(f"ok all sizes, {' '.join(settings)}")
+    print(f"{1 + len(ECHOES)} passed, 0 failed")
 
 
 main()

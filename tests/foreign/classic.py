@@ -3,21 +3,12 @@
 usage: classic.py GATEWAY_BINARY
 """
 
-import contextlib
-import json
 import pathlib
-import subprocess
 import sys
-import tempfile
-import time
 
-import grpc
-from google.protobuf import descriptor_pool, message_factory
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 from websockets.sync.client import connect
+
+from foreign import Foreigner, gateway
 
 NOBODY = "00000000-0000-8000-8000-000000000000"
 CALLS = """
@@ -26,66 +17,6 @@ CountOnlineClient UnGroup SendMessageToGroup CountOnlineGroup CountGroup GetGrou
 LeaveGroup JoinGroup GetUidByClient CountOnlineUid GetAllOnlineUid SendMessageToUid UidIsOnline
 UnBindUid ClientBindUid GetClientByUid
 """.split()
-
-
-class Foreigner:
-    """Makes any unary call of any service that the server describes."""
-
-    def __init__(self, address):
-        self.channel = grpc.insecure_channel(address)
-        self.database = ProtoReflectionDescriptorDatabase(self.channel)
-        self.pool = descriptor_pool.DescriptorPool(self.database)
-
-    def call(self, service, method, /, **fields):
-        described = self.pool.FindServiceByName(service).FindMethodByName(method)
-        request = message_factory.GetMessageClass(described.input_type)(**fields)
-        answer = message_factory.GetMessageClass(described.output_type)
-        path = f"/{service}/{method}"
-        return self.channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=answer.FromString,
-        )(request, timeout=30)
-
-    def __getattr__(self, name):
-        return lambda **fields: self.call(f"proto.{name}", name, **fields)
-
-    def services(self, version):
-        """The names of all services, asked in one of the two versions of reflection."""
-        # The two versions differ in nothing but the name of the service.
-        ask = self.channel.stream_stream(
-            f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-        )
-        request = reflection_pb2.ServerReflectionRequest(list_services="")
-        answer = next(iter(ask(iter([request]), timeout=30)))
-        return {service.name for service in answer.list_services_response.service}
-
-
-@contextlib.contextmanager
-def gateway(binary):
-    with tempfile.TemporaryDirectory() as directory:
-        command = [binary, f"--socket={directory}/control.sock"]
-        for key in ("websocket", "grpc", "admin"):
-            command.append(f"--set={key}.listen=127.0.0.1:0")
-        process = subprocess.Popen([*command, "serve"], stderr=subprocess.DEVNULL)
-        try:
-            yield ready([*command, "status", "--json"], process)
-        finally:
-            process.terminate()
-            assert process.wait(timeout=60) == 0, "the gateway ends well"
-
-
-def ready(status, process):
-    """Waits until the gateway is in service; answers where it listens."""
-    for _ in range(1200):
-        said = subprocess.run(status, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if said.returncode == 0:
-            return json.loads(said.stdout)["listeners"]
-        assert process.poll() is None, "the gateway ended"
-        time.sleep(0.05)  # a process can only be asked whether it is ready
-    raise AssertionError("the gateway did not become ready")
 
 
 def reflection(server, _url):

@@ -11,24 +11,18 @@
 //! `MODEL_STEPS` change how many seeds there are and how many steps each of them takes.
 
 mod crowd;
-mod random;
 mod walk;
 mod world;
 
-use std::{
-    collections::VecDeque,
-    env,
-    future::Future,
-    hash::{BuildHasher as _, RandomState},
-    sync::Mutex,
-    thread,
-    time::Instant,
-};
+use std::{collections::VecDeque, future::Future, sync::Mutex, thread, time::Instant};
 
 use gateway_websocket::{close::Cause, metrics::ShardStats};
 
 use self::world::Tally;
-use crate::gateway::Gateway;
+use crate::{
+    gateway::Gateway,
+    random::{number, seeds},
+};
 
 /// Seeds of one run.
 const SEEDS: u64 = 20;
@@ -62,12 +56,7 @@ fn callers_at_once_lose_nothing_and_each_is_heard_in_its_order() {
 
 /// Runs the test once per seed, each run within a runtime of its own.
 fn for_each_seed<F: Future<Output = ()>>(count: u64, test: impl Fn(u64) -> F + Sync) {
-    let (first, count) = match number("MODEL_SEED") {
-        Some(seed) => (seed, 1),
-        // The seeds of the standard library's maps differ from run to run.
-        None => (RandomState::new().hash_one(()), number("MODEL_SEEDS").unwrap_or(count)),
-    };
-    let seeds = Mutex::new((0..count).map(|nth| first.wrapping_add(nth)));
+    let seeds = Mutex::new(seeds("MODEL", count));
     let run = || {
         loop {
             let Some(seed) = seeds.lock().unwrap().next() else { return };
@@ -82,12 +71,6 @@ fn for_each_seed<F: Future<Output = ()>>(count: u64, test: impl Fn(u64) -> F + S
             scope.spawn(run);
         }
     });
-}
-
-/// A number from the environment.
-fn number(key: &str) -> Option<u64> {
-    let text = env::var(key).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{key} must be a number, not {text:?}")))
 }
 
 /// A gateway whose limits are those of the model.

@@ -3,6 +3,7 @@
 mod broken;
 mod peer;
 mod properties;
+mod recorded;
 
 use super::*;
 

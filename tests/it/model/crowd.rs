@@ -14,12 +14,10 @@ use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    Log, nothing_is_left,
-    random::Random,
-    start, until_offline,
+    Log, nothing_is_left, start, until_offline,
     world::{Tally, World},
 };
-use crate::{client::Client, gateway::Gateway};
+use crate::{client::Client, gateway::Gateway, random::Random};
 
 /// Callers, and for each the clients that stay and those that come and go.
 const CALLERS: usize = 4;

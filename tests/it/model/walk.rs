@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use super::{Log, nothing_is_left, random::Random, start, until_offline, world::World};
-use crate::{client::Client, gateway::Gateway};
+use super::{Log, nothing_is_left, start, until_offline, world::World};
+use crate::{client::Client, gateway::Gateway, random::Random};
 
 /// Clients that are connected at most.
 const CROWD: usize = 48;
