@@ -8,6 +8,7 @@ mod classic;
 mod client;
 mod commands;
 mod connections;
+mod corpus;
 mod fault;
 mod gateway;
 mod hostile;
