@@ -169,8 +169,8 @@ impl Write for Line {
     }
 }
 
-/// Whether hyper sees that a head is at its end, however it comes. One that is not may be refused
-/// at once or not until more comes, and a last line that alone ends in CR LF is not always seen.
+/// Whether a head is at its end. A faulty one that is not is refused at once if it came in one read;
+/// otherwise hyper waits for the end.
 fn is_whole(request: &[u8]) -> bool {
     let begin = request.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(request.len());
     let request = &request[begin..];
