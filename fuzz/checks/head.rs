@@ -174,7 +174,7 @@ impl Write for Line {
 fn is_whole(request: &[u8]) -> bool {
     let begin = request.iter().position(|byte| !b"\r\n".contains(byte)).unwrap_or(request.len());
     let request = &request[begin..];
-    request.windows(4).any(|end| end == b"\r\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
+    request.windows(3).any(|end| end == b"\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
 }
 
 fn config(way: u8) -> Config {
