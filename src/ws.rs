@@ -12,7 +12,10 @@ mod gate;
 mod handshake;
 mod held;
 mod options;
+mod rehearsal;
 mod upgrade;
+
+pub use rehearsal::rehearse;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

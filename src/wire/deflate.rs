@@ -140,8 +140,9 @@ impl Inflater {
     /// Puts the message that was sent as the compressed `payload` into `out`, and makes sure that
     /// text is UTF-8.
     ///
-    /// `out` never grows over `limit` + 1 bytes, and a message over `limit` fails as soon as that
-    /// shows. After a failure `out` holds bytes of no meaning.
+    /// The memory of `out` never grows over `limit` + 1 bytes, and a message over `limit` fails as
+    /// soon as that shows. After a failure `out` holds bytes of no meaning, and perhaps more of
+    /// them if it had the room.
     ///
     /// Blocks may follow on a final one (RFC 7692 §7.2.3.4); they start with an empty window, as
     /// with browsers.
@@ -185,11 +186,13 @@ fn inflate_message(
         return Ok(());
     }
     let length = out.len();
-    let tail = feed(zlib, &TAIL, limit, out)?;
+    // What the tail adds is what the message lacks, and not too much of it.
+    let mut feed = |bytes: &[u8]| feed(zlib, bytes, limit, out).map_err(|_| Violation::BadDeflate);
+    let tail = feed(&TAIL)?;
     let complete = if tail.ended {
         tail.bytes == TAIL.len()
     } else {
-        let end = feed(zlib, &END, limit, out)?;
+        let end = feed(&END)?;
         end.ended && end.bytes == END.len()
     };
     if complete && out.len() == length { Ok(()) } else { Err(Violation::BadDeflate) }

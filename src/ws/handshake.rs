@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use super::{
     Context,
     held::{Held, Hold},
-    upgrade::{self, Refusal},
+    upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
     config::Config,
@@ -68,11 +68,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
         std::future::ready(Ok::<_, Infallible>(response))
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(config.limits.handshake)
-        .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
-        .max_headers(config.limits.headers)
+    let served = http(config)
         .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
         .with_upgrades()
         .await;
@@ -96,6 +92,29 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
     }
 }
 
+/// The HTTP server of one handshake, with what `config` lets a request be.
+pub(super) fn http(config: &Config) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(config.limits.handshake)
+        .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
+        .max_headers(config.limits.headers);
+    http
+}
+
+/// Begins the upgrade of a request that was judged to be right; the answer says so.
+pub(super) fn begin(
+    request: &mut Request<Incoming>,
+    negotiated: Negotiated,
+) -> Result<(Response<Full<Bytes>>, HyperWebsocket), Refusal> {
+    // So the throw-away codec allocates no buffer.
+    let codec = WebSocketConfig::default().read_buffer_size(0);
+    let (mut response, websocket) =
+        hyper_tungstenite::upgrade(request, Some(codec)).map_err(|_| Refusal::Key)?;
+    negotiated.write(response.headers_mut());
+    Ok((response, websocket))
+}
+
 /// Answers a request, and says what is to follow once the answer is on its way.
 fn respond(
     mut request: Request<Incoming>,
@@ -106,12 +125,8 @@ fn respond(
     let accepted = upgrade::answer(&request, config).and_then(|negotiated| {
         // The place first: an upgrade that is begun has a client's place to end in.
         let seat = seat(context)?;
-        // So the throw-away codec allocates no buffer.
-        let codec = WebSocketConfig::default().read_buffer_size(0);
-        let (mut response, websocket) =
-            hyper_tungstenite::upgrade(&mut request, Some(codec)).map_err(|_| Refusal::Key)?;
         let window = negotiated.deflate.map(wire::Agreed::window_bits);
-        negotiated.write(response.headers_mut());
+        let (response, websocket) = begin(&mut request, negotiated)?;
         Ok((response, Outcome::Accepted { websocket, seat, window }))
     });
     accepted.unwrap_or_else(|refusal| {

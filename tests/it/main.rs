@@ -9,6 +9,7 @@ mod client;
 mod commands;
 mod compression;
 mod connections;
+mod corpus;
 mod fault;
 mod gateway;
 mod hostile;

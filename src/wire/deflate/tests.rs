@@ -143,6 +143,16 @@ fn a_truncated_message_is_refused_wherever_it_was_cut() {
 }
 
 #[test]
+fn what_the_tail_adds_to_a_truncated_message_is_not_over_the_limit() {
+    // A stored block of nine bytes, of which one is there; the tail is taken for more of them.
+    let message = [0x00, 0x09, 0x00, 0xf6, 0xff, 0x48];
+    for limit in 1..10 {
+        assert_eq!(inflate(&message, limit), Err(Violation::BadDeflate), "{limit}");
+    }
+    assert_eq!(inflate(&message, 0), Err(Violation::TooBig { limit: 0 }));
+}
+
+#[test]
 fn text_has_to_be_utf8() {
     let mut out = Vec::new();
     let mut inflater = Inflater::new();

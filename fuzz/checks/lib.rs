@@ -1,0 +1,26 @@
+//! What has to hold whatever comes from the network: the checks behind the fuzz targets.
+//!
+//! A check takes bytes and the code that it judges, and panics if that code does what it must not.
+//! libFuzzer is not in here, so that the same checks serve twice:
+//!
+//! ```text
+//!   fuzz_targets/*.rs  ──►┐
+//!   (libFuzzer's bytes)   ├── checks ──► wire::{Decoder, Inflater, Deflater}, ws::rehearse
+//!   tests/it/corpus.rs ──►┘      └─────► code that is wrong on purpose, to see them fail
+//!   (fuzz/corpus/*/*)
+//! ```
+
+pub mod codec;
+pub mod head;
+pub mod inflate;
+mod peer;
+
+/// The first `N` bytes of an input are settings; the rest is what came from the network.
+fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {
+    input.split_first_chunk().map(|(settings, rest)| (*settings, rest))
+}
+
+/// The entry of `table` that the bits of `choice` from `shift` on stand for.
+fn choose<T: Copy>(table: &[T; 8], choice: u8, shift: u32) -> T {
+    table[usize::from(choice >> shift) & 7]
+}

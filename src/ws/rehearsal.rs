@@ -1,0 +1,46 @@
+//! A handshake without a socket: what the listener would say to the bytes of a request.
+//!
+//! The way in for those who have bytes and no client: the fuzz target of `fuzz/`, and the replay of
+//! what it found. Reading, judging and answering are the listener's own; only that there is room
+//! for one more client is taken for granted.
+
+use std::{
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+};
+
+use hyper::{
+    body::Bytes,
+    rt::{Read, Write},
+    service::service_fn,
+};
+
+use super::{handshake, upgrade};
+use crate::config::Config;
+
+/// Reads one request from `io` and answers it by the rules of `config`.
+///
+/// Gives, if the answer was 101, the connection back and what was read of it behind the request.
+/// Needs a tokio runtime's clock, as the listener does.
+pub async fn rehearse<I>(io: I, config: &Config) -> Option<(I, Bytes)>
+where
+    I: Read + Write + Unpin + Send + 'static,
+{
+    let begun = Mutex::new(None);
+    let service = service_fn(|mut request| {
+        let accepted = upgrade::answer(&request, config)
+            .and_then(|negotiated| handshake::begin(&mut request, negotiated));
+        let response = match accepted {
+            Ok((response, websocket)) => {
+                *begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(websocket);
+                response
+            }
+            Err(refusal) => refusal.response(),
+        };
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    handshake::http(config).serve_connection(io, service).with_upgrades().await.ok()?;
+    let websocket = begun.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+    let upgraded = websocket.await.ok()?.into_inner().into_inner();
+    upgraded.downcast::<I>().ok().map(|parts| (parts.io, parts.read_buf))
+}
