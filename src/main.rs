@@ -3,7 +3,7 @@
 /// Gives memory back after a burst, which the system's allocator does not: `benches/README.md` has
 /// the figures.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> std::process::ExitCode {
     gateway_websocket::cli::main()

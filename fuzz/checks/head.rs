@@ -250,7 +250,7 @@ impl<'a> Head<'a> {
         self.elements(name).iter().any(|one| one.eq_ignore_ascii_case(wanted.as_bytes()))
     }
 
-    /// RFC 6455 §4.2.1, the origins of the configuration, and nothing that HTTP could take for a
+    /// RFC 6455 §4.2.1 (one Host: RFC 9112 §3.2), the origins of the configuration, and nothing that HTTP could take for a
     /// body.
     fn is_right(&self, config: &Config) -> bool {
         let words: Vec<_> = self.first.split(|byte| *byte == b' ').collect();
@@ -261,6 +261,7 @@ impl<'a> Head<'a> {
                 origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin))
             });
         is_get
+            && self.only("host").is_some()
             && self.lists("upgrade", "websocket")
             && self.lists("connection", "upgrade")
             && self.only("sec-websocket-version") == Some(b"13")
