@@ -112,7 +112,8 @@ type Places = SmallVec<[Place; 1]>;
 /// a uid shared by thousands doesn't make each of their departures a search.
 enum Clients {
     Few(SmallVec<[ClientId; 1]>),
-    Many(HashSet<ClientId>),
+    /// Boxed, as it is the rare case and would double the size of the other.
+    Many(Box<HashSet<ClientId>>),
 }
 
 /// Clients of a uid from which on a set is cheaper than a list.
@@ -129,7 +130,9 @@ impl Clients {
         match self {
             Self::Few(few) if few.contains(&client) => {}
             Self::Few(few) if few.len() < MANY => few.push(client),
-            Self::Few(few) => *self = Self::Many(few.drain(..).chain([client]).collect()),
+            Self::Few(few) => {
+                *self = Self::Many(Box::new(few.drain(..).chain([client]).collect()));
+            }
             Self::Many(many) => {
                 many.insert(client);
             }

@@ -84,3 +84,47 @@ impl Form {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{config::Config, message::Kind};
+
+    #[test]
+    fn a_form_is_made_once_and_holds_all_messages_in_order() {
+        let texts = ["one, one, one ".repeat(20), "two".to_owned(), "three, three ".repeat(30)];
+        let payloads = texts.map(|text| Payload::from_text(Kind::Text, text));
+        let caps = Caps::new(&Arc::new(Config::default()), 1);
+        let (meter, mut press) = (Meter::default(), Press::default());
+        let mut bundle = Bundle::new(payloads.iter());
+        assert_eq!(bundle.len(), 3);
+        let mut lengths = Vec::new();
+        for window in [PLAIN, 9, 12, 15] {
+            let form = bundle.form(window, &caps, &mut press, &meter);
+            let end_to_end: Vec<u8> =
+                form.frames().iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+            assert_eq!(form.bytes(), end_to_end);
+            lengths.push(form.bytes().len());
+            let first = Rc::clone(&form.frames()[0]);
+            let again = bundle.form(window, &caps, &mut press, &meter);
+            assert!(Rc::ptr_eq(&first, &again.frames()[0]), "window {window}");
+        }
+        assert!(lengths[1..].iter().all(|length| *length < lengths[0] / 4), "{lengths:?}");
+
+        let off = Caps { deflate: false, ..caps };
+        assert_eq!(bundle.form(15, &off, &mut press, &meter).bytes().len(), lengths[0]);
+    }
+
+    #[test]
+    fn a_single_message_is_not_copied() {
+        let payload = Payload::from_text(Kind::Text, "hello".to_owned());
+        let caps = Caps::new(&Arc::new(Config::default()), 1);
+        let (meter, mut press) = (Meter::default(), Press::default());
+        let mut bundle = Bundle::new(std::iter::once(&payload));
+        let form = bundle.form(PLAIN, &caps, &mut press, &meter);
+        assert_eq!(form.bytes().as_ptr(), form.frames()[0].bytes().as_ptr());
+        assert_eq!(form.bytes(), b"\x81\x05hello");
+    }
+}

@@ -127,3 +127,27 @@ fn a_pong_overtakes_what_was_not_begun_and_only_the_newest_is_kept() {
     queue.flush(&mut socket, &meter).expect("flushes");
     assert_eq!(socket.taken[13..], [b'o', 8, 1, 8, b'm', 2, 1, 2]);
 }
+
+#[test]
+fn what_a_socket_did_not_take_is_queued_message_by_message() {
+    let meter = Meter::default();
+    let frames: Vec<_> = (0..3).map(|number| frame(0, number, 7, &meter)).collect();
+    let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
+    for taken in 0..all.len() {
+        let before = meter.get();
+        let mut out = Outbound::default();
+        let flushed = out.go_on_with(&frames, taken, &meter);
+        assert_eq!(flushed.state, State::Blocked);
+        assert_eq!(flushed.bytes, taken as u64);
+        assert_eq!(flushed.messages, (taken / 10) as u64);
+        assert_eq!(out.messages(), 3 - taken / 10);
+        assert_eq!(out.begun_bytes(), if taken % 10 == 0 { 0 } else { 10 });
+
+        let mut socket = Socket { room: usize::MAX, taken: all[..taken].to_vec() };
+        let flushed = out.flush(&mut socket, &meter).unwrap();
+        assert_eq!(flushed.state, State::Empty);
+        assert_eq!(socket.taken, all, "{taken} bytes were taken at first");
+        assert!(out.is_empty());
+        assert_eq!(meter.get(), before);
+    }
+}
