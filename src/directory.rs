@@ -112,7 +112,7 @@ type Places = SmallVec<[Place; 1]>;
 /// a uid shared by thousands doesn't make each of their departures a search.
 enum Clients {
     Few(SmallVec<[ClientId; 1]>),
-    /// Boxed, as it is the rare case and would double the size of the other.
+    #[expect(clippy::box_collection, reason = "the rare case, and twice as large as the other")]
     Many(Box<HashSet<ClientId>>),
 }
 

@@ -19,6 +19,7 @@ mod adopt;
 mod bundle;
 mod caps;
 mod deliver;
+mod door;
 mod encode;
 mod inbound;
 mod inbox;
@@ -27,7 +28,6 @@ mod members;
 mod outbound;
 mod run;
 mod session;
-mod socket;
 mod wheel;
 
 use std::{

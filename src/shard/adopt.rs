@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     Newcomer,
-    encode::PLAIN,
+    door::Door,
     outbound::{Frame, Outbound, Sort},
     run::Loop,
     session::{Allowance, Flags, Session, Stage},
@@ -40,14 +40,13 @@ impl Loop {
         let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
+        self.doors.hang(slot, Door::new(stream, newcomer.window));
         self.generation = self.generation.wrapping_add(1);
         entry.insert(Session {
-            stream,
             id: ClientId::new(self.index, slot, self.generation, random),
             uid: None,
             groups: SmallVec::new(),
             decoder: wire::Decoder::new(newcomer.window.is_some()),
-            window: newcomer.window.unwrap_or(PLAIN),
             out: Outbound::default(),
             unread: None,
             stage: Stage::Open,
@@ -64,7 +63,7 @@ impl Loop {
         stats.sockets.add(1);
         stats.clients.add(1);
         stats.opened.add(1);
-        if let Some(gauge) = stats.window(newcomer.window.unwrap_or(PLAIN)) {
+        if let Some(gauge) = newcomer.window.and_then(|window| stats.window(window)) {
             gauge.add(1);
         }
         Ok(slot)

@@ -30,12 +30,12 @@ use smallvec::SmallVec;
 use super::{
     bundle::Bundle,
     caps::Caps,
+    door::Door,
     encode::Press,
     inbox::{Clients, Reply},
     outbound::{Flushed, Frame, Meter, Sort, State},
     run::Loop,
     session::{Session, slot_at},
-    socket::Socket,
     wheel::Tick,
 };
 use crate::{
@@ -71,6 +71,15 @@ pub(super) struct Desk {
 struct Sent {
     bytes: u64,
     messages: u64,
+}
+
+/// What became of the messages that were written to one client.
+enum Written {
+    All,
+    /// So many bytes were taken; the rest has to wait.
+    Part(usize),
+    /// The connection is broken.
+    Lost,
 }
 
 /// What became of one message for one client.
@@ -120,11 +129,11 @@ impl Desk {
     }
 
     /// Queues a message for one client, if it takes it.
-    fn offer(&mut self, slot: u32, session: &mut Session, frame: &Rc<Frame>) -> Offer {
+    fn offer(&mut self, slot: u32, door: &Door, session: &mut Session, frame: &Rc<Frame>) -> Offer {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
-        if !self.fits(session, frame.len()) && !self.make_room(slot, session, frame.len()) {
+        if !self.fits(session, frame.len()) && !self.make_room(slot, door, session, frame.len()) {
             return Offer::Refused;
         }
         session.out.append(Rc::clone(frame), Sort::Message, &self.meter);
@@ -136,6 +145,7 @@ impl Desk {
     fn offer_all(
         &mut self,
         slot: u32,
+        door: &Door,
         session: &mut Session,
         bundle: &mut Bundle<'_>,
         mut outcome: impl FnMut(usize, Offer),
@@ -144,47 +154,57 @@ impl Desk {
             // A panic marks this client for closing; the others get their message all the same.
             let offered = catch_unwind(AssertUnwindSafe(|| {
                 let Self { caps, press, meter, .. } = self;
-                let form = bundle.form(session.window, caps, press, meter);
-                self.offer(slot, session, &form.frames()[index])
+                let form = bundle.form(door.window(), caps, press, meter);
+                self.offer(slot, door, session, &form.frames()[index])
             }));
             outcome(index, offered.unwrap_or_else(|_| self.fault(slot, session)));
         }
     }
 
-    /// Writes the messages of a bundle to a client for whom nothing waits; what its socket doesn't
-    /// take is queued.
-    fn write(
-        &mut self,
-        slot: u32,
-        session: &mut Session,
-        bundle: &mut Bundle<'_>,
-        sent: &mut Sent,
-    ) {
-        if !session.is_open() {
-            return;
-        }
+    /// Writes the messages of a bundle to a client for whom nothing waits. Answers how much of it
+    /// the socket took, if that is not all.
+    fn write(&mut self, door: &Door, bundle: &mut Bundle<'_>, sent: &mut Sent) -> Written {
         let Self { caps, press, meter, .. } = self;
-        let form = bundle.form(session.window, caps, press, meter);
+        let form = bundle.form(door.window(), caps, press, meter);
         let bytes = form.bytes();
-        let taken = match Socket(&session.stream).write(bytes) {
+        match { door }.write(bytes) {
             Ok(taken) if taken == bytes.len() => {
                 sent.bytes += taken as u64;
                 sent.messages += form.frames().len() as u64;
-                return;
+                Written::All
             }
-            Ok(taken) => taken,
-            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => 0,
-            Err(_) => {
-                self.stats.drop_messages(Drop::Closed, form.frames().len() as u64);
+            Ok(taken) => Written::Part(taken),
+            Err(error) if matches!(error.kind(), WouldBlock | Interrupted) => Written::Part(0),
+            Err(_) => Written::Lost,
+        }
+    }
+
+    /// What the socket didn't take of a bundle is queued, or lost if the client is.
+    fn after_write(
+        &mut self,
+        slot: u32,
+        door: &Door,
+        session: &mut Session,
+        bundle: &mut Bundle<'_>,
+        (written, sent): (Written, &mut Sent),
+    ) {
+        let Self { caps, press, meter, .. } = self;
+        match written {
+            Written::All => {}
+            Written::Part(taken) => {
+                let form = bundle.form(door.window(), caps, press, meter);
+                let flushed = session.out.go_on_with(form.frames(), taken, meter);
+                sent.bytes += flushed.bytes;
+                sent.messages += flushed.messages;
+                // Not marked as blocked: the flush at the end of the turn finds out how it is then.
+                self.mark_dirty(slot, session);
+            }
+            Written::Lost => {
+                self.stats.drop_messages(Drop::Closed, bundle.len() as u64);
                 session.flags.doomed = true;
-                return self.victims.push((slot, Cause::Lost));
+                self.victims.push((slot, Cause::Lost));
             }
-        };
-        let flushed = session.out.go_on_with(form.frames(), taken, meter);
-        sent.bytes += flushed.bytes;
-        sent.messages += flushed.messages;
-        // Not marked as blocked: the flush at the end of the turn finds out whether that lasts.
-        self.mark_dirty(slot, session);
+        }
     }
 
     /// A panic in the step of one client marks it for closing.
@@ -196,9 +216,9 @@ impl Desk {
     }
 
     /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
-    fn make_room(&mut self, slot: u32, session: &mut Session, bytes: usize) -> bool {
+    fn make_room(&mut self, slot: u32, door: &Door, session: &mut Session, bytes: usize) -> bool {
         if !session.flags.blocked {
-            if self.flush(session).is_err() {
+            if self.flush(door, session).is_err() {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return false;
@@ -233,8 +253,8 @@ impl Desk {
     }
 
     /// Writes what the socket takes.
-    fn flush(&mut self, session: &mut Session) -> std::io::Result<Flushed> {
-        let flushed = session.out.flush(&mut Socket(&session.stream), &self.meter)?;
+    fn flush(&mut self, mut door: &Door, session: &mut Session) -> std::io::Result<Flushed> {
+        let flushed = session.out.flush(&mut door, &self.meter)?;
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
@@ -285,11 +305,10 @@ impl Loop {
         receipts: &mut [Receipt],
         only_laden: bool,
     ) {
+        let Self { sessions, doors, desk, .. } = self;
         let mut offer = |desk: &mut Desk, slot: u32, session: &mut Session| {
-            if !session.is_open() {
-                return;
-            }
-            desk.offer_all(slot, session, bundle, |index, offer| match offer {
+            let Some(door) = doors.open(slot) else { return };
+            desk.offer_all(slot, door, session, bundle, |index, offer| match offer {
                 Offer::Queued => {}
                 Offer::Refused => receipts[index].queued -= 1,
                 Offer::Gone => {
@@ -298,7 +317,6 @@ impl Loop {
                 }
             });
         };
-        let Self { sessions, desk, .. } = self;
         match slots {
             None if only_laden => {
                 for slot in desk.laden.ones().collect::<Vec<_>>() {
@@ -327,29 +345,29 @@ impl Loop {
     /// Writes the messages to those of the clients who are not laden.
     fn write_through(&mut self, slots: Option<&[u32]>, bundle: &mut Bundle<'_>) {
         let mut sent = Sent::default();
-        let mut write = |desk: &mut Desk, slot: u32, session: &mut Session| {
+        let Self { sessions, doors, desk, .. } = self;
+        let mut write = |slot: u32, door: &Door| {
             if desk.laden.contains(slot as usize) {
                 return;
             }
-            let step = AssertUnwindSafe(|| desk.write(slot, session, bundle, &mut sent));
-            if catch_unwind(step).is_err() {
+            let step = AssertUnwindSafe(|| desk.write(door, bundle, &mut sent));
+            let written = catch_unwind(step);
+            if let Ok(Written::All) = written {
+                return;
+            }
+            let Some(session) = sessions.get_mut(slot as usize) else { return };
+            if let Ok(written) = written {
+                desk.after_write(slot, door, session, bundle, (written, &mut sent));
+            } else {
                 desk.fault(slot, session);
                 desk.stats.drop_messages(Drop::Closed, bundle.len() as u64);
             }
         };
-        let Self { sessions, desk, .. } = self;
         match slots {
-            None => {
-                for (slot, session) in sessions {
-                    write(desk, slot_at(slot), session);
-                }
-            }
+            None => doors.all_open().for_each(|(slot, door)| write(slot_at(slot), door)),
             Some(slots) => {
-                for &slot in slots {
-                    if let Some(session) = sessions.get_mut(slot as usize) {
-                        write(desk, slot, session);
-                    }
-                }
+                let doors = slots.iter().filter_map(|&slot| Some((slot, doors.open(slot)?)));
+                doors.for_each(|(slot, door)| write(slot, door));
             }
         }
         self.desk.stats.bytes_out.add(sent.bytes);
@@ -373,7 +391,8 @@ impl Loop {
         };
         session.flags.dirty = false;
         if !session.flags.blocked {
-            match self.desk.flush(session) {
+            let Some(door) = self.doors.get(slot) else { return };
+            match self.desk.flush(door, session) {
                 Ok(flushed) if flushed.state == State::Unfinished => {
                     self.desk.mark_dirty(slot, session);
                 }

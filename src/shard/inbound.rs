@@ -10,11 +10,11 @@ use std::{
 
 use super::{
     deliver::Desk,
-    encode::frame_for_one,
+    door::Door,
+    encode::{PLAIN, frame_for_one},
     outbound::{Frame, Sort},
     run::Loop,
     session::{Stage, slot_at},
-    socket::Socket,
 };
 use crate::{
     close::{Cause, Close, code},
@@ -71,7 +71,10 @@ impl Loop {
             self.hear(slot, &mut unread);
             return true;
         }
-        match Socket(&session.stream).read(buffer) {
+        let Some(mut door) = self.doors.get(slot) else {
+            return false;
+        };
+        match door.read(buffer) {
             Ok(0) => {
                 self.hung_up(slot);
                 false
@@ -222,7 +225,8 @@ impl Loop {
         self.sink.message(session.id, kind, bytes);
         if self.desk.caps.echo {
             let Desk { caps, press, meter, .. } = &mut self.desk;
-            let frame = frame_for_one(kind, bytes, session.window, caps, press, meter);
+            let window = self.doors.get(slot).map_or(PLAIN, Door::window);
+            let frame = frame_for_one(kind, bytes, window, caps, press, meter);
             return self.answer(slot, frame, Sort::Message);
         }
         Flow::Continue

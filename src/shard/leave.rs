@@ -6,12 +6,12 @@
 //! answer is awaited for `limits.close_wait`, and the socket is let go.
 
 use std::{
-    net::Shutdown,
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
 use super::{
+    door::Door,
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
@@ -126,15 +126,16 @@ impl Loop {
         if session.flags.deaf {
             // Bytes left unread would turn our farewell into a reset: end our side, read on until
             // the client ends its own or `limits.close_wait` is over.
-            let _ = session.stream.shutdown(Shutdown::Write);
+            if let Some(door) = self.doors.get(slot) {
+                door.shut_write();
+            }
         }
     }
 
     /// The client did not answer the close frame in time.
     pub(super) fn cut_off(&mut self, slot: u32) {
-        if let Some(session) = self.sessions.get(slot as usize) {
-            // A reset, so that the kernel doesn't go on sending to somebody who doesn't read.
-            let _ = socket2::SockRef::from(&session.stream).set_linger(Some(Duration::ZERO));
+        if let Some(door) = self.doors.get(slot) {
+            door.end_with_reset();
         }
         self.remove(slot);
     }
@@ -144,6 +145,7 @@ impl Loop {
         let Some(mut session) = self.sessions.try_remove(slot as usize) else {
             return;
         };
+        drop(self.doors.take(slot));
         self.desk.laden.remove(slot as usize);
         let dropped = session.out.abandon(&self.desk.meter);
         self.partial -= session.decoder.partial_bytes();
@@ -196,13 +198,14 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
+        self.doors.close(slot);
         let client = session.id;
         if let Some(uid) = session.uid.take() {
             self.directory.unbind(&uid, client);
         }
-        let window = session.window;
         self.desk.stats.clients.sub(1);
-        if let Some(gauge) = self.desk.stats.window(window) {
+        let window = self.doors.get(slot).map(Door::window);
+        if let Some(gauge) = window.and_then(|window| self.desk.stats.window(window)) {
             gauge.sub(1);
         }
         self.desk.stats.closed[cause.index()].add(1);
