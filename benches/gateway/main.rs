@@ -42,7 +42,7 @@ pub(crate) type Outcome<T> = Result<T, Box<dyn Error>>;
 #[derive(Parser)]
 struct Arguments {
     /// Turns that each server has per row
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 40)]
     turns: usize,
     /// The gateway to measure, if not the one built with this benchmark
     #[arg(long, default_value = env!("CARGO_BIN_EXE_gateway-websocket"), hide_default_value = true)]

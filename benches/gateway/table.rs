@@ -155,7 +155,8 @@ fn machine() -> String {
     let cpuinfo = read("/proc/cpuinfo");
     let name = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let name = name.trim_start_matches([' ', '\t', ':']).to_owned();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // Of the machine, not of this thread, which keeps to one.
+    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = read("/proc/sys/kernel/osrelease");
     let kernel = kernel.split('-').next().unwrap_or_default().trim().to_owned();
     format!("{name}, {cores} cores, Linux {kernel}")
