@@ -48,6 +48,10 @@ const DELIVERIES_PER_TURN: usize = 64 * 1024;
 /// small part.
 const LONGEST_RUN: usize = 64;
 
+/// Bytes that are written to a client at once, unless a single message is longer: with more, a large
+/// crowd would keep everybody else from being heard for too long.
+const LARGEST_RUN: usize = 64 * 1024;
+
 /// How often a drain closes the next few clients.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
@@ -274,7 +278,8 @@ impl Loop {
     /// The message and those behind it for the same clients, as many as fit into an empty queue:
     /// so that a client for whom nothing waits can take all of them.
     fn run_of(&mut self, clients: &Clients, payload: Payload, reply: Reply<Receipt>) -> Run {
-        let mut room = self.desk.caps.queue_bytes.saturating_sub(wire::framed(payload.bytes.len()));
+        let room = self.desk.caps.queue_bytes.min(LARGEST_RUN);
+        let mut room = room.saturating_sub(wire::framed(payload.bytes.len()));
         let mut run = Run::new();
         run.push((payload, reply));
         let most = self.desk.caps.queue_entries.min(LONGEST_RUN);
