@@ -73,7 +73,7 @@ struct Client {
 struct Generator {
     poll: Poll,
     server: SocketAddr,
-    /// First two bytes of the addresses that clients come from.
+    /// Second byte of the addresses that clients come from, so that two generators don't share any.
     source: u8,
     clients: Vec<Client>,
     wanted: usize,
