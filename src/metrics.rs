@@ -94,7 +94,7 @@ pub struct ShardStats {
     pub messages_in: Single,
     /// Bytes read from sockets.
     pub bytes_in: Single,
-    /// Messages put into a client's queue.
+    /// Messages accepted for a client: written to its socket at once, or put into its queue.
     pub messages_queued: Single,
     /// Messages written to a socket whole.
     pub messages_out: Single,
