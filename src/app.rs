@@ -100,7 +100,7 @@ impl Gateway {
         let started = Instant::now();
         let bound = Bound::new(config).await?;
         let listeners = bound.listeners()?;
-        let live = Live::new(config.clone());
+        let live = Live::new(options.loaded.in_force());
         let (hub, threads) = Hub::start(&live, options.sink)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);

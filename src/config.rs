@@ -5,45 +5,72 @@
 //!                                                 │ Faults, all at once        handshake, call, tick
 //! ```
 //!
-//! A [`Config`] is a plain value; only [`load()`] checks it. Nothing here acts on a setting.
+//! A [`Config`] is a plain value; only [`load()`] checks it. [`Material`] is what the files it names
+//! hold: certificates, keys, tokens. Both are [`InForce`] together. Nothing here acts on a setting.
 
 pub mod check;
 pub mod diff;
 pub mod keys;
 pub mod load;
 pub mod machine;
+pub mod material;
 pub mod print;
 mod sections;
 pub mod value;
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
 
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
-pub use load::{Fault, Faults, Loaded, Origin, Source, load};
+pub use load::{Fault, Faults, Loaded, Origin, Source, load, load_to_run};
+pub use material::Material;
 pub use print::to_toml;
 pub use sections::{
     Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
-    SlowClient, WebSocket, Welcome,
+    ProxyHeader, SlowClient, Tls, WebSocket, Welcome,
 };
+
+/// Settings, and what the files they name held when they were put in force.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// The settings.
+    pub config: Config,
+    /// The contents of the files they name.
+    pub material: Material,
+}
+
+impl Deref for InForce {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl From<Config> for InForce {
+    /// Settings alone, as tests have them: no file is read.
+    fn from(config: Config) -> Self {
+        Self { config, material: Material::default() }
+    }
+}
 
 /// The configuration in force. Cloning shares it.
 ///
 /// Whoever does one unit of work takes one snapshot for it, so that no handshake, call or tick sees
 /// the old value of one key beside the new value of another.
 #[derive(Clone, Debug)]
-pub struct Live(Arc<ArcSwap<Config>>);
+pub struct Live(Arc<ArcSwap<InForce>>);
 
 impl Live {
     /// Puts a configuration in force.
-    pub fn new(config: Config) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(config)))
+    pub fn new(first: impl Into<InForce>) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(first.into())))
     }
 
     /// The configuration as it is now.
-    pub fn snapshot(&self) -> Arc<Config> {
+    pub fn snapshot(&self) -> Arc<InForce> {
         self.0.load_full()
     }
 
@@ -53,18 +80,18 @@ impl Live {
     }
 
     /// Puts another configuration in force, as a whole.
-    pub fn swap(&self, config: Config) {
-        self.0.store(Arc::new(config));
+    pub fn swap(&self, next: impl Into<InForce>) {
+        self.0.store(Arc::new(next.into()));
     }
 }
 
 /// A thread's own view of [`Live`].
 #[derive(Debug)]
-pub struct Reader(Cache<Arc<ArcSwap<Config>>, Arc<Config>>);
+pub struct Reader(Cache<Arc<ArcSwap<InForce>>, Arc<InForce>>);
 
 impl Reader {
     /// The configuration as it is now.
-    pub fn current(&mut self) -> &Arc<Config> {
+    pub fn current(&mut self) -> &Arc<InForce> {
         self.0.load()
     }
 }
@@ -78,7 +105,7 @@ mod tests {
         let live = Live::new(Config::default());
         let mut reader = live.reader();
         let before = live.snapshot();
-        assert_eq!(reader.current(), &before);
+        assert!(Arc::ptr_eq(reader.current(), &before));
 
         let mut changed = Config::default();
         changed.limits.names = 7;

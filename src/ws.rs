@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Live},
+    config::{InForce, Live},
     hub::Hub,
     lifecycle,
     net::{Acceptor, Stop, stopped},
@@ -86,7 +86,7 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
 async fn admit(
     stream: TcpStream,
     peer: SocketAddr,
-    config: Arc<Config>,
+    config: Arc<InForce>,
     context: &Context,
     handshakes: &mut JoinSet<()>,
 ) {

@@ -39,7 +39,7 @@ impl Reloader {
 
     /// Reads the configuration again. A faulty one changes nothing.
     pub(super) fn reload(&mut self, live: &Live) -> Reloaded {
-        let loaded = match config::load(&self.source, std::env::vars_os()) {
+        let loaded = match config::load_to_run(&self.source, std::env::vars_os()) {
             Ok(loaded) => loaded,
             Err(faults) => {
                 let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -61,7 +61,7 @@ impl Reloader {
         if let Some(telemetry) = &self.telemetry {
             telemetry.set_level(carried.config.log.level);
         }
-        live.swap(carried.config);
+        live.swap(config::InForce { config: carried.config, material: loaded.material });
         self.status.file = loaded.file;
         self.status.loaded_at = now();
         self.status.generation += 1;

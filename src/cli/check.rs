@@ -5,7 +5,7 @@ use crate::config::{self, Origin, Source};
 
 /// Says whether a start would accept the configuration.
 pub(super) fn run(source: &Source) -> Exit {
-    let loaded = match config::load(source, std::env::vars_os()) {
+    let loaded = match config::load_to_run(source, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
     };

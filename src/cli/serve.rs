@@ -14,7 +14,7 @@ const CONTROL_THREADS: usize = 4;
 
 /// Loads, checks and runs; returns when the gateway has ended.
 pub(super) fn run(source: Source, detached: bool) -> Exit {
-    let loaded = match config::load(&source, std::env::vars_os()) {
+    let loaded = match config::load_to_run(&source, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
     };

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use super::machine::{self, RESERVED_FILES};
 use super::value::{Auto, Memory, Size, span};
-use super::{Config, machine::MAX_SHARDS};
+use super::{Config, Grpc, ProxyHeader, machine::MAX_SHARDS};
 
 /// A value that is of the right kind, but not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,11 +114,17 @@ const RANGES: &[Range] = ranges! {
     "limits.partial_bytes" Bytes 1_048_576..=KIB * GIB, |c| amount(c.limits.partial_bytes);
     "limits.names" Count 1..=65535, |c| number(c.limits.names);
     "limits.groups_per_client" Count 1..=65535, |c| number(c.limits.groups_per_client);
+    "limits.address_clients" Count off 1..=4_294_967_295, |c| number(c.limits.address_clients);
+    "limits.address_connections" Count off 1..=4_294_967_295, |c| Some(c.limits.address_connections.into());
+    "limits.addresses" Count 1..=16_777_216, |c| number(c.limits.addresses);
     "limits.client_messages" Count off 1..=4_294_967_295, |c| Some(c.limits.client_messages.into());
     "limits.client_bytes" Bytes off 1..=KIB * GIB, |c| Some(c.limits.client_bytes.0);
     "limits.close_wait" Time 1..=HOUR, |c| time(c.limits.close_wait);
     "grpc.max_message" Bytes 1024..=GIB, |c| Some(c.grpc.max_message.0);
+    "grpc.max_connections" Count 1..=MILLION, |c| number(c.grpc.max_connections);
     "grpc.max_streams" Count 1..=MILLION, |c| Some(c.grpc.max_streams.into());
+    "grpc.keepalive_interval" Time off 1..=DAY, |c| time(c.grpc.keepalive_interval);
+    "grpc.keepalive_timeout" Time 1..=HOUR, |c| time(c.grpc.keepalive_timeout);
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
@@ -160,6 +166,8 @@ pub(super) fn range_of(key: &str) -> Option<String> {
 
 const CLOSE_CODES: &str = "1000, 1001, 1012, 1013 or a code from 3000 to 4999";
 const ORIGIN: &str = "origins such as \"https://example.com\", without a path";
+const GUARDED: &str = "127.0.0.1 or [::1], or one of grpc.allow, grpc.token_files and \
+    grpc.client_ca (grpc.unprotected = true insists)";
 const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
 
 /// Everything in `config` that a start or a reload has to refuse.
@@ -181,6 +189,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     let mut taken = HashSet::new();
     for (key, listen) in [
         ("websocket.listen", &config.websocket.listen),
+        ("tls.listen", &config.tls.listen),
         ("grpc.listen", &config.grpc.listen),
         ("admin.listen", &config.admin.listen),
     ] {
@@ -189,6 +198,40 @@ pub fn broken(config: &Config) -> Vec<Broken> {
         if let Some(twice) = fixed.find(|address| !taken.insert(**address)) {
             refuse(key, &format!("addresses that differ; {twice} stands twice"));
         }
+    }
+    if !config.tls.listen.0.is_empty() && config.tls.certificate.as_os_str().is_empty() {
+        refuse("tls.certificate", "the path of a PEM file, as tls.listen is set");
+    }
+    let pairs = [
+        ("tls.certificate", "tls.key", &config.tls.certificate, &config.tls.key),
+        ("grpc.certificate", "grpc.key", &config.grpc.certificate, &config.grpc.key),
+    ];
+    for (certificate_key, key_key, certificate, key) in pairs {
+        match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+            (true, false) => refuse(certificate_key, &format!("a path, as {key_key} is set")),
+            (false, true) => refuse(key_key, &format!("a path, as {certificate_key} is set")),
+            _ => {}
+        }
+    }
+    if !config.grpc.client_ca.as_os_str().is_empty()
+        && config.grpc.certificate.as_os_str().is_empty()
+    {
+        refuse("grpc.client_ca", "\"\", as without grpc.certificate there is no TLS");
+    }
+    if is_unprotected(&config.grpc) && !config.grpc.unprotected {
+        refuse("grpc.listen", GUARDED);
+    }
+    match (config.websocket.proxy_header, config.websocket.proxies.is_empty()) {
+        (ProxyHeader::None, false) => {
+            refuse(
+                "websocket.proxy_header",
+                "\"proxy-v2\" or \"x-forwarded-for\", as websocket.proxies is set",
+            );
+        }
+        (ProxyHeader::ProxyV2 | ProxyHeader::XForwardedFor, true) => {
+            refuse("websocket.proxies", "the proxies' addresses, as websocket.proxy_header is set");
+        }
+        _ => {}
     }
     if !config.websocket.subprotocols.0.iter().all(|word| is_token(word)) {
         refuse("websocket.subprotocols", TOKEN);
@@ -218,12 +261,22 @@ pub fn warnings(config: &Config) -> Vec<String> {
             span::format(socket.ping_interval),
         ));
     }
-    if config.grpc.listen.0.iter().any(|address| !address.ip().is_loopback()) {
+    if is_unprotected(&config.grpc) {
         warnings.push(format!(
             "grpc.listen ({}) is reachable from other machines, and whoever reaches it may send \
-             to and close every client",
+             to and close every client (grpc.unprotected)",
             config.grpc.listen,
         ));
+    }
+    if is_remote(&config.grpc)
+        && !config.grpc.token_files.0.is_empty()
+        && config.grpc.certificate.as_os_str().is_empty()
+    {
+        warnings.push(
+            "the tokens of grpc.token_files travel unencrypted: set grpc.certificate and \
+             grpc.key, or let a proxy do TLS"
+                .to_owned(),
+        );
     }
     let room = machine::files().saturating_sub(RESERVED_FILES);
     if let Some(wish) = count(config.limits.max_clients).filter(|wish| *wish > room) {
@@ -239,6 +292,19 @@ pub fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Whether other machines can reach it.
+fn is_remote(grpc: &Grpc) -> bool {
+    grpc.listen.0.iter().any(|address| !address.ip().is_loopback())
+}
+
+/// Whether anybody on the network may call.
+fn is_unprotected(grpc: &Grpc) -> bool {
+    is_remote(grpc)
+        && grpc.allow.is_empty()
+        && grpc.token_files.0.is_empty()
+        && grpc.client_ca.as_os_str().is_empty()
 }
 
 /// RFC 9110 §5.6.2.
@@ -258,7 +324,7 @@ fn is_origin(word: &str) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use super::super::value::{Listen, Words};
+    use super::super::value::{Listen, Networks, Words};
     use super::*;
 
     fn keys(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
@@ -339,7 +405,8 @@ mod tests {
     #[test]
     fn addresses_names_and_origins_are_looked_at() {
         assert_eq!(keys(|c| c.websocket.listen = Listen::default()), ["websocket.listen"]);
-        assert_eq!(keys(|c| c.grpc.listen = Listen::of("0.0.0.0:20818")), ["grpc.listen"]);
+        let shared = Listen::of("127.0.0.1:20820");
+        assert_eq!(keys(|c| c.grpc.listen = shared), ["admin.listen"]);
         let twice = Listen::of("127.0.0.1:0, 127.0.0.1:0");
         assert_eq!(keys(|c| c.websocket.listen = twice), [""; 0]);
         let words = |text: &str| Words(vec![text.to_owned()]);
@@ -359,10 +426,47 @@ mod tests {
     }
 
     #[test]
+    fn who_may_call_from_elsewhere_has_to_be_said() {
+        let remote = |change: fn(&mut Config)| {
+            keys(|config| {
+                config.grpc.listen = Listen::of("0.0.0.0:1");
+                change(config);
+            })
+        };
+        assert_eq!(remote(|_| {}), ["grpc.listen"]);
+        assert_eq!(remote(|c| c.grpc.unprotected = true), [""; 0]);
+        assert_eq!(remote(|c| c.grpc.allow = Networks::of("10.0.0.0/8")), [""; 0]);
+        assert_eq!(remote(|c| c.grpc.token_files = Words(vec!["/t".into()])), [""; 0]);
+        assert_eq!(
+            remote(|c| {
+                c.grpc.client_ca = "/ca".into();
+                c.grpc.certificate = "/c".into();
+                c.grpc.key = "/k".into();
+            }),
+            [""; 0]
+        );
+        assert_eq!(keys(|c| c.grpc.listen = Listen::of("[::1]:1")), [""; 0]);
+    }
+
+    #[test]
+    fn keys_that_need_each_other_are_asked_for() {
+        let listen = || Listen::of("127.0.0.1:1");
+        assert_eq!(keys(|c| c.tls.listen = listen()), ["tls.certificate"]);
+        assert_eq!(keys(|c| c.tls.certificate = "/c".into()), ["tls.key"]);
+        assert_eq!(keys(|c| c.grpc.key = "/k".into()), ["grpc.certificate"]);
+        assert_eq!(keys(|c| c.grpc.client_ca = "/ca".into()), ["grpc.client_ca"]);
+        let proxies = Networks::of("10.0.0.0/8");
+        assert_eq!(keys(|c| c.websocket.proxies = proxies), ["websocket.proxy_header"]);
+        let header = ProxyHeader::ProxyV2;
+        assert_eq!(keys(|c| c.websocket.proxy_header = header), ["websocket.proxies"]);
+    }
+
+    #[test]
     fn what_is_probably_not_meant_is_mentioned() {
         let mut config = Config::default();
         config.websocket.heartbeat_timeout = Duration::from_secs(10);
         config.grpc.listen = Listen::of("0.0.0.0:1");
+        config.grpc.unprotected = true;
         config.limits.max_clients = Auto::Set(u32::MAX as usize);
         config.limits.partial_bytes = Memory::Bytes(Size::mib(1));
         config.limits.max_message = Size::mib(2);

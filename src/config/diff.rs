@@ -48,13 +48,7 @@ pub struct Carried {
 pub fn carry_over(old: &Config, new: &Config) -> Carried {
     let mut config = new.clone();
     config.shards = old.shards;
-    config.websocket.listen.clone_from(&old.websocket.listen);
-    config.grpc.listen.clone_from(&old.grpc.listen);
-    config.grpc.max_streams = old.grpc.max_streams;
-    config.admin = old.admin.clone();
     config.control = old.control.clone();
-    config.log.format = old.log.format;
-    config.log.file.clone_from(&old.log.file);
     let pending = diff(&config, new);
     Carried { config, pending: pending.iter().map(|change| change.key.to_owned()).collect() }
 }
@@ -71,7 +65,7 @@ fn text(value: Option<&Value>) -> String {
 mod tests {
     use std::{path::PathBuf, time::Duration};
 
-    use super::super::value::{Auto, Listen, Memory, Size, Words};
+    use super::super::value::{Auto, Listen, Memory, Networks, Size, Words};
     use super::super::*;
     use super::*;
     use crate::message::Kind;
@@ -90,7 +84,14 @@ mod tests {
                 ping_interval: second,
                 subprotocols: Words(vec!["a".into()]),
                 allowed_origins: Words(vec!["https://a".into()]),
+                proxies: Networks::of("10.0.0.0/8"),
+                proxy_header: ProxyHeader::ProxyV2,
                 send_buffer: Size::kib(8),
+            },
+            tls: Tls {
+                listen: Listen::of("127.0.0.1:4"),
+                certificate: PathBuf::from("/c"),
+                key: PathBuf::from("/k"),
             },
             compression: Compression {
                 enabled: false,
@@ -114,6 +115,9 @@ mod tests {
                 partial_bytes: Memory::Bytes(Size::mib(9)),
                 names: 9,
                 groups_per_client: 9,
+                address_clients: 9,
+                address_connections: 9,
+                addresses: 9,
                 client_messages: 9,
                 client_bytes: Size(9),
                 slow_client: SlowClient::DropOldest,
@@ -121,8 +125,17 @@ mod tests {
             },
             grpc: Grpc {
                 listen: Listen::of("127.0.0.1:3"),
+                allow: Networks::of("10.0.0.0/8, ::1"),
+                token_files: Words(vec!["/t".into()]),
+                certificate: PathBuf::from("/c"),
+                key: PathBuf::from("/k"),
+                client_ca: PathBuf::from("/ca"),
+                unprotected: true,
                 max_message: Size::kib(9),
+                max_connections: 9,
                 max_streams: 9,
+                keepalive_interval: second,
+                keepalive_timeout: second,
             },
             admin: Admin { listen: Listen::default() },
             control: Control { socket: Auto::Set(PathBuf::from("/tmp/x")) },

@@ -26,7 +26,7 @@ pub use fault::{Fault, Faults, Origin};
 pub(super) use layer::read_toml;
 
 use super::keys::KEYS;
-use super::{Config, check};
+use super::{Config, InForce, Material, check};
 use layer::{Layer, insert};
 
 /// Read if no other file is named and this one exists.
@@ -45,10 +45,12 @@ pub struct Source {
 }
 
 /// A configuration that may be put in force.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// What is set.
     pub config: Config,
+    /// What the files hold that are named there; nothing unless it was loaded to run with it.
+    pub material: Material,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
     /// Where each key that is not left to its default was set last.
@@ -64,27 +66,47 @@ impl Loaded {
     pub fn of(config: Config) -> Self {
         Self {
             config,
+            material: Material::default(),
             file: None,
             origins: BTreeMap::new(),
             overridden: Vec::new(),
             warnings: Vec::new(),
         }
     }
+
+    /// What to put in force.
+    pub fn in_force(&self) -> InForce {
+        InForce { config: self.config.clone(), material: self.material.clone() }
+    }
 }
 
 /// Reads and checks the configuration; `env` is the environment, usually `std::env::vars_os()`.
+/// The files it names are left alone: who only asks a running gateway need not be able to read them.
 pub fn load<K, V>(source: &Source, env: impl IntoIterator<Item = (K, V)>) -> Result<Loaded, Faults>
 where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE))
+    load_with(source, env, Path::new(DEFAULT_FILE), |_, _| Material::default())
+}
+
+/// Reads and checks the configuration and the files that it names.
+pub fn load_to_run<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Result<Loaded, Faults>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    load_with(source, env, Path::new(DEFAULT_FILE), Material::read)
 }
 
 fn load_with<K, V>(
     source: &Source,
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
+    material: impl FnOnce(&Config, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
     K: Into<OsString>,
@@ -130,6 +152,7 @@ where
         let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
         faults.push(fault.with_value(value.as_ref()));
     }
+    let material = material(&config, &mut faults);
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
@@ -140,6 +163,7 @@ where
         overridden: overridden.map(|(key, _)| key.clone()).collect(),
         warnings: check::warnings(&config),
         config,
+        material,
         file,
         origins,
     })

@@ -2,11 +2,11 @@
 //!
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::value::{Auto, Listen, Memory, Size, Words, span};
+use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
 
 /// The whole configuration.
@@ -17,6 +17,8 @@ pub struct Config {
     pub shards: Auto<usize>,
     /// Towards browsers, apps and devices.
     pub websocket: WebSocket,
+    /// Towards the same, encrypted.
+    pub tls: Tls,
     /// How messages are made smaller.
     pub compression: Compression,
     /// What anybody may use up.
@@ -53,8 +55,12 @@ pub struct WebSocket {
     pub ping_interval: Duration,
     /// Sub-protocols the gateway may agree to; the first of the client's offers found here is.
     pub subprotocols: Words,
-    /// Origins that may connect; empty is all.
+    /// Origins that may connect, `https://*.example.com` for every host below; empty is all.
     pub allowed_origins: Words,
+    /// Proxies that tell for whom they connect.
+    pub proxies: Networks,
+    /// How they tell it.
+    pub proxy_header: ProxyHeader,
     /// `SO_SNDBUF` of client sockets; zero leaves it to the kernel.
     pub send_buffer: Size,
 }
@@ -77,6 +83,30 @@ pub enum Welcome {
     Id,
     /// Nothing.
     None,
+}
+
+/// How a listed proxy tells for whom it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// There is no proxy.
+    None,
+    /// The binary header of version 2 of HAProxy's PROXY protocol, before everything else.
+    ProxyV2,
+    /// The HTTP header `X-Forwarded-For`.
+    XForwardedFor,
+}
+
+/// `[tls]`: WebSocket clients over TLS (wss).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Addresses to listen on; none is off.
+    pub listen: Listen,
+    /// PEM file of the certificate and those that lead from it to the authority's.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
 }
 
 /// `[compression]`: permessage-deflate (RFC 7692), without context takeover.
@@ -129,6 +159,12 @@ pub struct Limits {
     pub names: usize,
     /// Groups one client may be in.
     pub groups_per_client: usize,
+    /// Clients at once from one address (IPv6: from one /64); zero is no limit.
+    pub address_clients: usize,
+    /// Connections per second from one address (IPv6: from one /64); zero is no limit.
+    pub address_connections: u32,
+    /// Addresses that are remembered for these two limits.
+    pub addresses: usize,
     /// Inbound messages per second and client; zero is no limit.
     pub client_messages: u32,
     /// Inbound bytes per second and client; zero is no limit.
@@ -158,10 +194,30 @@ pub enum SlowClient {
 pub struct Grpc {
     /// Addresses to listen on.
     pub listen: Listen,
+    /// Who may connect; empty is everybody.
+    pub allow: Networks,
+    /// Files of tokens, one of which a call has to bring; none is no need for one.
+    pub token_files: Words,
+    /// PEM file of the certificate and those that lead from it to the authority's; empty is no TLS.
+    pub certificate: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// PEM file of the authorities whose clients may connect; empty is everybody.
+    pub client_ca: PathBuf,
+    /// Whether to listen beyond the machine without any of these.
+    pub unprotected: bool,
     /// Bytes of one request.
     pub max_message: Size,
+    /// Connections at once.
+    pub max_connections: usize,
     /// Calls at once on one connection.
     pub max_streams: u32,
+    /// A connection that is silent for so long is asked whether it lives; zero is never.
+    #[serde(with = "span")]
+    pub keepalive_interval: Duration,
+    /// Time it has to answer.
+    #[serde(with = "span")]
+    pub keepalive_timeout: Duration,
 }
 
 /// `[admin]`
@@ -177,7 +233,7 @@ pub struct Admin {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     /// Path of the control socket; `auto` is the first usable of the documented places.
-    pub socket: Auto<std::path::PathBuf>,
+    pub socket: Auto<PathBuf>,
 }
 
 /// `[drain]`
@@ -206,7 +262,7 @@ pub struct Log {
     /// How it is written.
     pub format: LogFormat,
     /// Where it is written; empty is standard error.
-    pub file: std::path::PathBuf,
+    pub file: PathBuf,
 }
 
 /// How much is said.
@@ -248,6 +304,8 @@ impl Default for WebSocket {
             ping_interval: Duration::from_secs(25),
             subprotocols: Words::default(),
             allowed_origins: Words::default(),
+            proxies: Networks::default(),
+            proxy_header: ProxyHeader::None,
             send_buffer: Size::kib(256),
         }
     }
@@ -277,6 +335,9 @@ impl Default for Limits {
             partial_bytes: Memory::Percent(10),
             names: 256,
             groups_per_client: 128,
+            address_clients: 0,
+            address_connections: 0,
+            addresses: 65_536,
             client_messages: 0,
             client_bytes: Size(0),
             slow_client: SlowClient::Disconnect,
@@ -287,7 +348,20 @@ impl Default for Limits {
 
 impl Default for Grpc {
     fn default() -> Self {
-        Self { listen: Listen::of("127.0.0.1:20819"), max_message: Size::mib(4), max_streams: 1024 }
+        Self {
+            listen: Listen::of("127.0.0.1:20819"),
+            allow: Networks::default(),
+            token_files: Words::default(),
+            certificate: PathBuf::new(),
+            key: PathBuf::new(),
+            client_ca: PathBuf::new(),
+            unprotected: false,
+            max_message: Size::mib(4),
+            max_connections: 256,
+            max_streams: 1024,
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
+        }
     }
 }
 
@@ -310,6 +384,6 @@ impl Default for Drain {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Auto, file: std::path::PathBuf::new() }
+        Self { level: Level::Info, format: LogFormat::Auto, file: PathBuf::new() }
     }
 }

@@ -4,6 +4,7 @@
 //! changes rely on it. Each kind says what it expects in words that fit after "expected".
 
 mod listen;
+mod network;
 mod size;
 pub mod span;
 
@@ -13,6 +14,7 @@ use serde::de::{IntoDeserializer, Unexpected, value::Error as Plain};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use listen::{Listen, Words};
+pub use network::Networks;
 pub use size::{Memory, Size};
 
 /// Text that is not a value of the kind at hand; says what would be.

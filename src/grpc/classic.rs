@@ -4,8 +4,6 @@
 //! no errors but `false`, so here too a bad argument or an unknown client is `false`, never a
 //! status; only a gateway that can't serve at all (overloaded, stopping) answers with one.
 
-use std::sync::Arc;
-
 use tonic::Status;
 
 use super::proto::{
@@ -256,7 +254,7 @@ impl Classic {
         Ok(CountOnlineUidResponse { count: count(self.hub.count_users()) })
     }
 
-    async fn send(&self, target: Target, message: String, config: &Arc<Config>) -> Answer<Receipt> {
+    async fn send(&self, target: Target, message: String, config: &Config) -> Answer<Receipt> {
         let payload = Payload::from_text(config.websocket.message_format, message);
         known(self.hub.send(target, payload).await)
     }

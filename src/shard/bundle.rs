@@ -96,7 +96,7 @@ mod tests {
     fn a_form_is_made_once_and_holds_all_messages_in_order() {
         let texts = ["one, one, one ".repeat(20), "two".to_owned(), "three, three ".repeat(30)];
         let payloads = texts.map(|text| Payload::from_text(Kind::Text, text));
-        let caps = Caps::new(&Arc::new(Config::default()), 1);
+        let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
         let mut bundle = Bundle::new(payloads.iter());
         assert_eq!(bundle.len(), 3);
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn a_single_message_is_not_copied() {
         let payload = Payload::from_text(Kind::Text, "hello".to_owned());
-        let caps = Caps::new(&Arc::new(Config::default()), 1);
+        let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
         let mut bundle = Bundle::new(std::iter::once(&payload));
         let form = bundle.form(PLAIN, &caps, &mut press, &meter);

@@ -7,7 +7,7 @@ use super::{
     wheel::{STEP, Tick},
 };
 use crate::{
-    config::{Config, Messages, SlowClient, Welcome, machine::share},
+    config::{InForce, Messages, SlowClient, Welcome, machine::share},
     wire,
 };
 
@@ -15,7 +15,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Caps {
     /// Where they come from, to notice a newer one.
-    pub(super) source: Arc<Config>,
+    pub(super) source: Arc<InForce>,
     pub(super) wire: wire::Limits,
     pub(super) queue_bytes: usize,
     pub(super) queue_entries: usize,
@@ -43,7 +43,7 @@ pub(super) struct Caps {
 }
 
 impl Caps {
-    pub(super) fn new(source: &Arc<Config>, shards: usize) -> Self {
+    pub(super) fn new(source: &Arc<InForce>, shards: usize) -> Self {
         let (websocket, limits) = (&source.websocket, &source.limits);
         let positive = |n: u64| (n > 0).then_some(n);
         Self {

@@ -140,7 +140,7 @@ mod tests {
     const WINDOWS: std::ops::RangeInclusive<u8> = SMALLEST..=15;
 
     fn caps() -> Caps {
-        Caps::new(&Arc::new(Config::default()), 1)
+        Caps::new(&Arc::new(Config::default().into()), 1)
     }
 
     fn text(size: usize) -> Payload {

@@ -131,7 +131,7 @@ impl<'de> de::Visitor<'de> for WordsVisitor {
 }
 
 /// What stands between the commas; nothing between two commas is nothing.
-fn pieces(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn pieces(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|piece| !piece.is_empty())
 }
 
