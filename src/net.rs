@@ -12,6 +12,7 @@
 pub mod accept;
 pub mod bind;
 pub mod http;
+pub mod proxy;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_all};

@@ -12,6 +12,7 @@ mod gate;
 mod handshake;
 mod held;
 mod options;
+mod origin;
 mod rehearsal;
 mod upgrade;
 

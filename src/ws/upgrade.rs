@@ -14,10 +14,10 @@ use hyper::{
     },
 };
 
+use super::origin;
 use crate::{config::Config, wire};
 
 /// What the two sides agree on beyond RFC 6455 itself.
-///
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Negotiated {
     /// The sub-protocol to answer, as the configuration writes it.
@@ -193,9 +193,10 @@ fn is_key(key: &[u8]) -> bool {
 /// A request without Origin is no browser's, so there is no user whose cookies it could borrow.
 fn may_come(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty()
-        || headers.get_all(ORIGIN).iter().all(|origin| {
-            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-        })
+        || headers
+            .get_all(ORIGIN)
+            .iter()
+            .all(|origin| allowed.iter().any(|entry| origin::covers(entry, origin.as_bytes())))
 }
 
 /// The first of the client's offers that the gateway knows (RFC 6455 §4.2.2, point 5.4).
