@@ -131,6 +131,12 @@ pub struct HandshakeStats {
     pub refused: Shared,
     /// Upgrades refused with 503 because `limits.max_clients` is reached or the gateway drains.
     pub full: Shared,
+    /// Connections over `limits.address_clients` or `limits.address_connections`.
+    pub address: Shared,
+    /// Connections of addresses that could not be counted any more: `limits.addresses` was reached.
+    pub strangers: Shared,
+    /// Connections of listed proxies that did not say for whom, or not in the form required.
+    pub proxy: Shared,
     /// Handshakes that did not end within `limits.handshake`.
     pub timeouts: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.

@@ -4,10 +4,15 @@
 //! a bare socket. What becomes of it then is the shard's; this module forgets it.
 //!
 //! ```text
-//!  accept ─► gate (limits.max_handshakes) ─► handshake (limits.handshake) ─► hub.adopt
-//!                                             └ upgrade::answer says yes or why not
+//!  accept ─► caller ─► gate ─► PROXY header ─► request ─► hub.adopt
+//!             │         │      └─ limits.handshake ─┴─ upgrade::answer says yes or why not
+//!             │         └─ limits.max_handshakes
+//!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
+mod addresses;
+mod caller;
+mod forwarded;
 mod gate;
 mod handshake;
 mod held;
@@ -18,8 +23,9 @@ mod upgrade;
 
 pub use rehearsal::rehearse;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -32,6 +38,8 @@ use crate::{
     lifecycle,
     net::{Acceptor, Stop, stopped},
 };
+use addresses::Addresses;
+use caller::{Caller, Unwanted};
 use gate::Gate;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
@@ -41,49 +49,64 @@ pub struct Context {
     live: Live,
     lifecycle: lifecycle::Handle,
     gate: Arc<Gate>,
+    addresses: Arc<Addresses>,
 }
 
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle, gate: Arc::default() }
+        Self { hub, live, lifecycle, gate: Arc::default(), addresses: Arc::default() }
     }
 }
 
-/// Time that handshakes under way have when the listener stops.
-const GRACE: Duration = Duration::from_secs(1);
+/// Connections that are still accepted when the listener stops: as many as can have waited in the
+/// kernel's backlog by then.
+const REST: usize = 4096;
 
-/// Accepts WebSocket clients until `stop`; handshakes under way may finish within a second.
+/// Accepts WebSocket clients until `stop`, and then those who wait already; returns when the last
+/// handshake has ended, each within its `limits.handshake`.
 pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
     let mut acceptor = Acceptor::new(listener, "websocket");
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
+    let mut rest = REST;
     loop {
-        tokio::select! {
-            () = stopped(&mut stop) => break,
-            (stream, peer) = acceptor.next() => {
-                let config = context.live.snapshot();
-                if !Arc::ptr_eq(&inherited, &config) {
-                    options::set(acceptor.listener(), &config);
-                    options::set(&stream, &config);
-                    inherited = Arc::clone(&config);
+        let (stream, peer) = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => match waiting(acceptor.listener()) {
+                Some(connection) if rest > 0 => {
+                    rest -= 1;
+                    connection
                 }
-                tokio::select! {
-                    () = stopped(&mut stop) => break,
-                    () = admit(stream, peer, config, &context, &mut handshakes) => {}
-                }
-            }
+                _ => break,
+            },
+            connection = acceptor.next() => connection,
+        };
+        let config = context.live.snapshot();
+        if !Arc::ptr_eq(&inherited, &config) {
+            options::set(acceptor.listener(), &config);
+            options::set(&stream, &config);
+            inherited = Arc::clone(&config);
         }
+        admit(stream, peer, config, &context, &mut handshakes).await;
         while handshakes.try_join_next().is_some() {}
     }
     drop(acceptor);
-    // Who has not finished by then is cut off as the set is dropped.
-    let _ = timeout(GRACE, async { while handshakes.join_next().await.is_some() {} }).await;
+    while handshakes.join_next().await.is_some() {}
+}
+
+/// A connection that waits in the backlog, if there is one.
+fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    // Asked of the kernel itself: tokio's listener knows only what its poll has told it so far.
+    let (socket, peer) = SockRef::from(listener).accept().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
 }
 
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
-/// is accepted: the kernel's backlog is the queue.
+/// is accepted: the kernel's backlog is the queue. Who is over the limits of its address is let go
+/// before the gate.
 async fn admit(
     stream: TcpStream,
     peer: SocketAddr,
@@ -92,14 +115,39 @@ async fn admit(
     handshakes: &mut JoinSet<()>,
 ) {
     context.hub.handshakes().accepted.increment();
+    let caller = match Caller::arrive(peer, &config, context) {
+        Ok(caller) => caller,
+        Err(unwanted) => return turn_away(peer, &unwanted, context),
+    };
     let place = context.gate.enter(config.limits.max_handshakes).await;
     let context = context.clone();
     handshakes.spawn(async move {
         let _place = place;
         let limit = config.limits.handshake;
-        if timeout(limit, handshake::run(stream, peer, &context, &config)).await.is_err() {
+        if timeout(limit, lead(stream, caller, &context, &config)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
             tracing::debug!(%peer, ?limit, "the handshake took too long");
         }
     });
+}
+
+/// From the first byte to the hub: what a proxy says first, then the request.
+async fn lead(mut stream: TcpStream, caller: Caller, context: &Context, config: &InForce) {
+    let peer = caller.peer();
+    match caller.introduced(&mut stream, config, context).await {
+        Ok(caller) => handshake::run(stream, caller, context, config).await,
+        Err(unwanted) => turn_away(peer, &unwanted, context),
+    }
+}
+
+/// Counts a connection that is closed without an answer.
+fn turn_away(peer: SocketAddr, unwanted: &Unwanted, context: &Context) {
+    let stats = context.hub.handshakes();
+    let counter = match unwanted {
+        Unwanted::Over(over) => over.counter(stats),
+        Unwanted::Proxy(_) => &stats.proxy,
+        Unwanted::Broken(_) => &stats.broken,
+    };
+    counter.increment();
+    tracing::debug!(%peer, reason = %unwanted, "the connection is closed");
 }

@@ -86,6 +86,9 @@ fn refused(stats: &HandshakeStats) -> BTreeMap<String, u64> {
     let counters = [
         ("refused", &stats.refused),
         ("full", &stats.full),
+        ("address", &stats.address),
+        ("strangers", &stats.strangers),
+        ("proxy", &stats.proxy),
         ("timeouts", &stats.timeouts),
         ("broken", &stats.broken),
     ];
