@@ -276,8 +276,9 @@ mod tests {
         assert_eq!(enter(330, 3), Err(Over::Rate), "who is refused loses nothing by it");
         assert_eq!(enter(334, 3), Ok(false));
         assert_eq!(enter(335, 3), Err(Over::Rate));
-        assert_eq!(enter(335, 6), Ok(false), "a higher limit acts at once");
-        assert_eq!(enter(335, 0), Ok(false), "and so does none");
+        assert_eq!(enter(502, 3), Err(Over::Rate));
+        assert_eq!(enter(502, 6), Ok(false), "a higher limit acts at once");
+        assert_eq!(enter(502, 0), Ok(false), "and so does none");
         assert_eq!([enter(5000, 2), enter(5000, 2)], [Ok(false); 2]);
         assert_eq!(enter(5000, 2), Err(Over::Rate), "what was saved up is one second's");
     }
