@@ -91,6 +91,7 @@ async fn admit(
     let context = context.clone();
     handshakes.spawn(async move {
         let _place = place;
+        let _counted = context.hub.handshakes().under_way.enter();
         let limit = config.limits.handshake;
         if timeout(limit, handshake::run(stream, peer, &context, &config)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
