@@ -25,18 +25,13 @@ pub use rehearsal::rehearse;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
     config::{InForce, Live},
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Stop, stopped},
+    net::{Acceptor, Entrance, Listener as _, Stop, stopped},
 };
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
@@ -63,10 +58,10 @@ impl Context {
 /// kernel's backlog by then.
 const REST: usize = 4096;
 
-/// Accepts WebSocket clients until `stop`, and then those who wait already; returns when the last
-/// handshake has ended, each within its `limits.handshake`.
-pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
-    let mut acceptor = Acceptor::new(listener, "websocket");
+/// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
+/// handshakes are over, each of which `limits.handshake` bounds.
+pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
+    let mut acceptor = Acceptor::new(entrance, "websocket");
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
@@ -74,7 +69,7 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
     loop {
         let (stream, peer) = tokio::select! {
             biased;
-            () = stopped(&mut stop) => match waiting(acceptor.listener()) {
+            () = stopped(&mut stop) => match acceptor.listener().waiting() {
                 Some(connection) if rest > 0 => {
                     rest -= 1;
                     connection
@@ -89,19 +84,12 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
             options::set(&stream, &config);
             inherited = Arc::clone(&config);
         }
+        // Who was accepted is let in even if it is time to stop meanwhile.
         admit(stream, peer, config, &context, &mut handshakes).await;
         while handshakes.try_join_next().is_some() {}
     }
     drop(acceptor);
     while handshakes.join_next().await.is_some() {}
-}
-
-/// A connection that waits in the backlog, if there is one.
-fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
-    // Asked of the kernel itself: tokio's listener knows only what its poll has told it so far.
-    let (socket, peer) = SockRef::from(listener).accept().ok()?;
-    socket.set_nonblocking(true).ok()?;
-    Some((TcpStream::from_std(socket.into()).ok()?, peer.as_socket()?))
 }
 
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
@@ -123,6 +111,7 @@ async fn admit(
     let context = context.clone();
     handshakes.spawn(async move {
         let _place = place;
+        let _counted = context.hub.handshakes().under_way.enter();
         let limit = config.limits.handshake;
         if timeout(limit, lead(stream, caller, &context, &config)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
