@@ -12,12 +12,17 @@ mod limit;
 pub mod proto;
 mod services;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch, time::sleep};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    time::sleep,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     service::Routes,
-    transport::{Error, Server},
+    transport::{self, Error},
 };
 use tonic_health::{
     ServingStatus,
@@ -28,7 +33,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    net::{Stop, stopped},
+    net::{Entrance, Stop, stopped},
     status::Phase,
 };
 
@@ -65,9 +70,31 @@ const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
 /// Time that calls under way have when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// Serves gRPC on all `listeners` until `stop`; calls under way may finish within two seconds.
-pub async fn serve(
-    listeners: Vec<TcpListener>,
+/// The gRPC server: connections come in by any number of entrances. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    give: mpsc::Sender<io::Result<TcpStream>>,
+}
+
+impl Server {
+    /// Makes the server and the future that serves it until `stop`; calls under way may finish
+    /// within two seconds.
+    pub fn new(
+        context: Context,
+        stop: Stop,
+    ) -> (Self, impl Future<Output = Result<(), ServeError>>) {
+        let (give, take) = mpsc::channel(incoming::WAITING);
+        (Self { give }, serve(ReceiverStream::new(take), context, stop))
+    }
+
+    /// Accepts at `entrance` until `stop`; connections accepted by then live on.
+    pub async fn accept(self, entrance: Entrance, stop: Stop) {
+        incoming::feed(entrance, self.give, stop).await;
+    }
+}
+
+async fn serve(
+    connections: ReceiverStream<io::Result<TcpStream>>,
     context: Context,
     mut stop: Stop,
 ) -> Result<(), ServeError> {
@@ -77,11 +104,10 @@ pub async fn serve(
     let now = *phase.borrow_and_update();
     tell(&health, now).await;
     let routes = routes(&context, &health)?;
-    let mut server = Server::builder()
+    let mut server = transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .max_concurrent_streams(config.grpc.max_streams);
-    let (connections, accepting) = incoming::accept(listeners);
     let mut asked = stop.clone();
     let serving = server
         .add_routes(routes)
@@ -92,7 +118,6 @@ pub async fn serve(
     };
     tokio::select! {
         outcome = serving => outcome?,
-        never = accepting => match never {},
         () = follow(health, phase) => {}
         // A stream that never ends must not hold the process.
         () = overdue => tracing::debug!("gRPC calls were cut off at the end of the grace"),

@@ -11,10 +11,12 @@
 
 pub mod accept;
 pub mod bind;
+pub mod entrance;
 pub mod http;
 
 pub use accept::{Acceptor, Listener};
-pub use bind::{BindError, bind, bind_all};
+pub use bind::{BindError, bind, bind_beside};
+pub use entrance::Entrance;
 
 use tokio::sync::watch;
 

@@ -24,9 +24,9 @@ impl Class {
     /// For people: the effect of a change.
     pub fn effect(self) -> &'static str {
         match self {
-            Self::Live => "in force",
+            Self::Live => "live",
             Self::NewConnections => "new connections",
-            Self::Restart => "needs a restart",
+            Self::Restart => "needs restart",
         }
     }
 }
@@ -90,6 +90,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("grpc.keepalive_timeout", NewConnections),
         ("admin.listen", Live),
         ("control.socket", Restart),
+        ("reload.watch", Live),
         ("drain.delay", Live),
         ("drain.window", Live),
         ("drain.timeout", Live),

@@ -26,7 +26,7 @@ pub use fault::{Fault, Faults, Origin};
 pub(super) use layer::read_toml;
 
 use super::keys::KEYS;
-use super::{Config, InForce, Material, check};
+use super::{Config, InForce, Material, check, diff};
 use layer::{Layer, insert};
 
 /// Read if no other file is named and this one exists.
@@ -56,9 +56,20 @@ pub struct Loaded {
     /// Where each key that is not left to its default was set last.
     pub origins: BTreeMap<String, Origin>,
     /// Keys that the file sets in vain, because environment or flag sets them too.
-    pub overridden: Vec<String>,
+    pub overridden: Vec<Overridden>,
     /// What is allowed and probably not meant; one line each.
     pub warnings: Vec<String>,
+}
+
+/// A key that the file sets in vain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overridden {
+    /// `section.key`.
+    pub key: String,
+    /// What the file says, as one would write it.
+    pub in_file: String,
+    /// What wins over it.
+    pub by: Origin,
 }
 
 impl Loaded {
@@ -157,10 +168,14 @@ where
         return Err(Faults(faults));
     }
     let [in_file, ..] = &layers;
-    let overridden =
-        in_file.origins.iter().filter(|(key, origin)| origins.get(*key) != Some(origin));
+    let overridden = in_file.origins.iter().filter_map(|(key, origin)| {
+        let by = origins.get(key).filter(|by| *by != origin)?.clone();
+        let said = Value::from(in_file.tree.clone()).find(key)?;
+        let said = serde_json::to_value(said).ok();
+        Some(Overridden { key: key.clone(), in_file: diff::text(said.as_ref()), by })
+    });
     Ok(Loaded {
-        overridden: overridden.map(|(key, _)| key.clone()).collect(),
+        overridden: overridden.collect(),
         warnings: check::warnings(&config),
         config,
         material,

@@ -1,41 +1,30 @@
 //! Connections of business systems, from several listeners, as the one stream that tonic takes.
 
-use std::{convert::Infallible, io};
+use std::io;
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::JoinSet,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{net::TcpStream, sync::mpsc};
 
-use crate::net::Acceptor;
+use crate::net::{Acceptor, Entrance, Listener as _, Stop, stopped};
 
 /// Connections accepted that tonic has not taken yet; it takes them at once.
-const WAITING: usize = 1;
+pub(super) const WAITING: usize = 1;
 
-/// The connections, and the work of accepting them: a future that never ends and that closes the
-/// listeners when it is dropped or when tonic takes no more.
-pub(super) fn accept(
-    listeners: Vec<TcpListener>,
-) -> (ReceiverStream<io::Result<TcpStream>>, impl Future<Output = Infallible>) {
-    let (give, take) = mpsc::channel(WAITING);
-    let mut loops = JoinSet::new();
-    for listener in listeners {
-        loops.spawn(feed(Acceptor::new(listener, "grpc"), give.clone()));
-    }
-    let work = async move {
-        while loops.join_next().await.is_some() {}
-        std::future::pending().await
-    };
-    (ReceiverStream::new(take), work)
-}
-
-async fn feed(mut acceptor: Acceptor<TcpListener>, give: mpsc::Sender<io::Result<TcpStream>>) {
+/// Accepts at one entrance until `stop`, those that wait by then included, or until tonic takes no
+/// more.
+pub(super) async fn feed(
+    entrance: Entrance,
+    give: mpsc::Sender<io::Result<TcpStream>>,
+    mut stop: Stop,
+) {
+    let mut acceptor = Acceptor::new(entrance, "grpc");
     loop {
-        let stream = tokio::select! {
-            (stream, _) = acceptor.next() => stream,
+        let (stream, _) = tokio::select! {
+            connection = acceptor.next() => connection,
             () = give.closed() => return,
+            () = stopped(&mut stop) => match acceptor.listener().waiting() {
+                Some(connection) => connection,
+                None => return,
+            },
         };
         // Failing means that the peer has gone; the first read will say so too.
         let _ = stream.set_nodelay(true);

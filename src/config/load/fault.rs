@@ -32,6 +32,16 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Origin {
+    /// What an operator would look for: the file's path, the variable's name, or the flag.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Environment(name) => name.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// One thing that is wrong:
 /// `config/gateway.toml: websocket.heartbeat_timeout = "abc": expected a duration …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
