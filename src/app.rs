@@ -51,6 +51,9 @@ pub enum StartError {
     /// Another gateway owns the control socket, or it can't be made where it was asked for.
     #[error(transparent)]
     Control(#[from] control::PlaceError),
+    /// gRPC can't be served.
+    #[error(transparent)]
+    Grpc(#[from] grpc::ServeError),
     /// The system refuses threads, signals or polls.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -119,8 +122,18 @@ impl Gateway {
             });
         }
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
-        let serving = grpc::serve(bound.grpc, context, grpc_stopping);
-        surfaces.spawn(async { serving.await.map_err(|error| error.to_string()) });
+        let server = grpc::Server::new(context, grpc_stopping.clone()).await?;
+        for listener in bound.grpc {
+            let (server, stop) = (server.clone(), grpc_stopping.clone());
+            surfaces.spawn(async move {
+                server.accept(listener, stop).await;
+                Ok(())
+            });
+        }
+        surfaces.spawn(async move {
+            server.run().await;
+            Ok(())
+        });
         for listener in bound.admin {
             let serving = admin::serve(listener, handle.clone(), control_stopping.clone());
             surfaces.spawn(async {

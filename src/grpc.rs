@@ -1,36 +1,45 @@
 //! The surface towards business systems: gRPC.
 //!
 //! ```text
-//!  listeners ─► accept loops ─► tonic ─► limit (grpc.max_message) ─► classic ─► hub
-//!                                  ├───► reflection (v1, v1alpha)
-//!                                  └───► health, which follows the life of the process
+//!  accept ─► allowed? ─► place (grpc.max_connections) ─► TLS ─► connection (HTTP/2)
+//!                                                                  │ each call
+//!   hub ◄─ classic ◄─ limit (grpc.max_message) ◄─ routes ◄─ welcome? deadline?
+//!                      reflection (v1, v1alpha) ◄──┤
+//!          health, which follows the process's life ◄──┘
 //! ```
 
+mod call;
 mod classic;
-mod incoming;
+mod connection;
+mod deadline;
 mod limit;
+mod peer;
 pub mod proto;
+mod refusals;
 mod services;
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::{net::TcpListener, sync::watch, time::sleep};
-use tonic::{
-    service::Routes,
-    transport::{Error, Server},
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
 };
+use tonic::service::Routes;
 use tonic_health::{
     ServingStatus,
     server::{HealthReporter, HealthService},
 };
 
+pub use refusals::{Refusals, Refused};
+
 use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    net::{Stop, stopped},
+    net::{Acceptor, Gate, Place, Stop, stopped},
     status::Phase,
 };
+use peer::{Peer, Unwelcome};
 
 /// What the calls work with. Cheap to clone.
 #[derive(Clone)]
@@ -53,51 +62,130 @@ pub enum ServeError {
     /// The descriptors that reflection serves can't be read: a fault of the build.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The transport gave up.
-    #[error("gRPC: {0}")]
-    Transport(#[from] Error),
 }
 
-/// A connection that is silent for so long is asked whether it lives ...
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// ... and has so long to answer.
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
-/// Time that calls under way have when the server stops.
-const GRACE: Duration = Duration::from_secs(2);
+/// Serves gRPC on any number of listeners, which come and go. Cheap to clone.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
 
-/// Serves gRPC on all `listeners` until `stop`; calls under way may finish within two seconds.
-pub async fn serve(
-    listeners: Vec<TcpListener>,
-    context: Context,
-    mut stop: Stop,
-) -> Result<(), ServeError> {
-    let config = context.live.snapshot();
-    let health = HealthReporter::new();
-    let mut phase = context.lifecycle.watch_phase();
-    let now = *phase.borrow_and_update();
-    tell(&health, now).await;
-    let routes = routes(&context, &health)?;
-    let mut server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .max_concurrent_streams(config.grpc.max_streams);
-    let (connections, accepting) = incoming::accept(listeners);
-    let mut asked = stop.clone();
-    let serving = server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(connections, async move { stopped(&mut asked).await });
-    let overdue = async {
-        stopped(&mut stop).await;
-        sleep(GRACE).await;
-    };
-    tokio::select! {
-        outcome = serving => outcome?,
-        never = accepting => match never {},
-        () = follow(health, phase) => {}
-        // A stream that never ends must not hold the process.
-        () = overdue => tracing::debug!("gRPC calls were cut off at the end of the grace"),
+/// What all connections share.
+struct Shared {
+    live: Live,
+    lifecycle: lifecycle::Handle,
+    routes: Routes,
+    health: HealthReporter,
+    gate: Gate,
+    refusals: Refusals,
+    stop: Stop,
+    /// Each connection holds a receiver, so that the last one's end can be waited for.
+    connections: watch::Sender<()>,
+}
+
+/// What one connection holds while it lasts.
+struct Held {
+    _place: Option<Place>,
+    _connection: watch::Receiver<()>,
+}
+
+impl Server {
+    /// A server without a listener, which ends what it accepted when `stop` is told.
+    pub async fn new(context: Context, stop: Stop) -> Result<Self, ServeError> {
+        let health = HealthReporter::new();
+        tell(&health, context.lifecycle.phase()).await;
+        let routes = routes(&context, &health)?;
+        let Context { hub: _, live, lifecycle } = context;
+        Ok(Self(Arc::new(Shared {
+            live,
+            lifecycle,
+            routes,
+            health,
+            gate: Gate::default(),
+            refusals: Refusals::default(),
+            stop,
+            connections: watch::Sender::new(()),
+        })))
     }
-    Ok(())
+
+    /// Accepts connections of one listener until `stop`. They live on when it has ended.
+    pub async fn accept(&self, listener: TcpListener, mut stop: Stop) {
+        let mut acceptor = Acceptor::new(listener, "grpc");
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => return,
+                (stream, address) = acceptor.next() => {
+                    let peer = Peer { address };
+                    tokio::select! {
+                        () = stopped(&mut stop) => return,
+                        () = self.admit(stream, peer) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the health service of each change of phase until the stop, and returns when all
+    /// connections have ended, which is soon after.
+    pub async fn run(&self) {
+        let mut stop = self.0.stop.clone();
+        tokio::select! {
+            () = self.follow() => {}
+            () = stopped(&mut stop) => {}
+        }
+        // The last change may have come together with the stop.
+        tell(&self.0.health, self.0.lifecycle.phase()).await;
+        self.0.connections.closed().await;
+    }
+
+    /// What was turned away so far.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
+    /// Connections there are now.
+    pub fn connections(&self) -> usize {
+        self.0.connections.receiver_count()
+    }
+
+    /// Turns a connection away or begins to serve it, as soon as there is a place. Until then
+    /// nothing else is accepted: the kernel's backlog is the queue.
+    async fn admit(&self, stream: TcpStream, peer: Peer) {
+        if let Err(Unwelcome::Address) = peer.check(&self.0.live.snapshot()) {
+            let why = Unwelcome::Address;
+            self.0.refusals.addresses.note(peer.address, "a gRPC connection was refused", why);
+            return;
+        }
+        let _place = self.place().await;
+        let held = Held { _place, _connection: self.0.connections.subscribe() };
+        let server = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let _held = held;
+            connection::serve(server, peer, stream).await;
+        });
+    }
+
+    /// A place under `grpc.max_connections`, also when the limit is raised meanwhile.
+    async fn place(&self) -> Option<Place> {
+        let mut swaps = self.0.live.swaps();
+        loop {
+            let limit = self.0.live.snapshot().grpc.max_connections;
+            tokio::select! {
+                place = self.0.gate.enter(limit) => return place,
+                () = swaps.next() => {}
+            }
+        }
+    }
+
+    async fn follow(&self) {
+        let mut phase = self.0.lifecycle.watch_phase();
+        loop {
+            let now = *phase.borrow_and_update();
+            tell(&self.0.health, now).await;
+            if phase.changed().await.is_err() {
+                // Nobody can change the phase any more; the last word stays.
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 fn routes(
@@ -117,16 +205,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::CLASSIC)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Says each change of phase to the health service; never ends while there is a process.
-async fn follow(health: HealthReporter, mut phase: watch::Receiver<Phase>) {
-    while phase.changed().await.is_ok() {
-        let now = *phase.borrow_and_update();
-        tell(&health, now).await;
-    }
-    // Nobody can change the phase any more; the last word stays.
-    std::future::pending::<()>().await;
 }
 
 async fn tell(health: &HealthReporter, phase: Phase) {

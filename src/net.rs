@@ -5,16 +5,18 @@
 //!
 //! ```text
 //!  bind ──► listener ──► Acceptor (survives EMFILE) ──► ws   handshakes of its own
-//!                                                  ├──► grpc tonic
+//!                                                  ├──► grpc connections of its own
 //!                                                  └──► http admin, control
 //! ```
 
 pub mod accept;
 pub mod bind;
+pub mod gate;
 pub mod http;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_all};
+pub use gate::{Gate, Place};
 
 use tokio::sync::watch;
 

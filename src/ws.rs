@@ -8,7 +8,6 @@
 //!                                             └ upgrade::answer says yes or why not
 //! ```
 
-mod gate;
 mod handshake;
 mod held;
 mod options;
@@ -29,9 +28,8 @@ use crate::{
     config::{InForce, Live},
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Stop, stopped},
+    net::{Acceptor, Gate, Stop, stopped},
 };
-use gate::Gate;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
 #[derive(Clone)]

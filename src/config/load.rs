@@ -152,7 +152,12 @@ where
         let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
         faults.push(fault.with_value(value.as_ref()));
     }
+    let of_settings = faults.len();
     let material = material(&config, &mut faults);
+    for fault in &mut faults[of_settings..] {
+        // The file that is named is at fault, but what names it is what an operator looks for.
+        fault.source = origins.get(&fault.key).cloned().unwrap_or_default();
+    }
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
@@ -161,7 +166,7 @@ where
         in_file.origins.iter().filter(|(key, origin)| origins.get(*key) != Some(origin));
     Ok(Loaded {
         overridden: overridden.map(|(key, _)| key.clone()).collect(),
-        warnings: check::warnings(&config),
+        warnings: [check::warnings(&config), material.warnings.clone()].concat(),
         config,
         material,
         file,

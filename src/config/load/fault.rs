@@ -50,7 +50,7 @@ pub struct Fault {
 const SHOWN: usize = 80;
 
 impl Fault {
-    pub(super) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
+    pub(in crate::config) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
         Self { source, key: key.to_owned(), value: None, allowed: allowed.into() }
     }
 
