@@ -5,12 +5,11 @@
 use std::{future::ready, time::Duration};
 
 use hyper::{Method, Request, StatusCode, header};
-use tokio::net::TcpListener;
 
 use crate::{
     lifecycle,
     net::{
-        Acceptor, Stop,
+        Acceptor, Entrance, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
     },
     status::Phase,
@@ -24,12 +23,12 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(1),
 };
 
-/// Answers probes on `listener` until `stop`.
-pub async fn serve(listener: TcpListener, lifecycle: lifecycle::Handle, stop: Stop) {
+/// Answers probes at `entrance` until `stop`.
+pub async fn serve(entrance: Entrance, lifecycle: lifecycle::Handle, stop: Stop) {
     let handler = move |request: Request<_>| {
         ready(answer(request.method(), request.uri().path(), lifecycle.phase()))
     };
-    http::serve(Acceptor::new(listener, "admin"), BOUNDS, handler, stop).await;
+    http::serve(Acceptor::new(entrance, "admin"), BOUNDS, handler, stop).await;
 }
 
 fn answer(method: &Method, path: &str, phase: Phase) -> Answer {

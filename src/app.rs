@@ -9,21 +9,24 @@
 //! [`supervise`]'s.
 
 mod drain;
+mod listeners;
 mod reload;
 mod supervise;
+mod systemd;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
+pub use listeners::Surface;
+pub use systemd::InheritError;
+
 use crate::{
-    admin,
-    config::{Config, Live},
-    config::{Loaded, Source},
+    config::{Config, Live, Loaded, Source},
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
-    net::{self, BindError},
+    net::BindError,
     shard::Threads,
     sink::EventSink,
     status::{Listeners, Phase},
@@ -40,6 +43,8 @@ pub struct Options {
     pub telemetry: Option<telemetry::Handle>,
     /// Who listens to the clients.
     pub sink: Arc<dyn EventSink>,
+    /// Sockets that listen already, in place of what the configuration says of their surfaces.
+    pub inherited: Vec<(Surface, TcpListener)>,
 }
 
 /// Why the gateway could not be started.
@@ -51,6 +56,9 @@ pub enum StartError {
     /// Another gateway owns the control socket, or it can't be made where it was asked for.
     #[error(transparent)]
     Control(#[from] control::PlaceError),
+    /// The service manager handed over something else than listeners.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
     /// gRPC can't be served.
     #[error(transparent)]
     Grpc(#[from] grpc::ServeError),
@@ -76,74 +84,58 @@ pub struct Gateway {
     threads: Threads,
     handle: lifecycle::Handle,
     asks: Asks,
-    listeners: Listeners,
     live: Live,
     reload: reload::Reloader,
+    listeners: listeners::Set,
+    /// What is behind the listeners: the gRPC server; and the control socket.
     surfaces: JoinSet<Result<(), String>>,
-    /// Ends the accepting of clients.
-    stop_websocket: watch::Sender<bool>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
     stop_grpc: watch::Sender<bool>,
     /// Stopped last: whoever asked for the stop is answered over it.
     stop_control: watch::Sender<bool>,
 }
 
-/// The sockets of a gateway, bound and not yet served.
-struct Bound {
-    websocket: Vec<TcpListener>,
-    grpc: Vec<TcpListener>,
-    admin: Vec<TcpListener>,
-    control: Option<control::Socket>,
-}
-
 impl Gateway {
+    /// The sockets that the service manager listens on for this process. To be called once, within
+    /// a tokio runtime.
+    pub fn inherited() -> Result<Vec<(Surface, TcpListener)>, InheritError> {
+        systemd::inherited()
+    }
+
     /// Binds all addresses, starts all threads and tasks, and reports ready.
     pub async fn start(options: Options) -> Result<Self, StartError> {
         let config = &options.loaded.config;
         let started = Instant::now();
-        let bound = Bound::new(config).await?;
-        let listeners = bound.listeners()?;
+        // The control socket first: if another gateway owns it, its name says more than a taken
+        // port does.
+        let control = control_socket(config).await?;
+        let bound = listeners::bind(config, options.inherited)?;
         let live = Live::new(options.loaded.in_force());
         let (hub, threads) = Hub::start(&live, options.sink)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
         asks.config.send_replace(reload.status());
 
-        let (stop_websocket, websocket_stopping) = watch::channel(false);
         let (stop_grpc, grpc_stopping) = watch::channel(false);
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
-        let context = ws::Context::new(hub.clone(), live.clone(), handle.clone());
-        for listener in bound.websocket {
-            let serving = ws::serve(listener, context.clone(), websocket_stopping.clone());
-            surfaces.spawn(async {
-                serving.await;
-                Ok(())
-            });
-        }
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
-        let server = grpc::Server::new(context, grpc_stopping.clone()).await?;
-        for listener in bound.grpc {
-            let (server, stop) = (server.clone(), grpc_stopping.clone());
-            surfaces.spawn(async move {
-                server.accept(listener, stop).await;
-                Ok(())
-            });
-        }
+        let grpc = grpc::Server::new(context, grpc_stopping).await?;
+        let server = grpc.clone();
         surfaces.spawn(async move {
             server.run().await;
             Ok(())
         });
-        for listener in bound.admin {
-            let serving = admin::serve(listener, handle.clone(), control_stopping.clone());
-            surfaces.spawn(async {
-                serving.await;
-                Ok(())
-            });
-        }
-        if let Some(socket) = bound.control {
-            let context =
-                control::Context::new(hub.clone(), handle.clone(), listeners.clone(), started);
+        let contexts = listeners::Contexts {
+            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
+            grpc,
+            admin: handle.clone(),
+        };
+        let path = control.as_ref().map(|socket| socket.path().to_owned());
+        let listeners = listeners::Set::serve(contexts, bound, path)?;
+        if let Some(socket) = control {
+            let shown = listeners.shown();
+            let context = control::Context::new(hub.clone(), handle.clone(), shown, started);
             let serving = control::serve(socket, context, control_stopping);
             surfaces.spawn(async {
                 serving.await;
@@ -151,34 +143,25 @@ impl Gateway {
             });
         }
         asks.phase.send_replace(Phase::Ready);
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            websocket = %list(&listeners.websocket),
-            grpc = %list(&listeners.grpc),
-            admin = %list(&listeners.admin),
-            control = listeners.control.as_ref().map(|path| tracing::field::display(path.display())),
-            shards = config.resolved_shards(),
-            max_clients = config.limits.max_clients(crate::config::machine::files()),
-            "ready"
-        );
+        say_ready(config, &listeners.shown().borrow());
+        systemd::ready();
         Ok(Self {
             hub,
             threads,
             handle,
             asks,
-            listeners,
             live,
             reload,
+            listeners,
             surfaces,
-            stop_websocket,
             stop_grpc,
             stop_control,
         })
     }
 
     /// Where it listens.
-    pub fn listeners(&self) -> &Listeners {
-        &self.listeners
+    pub fn listeners(&self) -> Listeners {
+        self.listeners.shown().borrow().clone()
     }
 
     /// Reaches the clients.
@@ -192,45 +175,35 @@ impl Gateway {
     }
 }
 
+async fn control_socket(config: &Config) -> Result<Option<control::Socket>, StartError> {
+    match control::Socket::bind(config.control.socket.set().map(PathBuf::as_path)).await {
+        Ok(socket) => Ok(Some(socket)),
+        Err(control::PlaceError::NoPlace(no_place)) => {
+            tracing::warn!(
+                "no control socket: {no_place}; the commands status, stop, reload and drain \
+                 will not find this process. Set control.socket to a writable path"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn say_ready(config: &Config, listeners: &Listeners) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        websocket = %list(&listeners.websocket),
+        tls = %list(&listeners.tls),
+        grpc = %list(&listeners.grpc),
+        admin = %list(&listeners.admin),
+        control = listeners.control.as_ref().map(|path| tracing::field::display(path.display())),
+        shards = config.resolved_shards(),
+        max_clients = config.limits.max_clients(crate::config::machine::files()),
+        "ready"
+    );
+}
+
 /// Addresses as one writes them.
 fn list(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl Bound {
-    async fn new(config: &Config) -> Result<Self, StartError> {
-        // The control socket first: if another gateway owns it, its name says more than a taken
-        // port does.
-        let control = match control::Socket::bind(config.control.socket.set().map(PathBuf::as_path))
-            .await
-        {
-            Ok(socket) => Some(socket),
-            Err(control::PlaceError::NoPlace(no_place)) => {
-                tracing::warn!(
-                    "no control socket: {no_place}; the commands status, stop, reload and drain \
-                     will not find this process. Set control.socket to a writable path"
-                );
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self {
-            websocket: net::bind_all(&config.websocket.listen.0, "websocket.listen")?,
-            grpc: net::bind_all(&config.grpc.listen.0, "grpc.listen")?,
-            admin: net::bind_all(&config.admin.listen.0, "admin.listen")?,
-            control,
-        })
-    }
-
-    fn listeners(&self) -> io::Result<Listeners> {
-        let addresses = |listeners: &[TcpListener]| {
-            listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()
-        };
-        Ok(Listeners {
-            websocket: addresses(&self.websocket)?,
-            grpc: addresses(&self.grpc)?,
-            admin: addresses(&self.admin)?,
-            control: self.control.as_ref().map(|socket| socket.path().to_owned()),
-        })
-    }
 }

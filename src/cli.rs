@@ -103,7 +103,11 @@ pub enum Command {
         json: bool,
     },
     /// Have the running gateway read its configuration again; a bad one changes nothing
-    Reload,
+    Reload {
+        /// Only say what would change, and whom it would reach
+        #[arg(long)]
+        plan: bool,
+    },
     /// Take the running gateway out of service: no new clients, close the connected, stay alive
     Drain {
         /// Return only when all clients are closed
@@ -132,6 +136,7 @@ Examples:
   gateway-websocket --set websocket.listen=0.0.0.0:80  another address
   gateway-websocket --print-config > gateway.toml      what is in effect
   gateway-websocket start && gateway-websocket status  in the background
+  gateway-websocket reload --plan                      what would a reload change?
   gateway-websocket drain --wait                       before maintenance";
 
 /// Reads the command line of the process and does what it says; `main` ends with the result.
@@ -157,7 +162,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Start => start::run(&cli.global, &source),
         Command::Stop => client::run(&source, client::Ask::Stop),
         Command::Status { json } => client::run(&source, client::Ask::Status { json }),
-        Command::Reload => client::run(&source, client::Ask::Reload),
+        Command::Reload { plan } => client::run(&source, client::Ask::Reload { plan }),
         Command::Drain { wait } => client::run(&source, client::Ask::Drain { wait }),
         Command::Health => client::run(&source, client::Ask::Health),
     }

@@ -25,12 +25,12 @@ use tokio::sync::watch;
 
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
-pub use load::{Fault, Faults, Loaded, Origin, Source, load, load_to_run};
+pub use load::{Fault, Faults, Loaded, Origin, Overridden, Source, load, load_to_run};
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{
     Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
-    ProxyHeader, SlowClient, Tls, WebSocket, Welcome,
+    ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
 };
 
 /// Settings, and what the files they name held when they were put in force.

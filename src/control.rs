@@ -10,6 +10,7 @@
 //! | `GET /v1/status` | [`Status`](crate::status::Status) |
 //! | `GET /v1/health` | 200 or 503, [`Health`] |
 //! | `POST /v1/stop`, `POST /v1/drain` | [`Drained`](crate::lifecycle::Drained), when it is done |
+//! | `GET /v1/plan` | [`Reloaded`](crate::lifecycle::Reloaded), as it would be |
 //! | `POST /v1/reload` | [`Reloaded`](crate::lifecycle::Reloaded) |
 //!
 //! Whoever may connect may stop the gateway; there is no other right than the socket's mode.
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{
     hub::Hub,
@@ -42,7 +44,7 @@ use crate::{
 pub struct Context {
     hub: Hub,
     lifecycle: lifecycle::Handle,
-    listeners: Listeners,
+    listeners: watch::Receiver<Listeners>,
     started: Instant,
 }
 
@@ -52,7 +54,7 @@ impl Context {
     pub fn new(
         hub: Hub,
         lifecycle: lifecycle::Handle,
-        listeners: Listeners,
+        listeners: watch::Receiver<Listeners>,
         started: Instant,
     ) -> Self {
         Self { hub, lifecycle, listeners, started }
@@ -107,8 +109,11 @@ async fn answer(method: &Method, path: &str, context: &Context) -> Answer {
         }
         (&Method::POST, "/v1/stop") => outcome(lifecycle.stop().await),
         (&Method::POST, "/v1/drain") => outcome(lifecycle.drain().await),
+        (&Method::GET, "/v1/plan") => outcome(lifecycle.plan().await),
         (&Method::POST, "/v1/reload") => outcome(lifecycle.reload().await),
-        (_, "/v1/status" | "/v1/health") => fault(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
+        (_, "/v1/status" | "/v1/health" | "/v1/plan") => {
+            fault(StatusCode::METHOD_NOT_ALLOWED, "only GET")
+        }
         (_, "/v1/stop" | "/v1/drain" | "/v1/reload") => {
             fault(StatusCode::METHOD_NOT_ALLOWED, "only POST")
         }

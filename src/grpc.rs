@@ -12,18 +12,16 @@ mod call;
 mod classic;
 mod connection;
 mod deadline;
+mod identity;
 mod limit;
 mod peer;
 pub mod proto;
 mod refusals;
 mod services;
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::watch,
-};
+use tokio::{net::TcpStream, sync::watch};
 use tonic::service::Routes;
 use tonic_health::{
     ServingStatus,
@@ -36,10 +34,10 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Gate, Place, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
-use peer::{Peer, Unwelcome};
+use peer::Unwelcome;
 
 /// What the calls work with. Cheap to clone.
 #[derive(Clone)]
@@ -106,19 +104,30 @@ impl Server {
         })))
     }
 
-    /// Accepts connections of one listener until `stop`. They live on when it has ended.
-    pub async fn accept(&self, listener: TcpListener, mut stop: Stop) {
-        let mut acceptor = Acceptor::new(listener, "grpc");
+    /// Accepts connections at one entrance until `stop`. They live on when it has ended.
+    pub async fn accept(&self, entrance: Entrance, mut stop: Stop) {
+        let mut acceptor = Acceptor::new(entrance, "grpc");
         loop {
-            tokio::select! {
-                () = stopped(&mut stop) => return,
-                (stream, address) = acceptor.next() => {
-                    let peer = Peer { address };
-                    tokio::select! {
-                        () = stopped(&mut stop) => return,
-                        () = self.admit(stream, peer) => {}
-                    }
-                }
+            let (stream, address) = tokio::select! {
+                () = stopped(&mut stop) => break,
+                accepted = acceptor.next() => accepted,
+            };
+            if !self.is_allowed(address) {
+                continue;
+            }
+            // Until there is a place nothing else is accepted: the kernel's backlog is the queue.
+            let place = tokio::select! {
+                place = self.place() => place,
+                () = stopped(&mut stop) => break,
+            };
+            self.serve(stream, address, place);
+        }
+        // Who waits already is let in, unless it would have to wait longer than the listener does.
+        while let Some((stream, address)) = acceptor.listener().waiting() {
+            if self.is_allowed(address)
+                && let Some(place) = self.place_now()
+            {
+                self.serve(stream, address, Some(place));
             }
         }
     }
@@ -146,20 +155,22 @@ impl Server {
         self.0.connections.receiver_count()
     }
 
-    /// Turns a connection away or begins to serve it, as soon as there is a place. Until then
-    /// nothing else is accepted: the kernel's backlog is the queue.
-    async fn admit(&self, stream: TcpStream, peer: Peer) {
-        if let Err(Unwelcome::Address) = peer.check(&self.0.live.snapshot()) {
+    /// Whether somebody may connect from there. Nothing was read from the connection by then.
+    fn is_allowed(&self, address: SocketAddr) -> bool {
+        let allowed = peer::is_allowed(address, &self.0.live.snapshot());
+        if !allowed {
             let why = Unwelcome::Address;
-            self.0.refusals.addresses.note(peer.address, "a gRPC connection was refused", why);
-            return;
+            self.0.refusals.addresses.note(address, "a gRPC connection was refused", why);
         }
-        let _place = self.place().await;
-        let held = Held { _place, _connection: self.0.connections.subscribe() };
+        allowed
+    }
+
+    fn serve(&self, stream: TcpStream, address: SocketAddr, place: Option<Place>) {
+        let held = Held { _place: place, _connection: self.0.connections.subscribe() };
         let server = Arc::clone(&self.0);
         tokio::spawn(async move {
             let _held = held;
-            connection::serve(server, peer, stream).await;
+            connection::serve(server, stream, address).await;
         });
     }
 
@@ -173,6 +184,11 @@ impl Server {
                 () = swaps.next() => {}
             }
         }
+    }
+
+    /// A place, if there is one.
+    fn place_now(&self) -> Option<Place> {
+        self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
     }
 
     async fn follow(&self) {

@@ -22,8 +22,10 @@ pub enum Ask {
     Stop(oneshot::Sender<Drained>),
     /// Go out of service: refuse new clients, close the connected ones, stay alive.
     Drain(oneshot::Sender<Drained>),
-    /// Read the configuration again.
+    /// Read the configuration again and put it in force.
     Reload(oneshot::Sender<Reloaded>),
+    /// Read the configuration again and say what a reload would do.
+    Plan(oneshot::Sender<Reloaded>),
 }
 
 /// How a drain ended.
@@ -35,13 +37,13 @@ pub struct Drained {
     pub cut_off: u64,
 }
 
-/// How a reload ended.
+/// How a reload ended, or how one would end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Reloaded {
     /// The new configuration is in force.
     Accepted {
-        /// Keys that changed and are in force, with what they wait for if they do.
+        /// Keys that changed, and whom the new value reaches.
         changed: Vec<ChangedKey>,
         /// Counts accepted loads.
         generation: u64,
@@ -123,6 +125,11 @@ impl Handle {
     /// Reloads the configuration; answers with the outcome.
     pub async fn reload(&self) -> Result<Reloaded, Gone> {
         self.ask(Ask::Reload).await
+    }
+
+    /// Answers with the outcome that a reload would have; nothing changes.
+    pub async fn plan(&self) -> Result<Reloaded, Gone> {
+        self.ask(Ask::Plan).await
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Gone> {

@@ -11,11 +11,13 @@
 
 pub mod accept;
 pub mod bind;
+pub mod entrance;
 pub mod gate;
 pub mod http;
 
 pub use accept::{Acceptor, Listener};
-pub use bind::{BindError, bind, bind_all};
+pub use bind::{BindError, bind, bind_beside};
+pub use entrance::Entrance;
 pub use gate::{Gate, Place};
 
 use tokio::sync::watch;

@@ -62,6 +62,9 @@ pub enum Phase {
 pub struct Listeners {
     /// WebSocket.
     pub websocket: Vec<std::net::SocketAddr>,
+    /// WebSocket over TLS.
+    #[serde(default)]
+    pub tls: Vec<std::net::SocketAddr>,
     /// gRPC.
     pub grpc: Vec<std::net::SocketAddr>,
     /// Health and metrics.

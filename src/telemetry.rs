@@ -1,7 +1,7 @@
 //! What the program tells its operators, line by line: where it goes, how it looks, how much it is.
 //!
-//! People on a terminal get coloured lines, everybody else one JSON object per line. The level can
-//! be changed while the program runs; libraries are held to warnings, whatever the level.
+//! People on a terminal get coloured lines, everybody else one JSON object per line. All of it can be
+//! changed while the program runs; libraries are held to warnings, whatever the level.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _};
@@ -12,14 +12,21 @@ use std::sync::Arc;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
 use tracing_subscriber::{Registry, registry, reload};
 
 use crate::config::{Level, Log, LogFormat};
 
-/// Changes how much is said. Cloning shares it.
-#[derive(Clone, Debug, Default)]
-pub struct Handle(Option<reload::Handle<Targets, Registry>>);
+/// Where the filter is applied.
+type Base = Registry;
+/// Where the lines are made.
+type Filtered = Layered<reload::Layer<Targets, Base>, Base>;
+/// What makes lines.
+type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+
+/// Changes how much is said, how, and where. Cloning shares it.
+#[derive(Clone, Default)]
+pub struct Handle(Option<(reload::Handle<Targets, Base>, reload::Handle<Lines, Filtered>)>);
 
 /// The crate whose own words the level is about.
 const OURS: &str = env!("CARGO_CRATE_NAME");
@@ -29,22 +36,11 @@ const LOG_MODE: u32 = 0o640;
 
 /// Begins to log as `log` says. To be called once in a process, by its composition.
 pub fn init(log: &Log) -> io::Result<Handle> {
-    let (filter, handle) = reload::Layer::new(targets(log.level));
-    let lines = if log.file.as_os_str().is_empty() {
-        let human = match log.format {
-            LogFormat::Auto => io::stderr().is_terminal(),
-            LogFormat::Human => true,
-            LogFormat::Json => false,
-        };
-        let colours = io::stderr().is_terminal();
-        layer(human, colours, io::stderr)
-    } else {
-        let file = open(&log.file)?;
-        layer(log.format == LogFormat::Human, false, Arc::new(file))
-    };
+    let (filter, level) = reload::Layer::new(targets(log.level));
+    let (lines, form) = reload::Layer::new(lines(log)?);
     let subscriber = registry().with(filter).with(lines);
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
-    Ok(Handle(Some(handle)))
+    Ok(Handle(Some((level, form))))
 }
 
 impl Handle {
@@ -53,14 +49,25 @@ impl Handle {
         Self(None)
     }
 
-    /// Says more or less from now on.
-    pub fn set_level(&self, level: Level) {
-        if let Some(handle) = &self.0
-            && let Err(error) = handle.reload(targets(level))
-        {
-            tracing::error!(%error, "the log level could not be changed");
-        }
+    /// Logs as `log` says from now on; the file is opened anew. If that fails, nothing changes.
+    pub fn change(&self, log: &Log) -> io::Result<()> {
+        let Some((level, form)) = &self.0 else { return Ok(()) };
+        let lines = lines(log)?;
+        form.reload(lines).and_then(|()| level.reload(targets(log.level))).map_err(io::Error::other)
     }
+}
+
+/// What makes the lines that `log` asks for.
+fn lines(log: &Log) -> io::Result<Lines> {
+    if log.file.as_os_str().is_empty() {
+        let human = match log.format {
+            LogFormat::Auto => io::stderr().is_terminal(),
+            LogFormat::Human => true,
+            LogFormat::Json => false,
+        };
+        return Ok(layer(human, io::stderr().is_terminal(), io::stderr));
+    }
+    Ok(layer(log.format == LogFormat::Human, false, Arc::new(open(&log.file)?)))
 }
 
 /// Our own lines from `level` up, those of libraries only if they are at least warnings.
@@ -121,25 +128,45 @@ mod tests {
         let mode = file.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777 & !LOG_MODE, 0, "{mode:o}");
 
-        let (filter, handle) = reload::Layer::new(targets(Level::Info));
-        let handle = Handle(Some(handle));
-        let subscriber = registry().with(filter).with(layer(false, false, Arc::new(file)));
+        drop(file);
+        let log = |level, format| Log { level, format, file: path.clone() };
+        let (filter, level) = reload::Layer::new(targets(Level::Info));
+        let (lines, form) = reload::Layer::new(lines(&log(Level::Info, LogFormat::Json)).unwrap());
+        let handle = Handle(Some((level, form)));
+        let subscriber = registry().with(filter).with(lines);
         with_default(subscriber, || {
             tracing::info!(clients = 3, "first");
-            handle.set_level(Level::Warn);
+            handle.change(&log(Level::Warn, LogFormat::Json)).unwrap();
             tracing::info!("silent");
             tracing::warn!("second");
-            handle.set_level(Level::Debug);
+            std::fs::rename(&path, directory.path().join("rotated")).unwrap();
+            handle.change(&log(Level::Debug, LogFormat::Json)).unwrap();
             tracing::debug!("third");
-            Handle::none().set_level(Level::Error);
+            let nowhere =
+                Log { file: "/nonexistent/log".into(), ..log(Level::Error, LogFormat::Json) };
+            assert!(handle.change(&nowhere).is_err());
+            tracing::debug!("fourth");
+            Handle::none().change(&nowhere).unwrap();
+            handle.change(&log(Level::Debug, LogFormat::Human)).unwrap();
+            tracing::debug!("fifth");
         });
 
-        let text = std::fs::read_to_string(&path).unwrap();
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let messages: Vec<_> = lines.iter().map(|line| line["message"].as_str().unwrap()).collect();
-        assert_eq!(messages, ["first", "second", "third"]);
-        assert_eq!(lines[0]["clients"], 3);
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        let objects = |text: &str| -> Vec<serde_json::Value> {
+            text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+        };
+        let rotated = objects(&read("rotated"));
+        let messages: Vec<_> = rotated.iter().map(|line| line["message"].as_str()).collect();
+        assert_eq!(messages, [Some("first"), Some("second")]);
+        assert_eq!(rotated[0]["clients"], 3);
+        let messages = objects(&read("log"));
+        assert_eq!(messages.len(), 2, "{messages:?}");
+        assert_eq!(
+            (&messages[0]["message"], &messages[1]["message"]),
+            (&"third".into(), &"fourth".into())
+        );
+        let human = read("log");
+        assert!(human.lines().last().unwrap().ends_with("fifth"), "{human}");
     }
 
     #[test]

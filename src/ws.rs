@@ -16,19 +16,15 @@ mod upgrade;
 
 pub use rehearsal::rehearse;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
     config::{InForce, Live},
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Gate, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Stop, stopped},
 };
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
@@ -47,12 +43,10 @@ impl Context {
     }
 }
 
-/// Time that handshakes under way have when the listener stops.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Accepts WebSocket clients until `stop`; handshakes under way may finish within a second.
-pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
-    let mut acceptor = Acceptor::new(listener, "websocket");
+/// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
+/// handshakes are over, each of which `limits.handshake` bounds.
+pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
+    let mut acceptor = Acceptor::new(entrance, "websocket");
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
@@ -74,9 +68,11 @@ pub async fn serve(listener: TcpListener, context: Context, mut stop: Stop) {
         }
         while handshakes.try_join_next().is_some() {}
     }
+    while let Some((stream, peer)) = acceptor.listener().waiting() {
+        admit(stream, peer, context.live.snapshot(), &context, &mut handshakes).await;
+    }
     drop(acceptor);
-    // Who has not finished by then is cut off as the set is dropped.
-    let _ = timeout(GRACE, async { while handshakes.join_next().await.is_some() {} }).await;
+    while handshakes.join_next().await.is_some() {}
 }
 
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else

@@ -10,13 +10,13 @@
 //! how one is replaced: add the new one, move the callers over, take the old one out.
 
 use std::{
-    collections::HashSet,
     fmt,
     fs::{self, File},
+    hash::{BuildHasher as _, RandomState},
     io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
@@ -81,36 +81,19 @@ const NAME: usize = 64;
 const OTHERS: u32 = 0o007;
 
 impl Tokens {
-    /// Reads the files, all or nothing. What is allowed and probably not meant goes to `warnings`.
+    /// Reads the files: all of them or none, with what is wrong with each. Beside it, a line for
+    /// each that is open to everybody on the machine.
     pub fn read<'a>(
         paths: impl IntoIterator<Item = &'a Path>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Self, TokenError> {
+    ) -> (Result<Self, Vec<TokenError>>, Vec<String>) {
         let mut tokens = Vec::new();
-        let mut seen = HashSet::new();
+        let (mut errors, mut exposed) = (Vec::new(), Vec::new());
         for path in paths {
-            let text = read(path, warnings)?;
-            let before = tokens.len();
-            for (number, line) in (1..).zip(text.lines()) {
-                let line = line.trim();
-                if line.is_empty() || line.starts_with('#') {
-                    continue;
-                }
-                let token = Token::parse(line, path, number)
-                    .ok_or_else(|| TokenError::Line(path.to_owned(), number))?;
-                if !seen.insert(token.id) {
-                    return Err(TokenError::Twice(path.to_owned(), number));
-                }
-                if tokens.len() == MAX_TOKENS {
-                    return Err(TokenError::TooMany(path.to_owned()));
-                }
-                tokens.push(token);
-            }
-            if tokens.len() == before {
-                return Err(TokenError::Empty(path.to_owned()));
-            }
+            let added = read(path, &mut exposed).and_then(|text| add(&text, path, &mut tokens));
+            errors.extend(added.err());
         }
-        Ok(Self(tokens.into()))
+        let tokens = if errors.is_empty() { Ok(Self(tokens.into())) } else { Err(errors) };
+        (tokens, exposed)
     }
 
     /// Which of them this is, and its name. Takes as long for any token of the same length.
@@ -169,6 +152,18 @@ impl TokenId {
     }
 }
 
+impl fmt::Display for Tokens {
+    /// How many there are, and something that changes with them and says nothing of them: its key
+    /// is new with each process.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        static KEY: OnceLock<RandomState> = OnceLock::new();
+        let ids: Vec<TokenId> = self.0.iter().map(|token| token.id).collect();
+        let mark = KEY.get_or_init(RandomState::new).hash_one(ids) >> 32;
+        let noun = if self.len() == 1 { "token" } else { "tokens" };
+        write!(f, "{} {noun} ({mark:08x})", self.len())
+    }
+}
+
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|token| &token.name)).finish()
@@ -181,7 +176,31 @@ impl fmt::Debug for TokenId {
     }
 }
 
-fn read(path: &Path, warnings: &mut Vec<String>) -> Result<String, TokenError> {
+/// Adds the tokens of one file's text.
+fn add(text: &str, path: &Path, tokens: &mut Vec<Token>) -> Result<(), TokenError> {
+    let before = tokens.len();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let token = Token::parse(line, path, number)
+            .ok_or_else(|| TokenError::Line(path.to_owned(), number))?;
+        if tokens.iter().any(|other| other.id == token.id) {
+            return Err(TokenError::Twice(path.to_owned(), number));
+        }
+        if tokens.len() == MAX_TOKENS {
+            return Err(TokenError::TooMany(path.to_owned()));
+        }
+        tokens.push(token);
+    }
+    if tokens.len() == before {
+        return Err(TokenError::Empty(path.to_owned()));
+    }
+    Ok(())
+}
+
+fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
     let unreadable = |error| TokenError::Unreadable(path.to_owned(), error);
     // Looked at first: opening a pipe would wait for its writer.
     let found = fs::metadata(path).map_err(unreadable)?;
@@ -190,7 +209,7 @@ fn read(path: &Path, warnings: &mut Vec<String>) -> Result<String, TokenError> {
     }
     let mode = found.permissions().mode();
     if mode & OTHERS != 0 {
-        warnings.push(format!(
+        exposed.push(format!(
             "{} can be read or written by every user of this machine (mode {:o}): chmod o= it",
             path.display(),
             mode & 0o777,
@@ -229,8 +248,9 @@ mod tests {
     fn parsed(text: &[u8]) -> Result<Tokens, String> {
         let directory = tempfile::tempdir().unwrap();
         let path = file(&directory, "tokens", 0o600, text);
-        Tokens::read([path.as_path()], &mut Vec::new())
-            .map_err(|error| error.to_string().replace(&directory.path().display().to_string(), ""))
+        Tokens::read([path.as_path()]).0.map_err(|errors| {
+            errors[0].to_string().replace(&directory.path().display().to_string(), "")
+        })
     }
 
     #[test]
@@ -239,9 +259,9 @@ mod tests {
         let named = format!("# rotated in May\n\n  billing\t{FIRST} \r\n");
         let first = file(&directory, "first", 0o640, named.as_bytes());
         let second = file(&directory, "second", 0o640, SECOND.as_bytes());
-        let mut warnings = Vec::new();
-        let tokens = Tokens::read([&*first, &*second], &mut warnings).unwrap();
-        assert_eq!((tokens.len(), warnings.len()), (2, 0));
+        let (tokens, exposed) = Tokens::read([&*first, &*second]);
+        let tokens = tokens.unwrap();
+        assert_eq!((tokens.len(), exposed.len()), (2, 0));
         let (id, name) = tokens.find(FIRST.as_bytes()).unwrap();
         assert_eq!(&*name, "billing");
         assert_eq!(&*tokens.find(SECOND.as_bytes()).unwrap().1, "second:1");
@@ -249,8 +269,11 @@ mod tests {
         for wrong in ["", "billing", "0123456789abcdeF", "0123456789abcde", "0123456789abcdef "] {
             assert!(tokens.find(wrong.as_bytes()).is_none(), "{wrong}");
         }
-        let fewer = Tokens::read([&*second], &mut warnings).unwrap();
+        let fewer = Tokens::read([&*second]).0.unwrap();
         assert!(!fewer.holds(id));
+        assert!(fewer.to_string().starts_with("1 token ("), "{fewer}");
+        assert_ne!(fewer.to_string(), Tokens::read([&*first]).0.unwrap().to_string());
+        assert_eq!(fewer.to_string(), Tokens::read([&*second]).0.unwrap().to_string());
         assert!(Tokens::default().find(FIRST.as_bytes()).is_none());
     }
 
@@ -278,14 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_or_not_there_is_named() {
+    fn all_files_that_are_not_there_or_no_files_are_named() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
-        let mut warnings = Vec::new();
-        let error = Tokens::read([missing.as_path()], &mut warnings).unwrap_err();
-        assert!(error.to_string().contains("missing can't be read: No such file"), "{error}");
-        let error = Tokens::read([directory.path()], &mut warnings).unwrap_err();
-        assert!(matches!(error, TokenError::NoFile(_)), "{error}");
+        let errors = Tokens::read([missing.as_path(), directory.path()]).0.unwrap_err();
+        let [first, second] = &errors[..] else { panic!("{errors:?}") };
+        assert!(first.to_string().contains("missing can't be read: No such file"), "{first}");
+        assert!(matches!(second, TokenError::NoFile(_)), "{second}");
     }
 
     #[test]
@@ -293,11 +315,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let open = file(&directory, "open", 0o600, FIRST.as_bytes());
         fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
-        let mut warnings = Vec::new();
-        Tokens::read([open.as_path()], &mut warnings).unwrap();
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].contains("open can be read or written by every user"), "{warnings:?}");
-        assert!(warnings[0].contains("644"), "{warnings:?}");
+        let (tokens, exposed) = Tokens::read([open.as_path()]);
+        assert_eq!((tokens.unwrap().len(), exposed.len()), (1, 1));
+        assert!(exposed[0].contains("open can be read or written by every user"), "{exposed:?}");
+        assert!(exposed[0].contains("644"), "{exposed:?}");
     }
 
     #[test]

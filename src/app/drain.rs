@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     close::{Cause, Close, code},
@@ -20,18 +17,13 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Closes all clients as `[drain]` says, and answers when the last socket is gone or the time is
 /// over. Sockets that are left then are the caller's to cut off.
 ///
-/// `accepting`, if given, is told to stop; otherwise newcomers go on being refused with 503.
-pub(super) async fn drain(
-    hub: &Hub,
-    config: &Config,
-    accepting: Option<&watch::Sender<bool>>,
-) -> Drained {
+/// `stop_accepting` is called when the delay is over; if it does nothing, newcomers go on being
+/// refused with 503.
+pub(super) async fn drain(hub: &Hub, config: &Config, stop_accepting: impl FnOnce()) -> Drained {
     let settings = &config.drain;
     // Load balancers need the time to see that readiness went red; clients are still served.
     sleep(settings.delay).await;
-    if let Some(stop) = accepting {
-        stop.send_replace(true);
-    }
+    stop_accepting();
     let before = closed(hub);
     let reason = match settings.close_code {
         code::RESTART => "the gateway restarts",

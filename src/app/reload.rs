@@ -1,9 +1,15 @@
-//! Reloading the configuration: load, check, compare, one swap, or nothing.
+//! Reloading the configuration: load, check, compare, bind, one swap; or nothing.
+//!
+//! ```text
+//!  prepare ─► Plan (what would change) ─► listeners bind what is new ─► log opens ─► swap
+//!     └───────────── faults ◄──────────────────────┴──────────────────────┘
+//! ```
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
+use super::listeners;
 use crate::{
-    config::{self, Config, Live, Loaded, Source},
+    config::{self, InForce, Live, Source},
     lifecycle::{ChangedKey, Reloaded},
     status::ConfigStatus,
     telemetry,
@@ -14,13 +20,34 @@ pub(super) struct Reloader {
     source: Source,
     telemetry: Option<telemetry::Handle>,
     /// What the process was started with: keys that need a restart keep this value.
-    started_with: Config,
+    started_with: config::Config,
+    /// What the file said in vain when it was loaded last.
+    in_vain: BTreeMap<String, String>,
     status: ConfigStatus,
+}
+
+/// Who asks for a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// A person, or a program in a person's place: every outcome is told.
+    Asked,
+    /// A file was seen to change. Files are touched without being changed, and a fault stays a
+    /// fault until somebody mends it: neither has to be told again.
+    Seen,
+}
+
+/// A configuration that could be put in force.
+struct Plan {
+    next: InForce,
+    pending: Vec<String>,
+    changed: Vec<ChangedKey>,
+    in_vain: BTreeMap<String, String>,
+    file: Option<std::path::PathBuf>,
 }
 
 impl Reloader {
     pub(super) fn new(
-        loaded: &Loaded,
+        loaded: &config::Loaded,
         source: Source,
         telemetry: Option<telemetry::Handle>,
     ) -> Self {
@@ -30,52 +57,127 @@ impl Reloader {
             generation: 1,
             ..ConfigStatus::default()
         };
-        Self { source, telemetry, started_with: loaded.config.clone(), status }
+        let in_vain = in_vain(loaded);
+        Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status }
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
         self.status.clone()
     }
 
-    /// Reads the configuration again. A faulty one changes nothing.
-    pub(super) fn reload(&mut self, live: &Live) -> Reloaded {
-        let loaded = match config::load_to_run(&self.source, std::env::vars_os()) {
-            Ok(loaded) => loaded,
-            Err(faults) => {
-                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
-                tracing::error!(?faults, "reload refused; the old configuration stays in force");
-                self.status.faults.clone_from(&faults);
-                return Reloaded::Refused { faults };
+    /// Says what a reload would do, and does nothing.
+    pub(super) fn plan(&self, live: &Live, listeners: &listeners::Set) -> Reloaded {
+        match self.prepare(live, listeners) {
+            Ok(plan) => {
+                Reloaded::Accepted { changed: plan.changed, generation: self.status.generation }
             }
-        };
-        let carried = config::carry_over(&self.started_with, &loaded.config);
-        let changed: Vec<_> = config::diff(&live.snapshot(), &loaded.config)
-            .into_iter()
-            .map(|change| ChangedKey {
-                key: change.key.to_owned(),
-                old: change.old,
-                new: change.new,
-                effect: change.class.effect().to_owned(),
-            })
-            .collect();
-        if let Some(telemetry) = &self.telemetry {
-            telemetry.set_level(carried.config.log.level);
+            Err(faults) => Reloaded::Refused { faults },
         }
-        live.swap(config::InForce { config: carried.config, material: loaded.material });
-        self.status.file = loaded.file;
+    }
+
+    /// Reads the configuration again and puts it in force. A faulty one changes nothing.
+    pub(super) fn reload(
+        &mut self,
+        live: &Live,
+        listeners: &mut listeners::Set,
+        why: Why,
+    ) -> Reloaded {
+        let outcome = self.try_reload(live, listeners, why);
+        outcome.unwrap_or_else(|faults| {
+            if why == Why::Asked || faults != self.status.faults {
+                tracing::error!(?faults, "reload refused; the old configuration stays in force");
+            }
+            self.status.faults.clone_from(&faults);
+            Reloaded::Refused { faults }
+        })
+    }
+
+    fn try_reload(
+        &mut self,
+        live: &Live,
+        listeners: &mut listeners::Set,
+        why: Why,
+    ) -> Result<Reloaded, Vec<String>> {
+        let plan = self.prepare(live, listeners)?;
+        let waits = |change: &ChangedKey| self.status.pending.contains(&change.key);
+        let nothing_new = plan.changed.iter().all(waits) && plan.pending == self.status.pending;
+        if why == Why::Seen && nothing_new && self.status.faults.is_empty() {
+            let generation = self.status.generation;
+            return Ok(Reloaded::Accepted { changed: plan.changed, generation });
+        }
+        let fault = |fault: &dyn std::fmt::Display| vec![fault.to_string()];
+        let change = listeners.prepare(&plan.next.config).map_err(|error| fault(&error))?;
+        if let Some(telemetry) = &self.telemetry {
+            // Opened anew each time, so that a log that was rotated away is let go of.
+            telemetry.change(&plan.next.config.log).map_err(|error| fault(&error))?;
+        }
+        live.swap(plan.next);
+        if let Err(error) = listeners.apply(change) {
+            // The sockets are bound; not to be told their addresses is the system's last straw.
+            tracing::error!(%error, "a new listener is not served");
+        }
+        self.status.file = plan.file;
         self.status.loaded_at = now();
         self.status.generation += 1;
         self.status.faults.clear();
-        self.status.pending = carried.pending;
-        let keys: Vec<_> = changed.iter().map(|change| change.key.as_str()).collect();
+        self.status.pending = plan.pending;
+        self.in_vain = plan.in_vain;
+        let keys: Vec<_> = plan.changed.iter().map(|change| change.key.as_str()).collect();
         tracing::info!(
             generation = self.status.generation,
             changed = ?keys,
             pending = ?self.status.pending,
             "configuration reloaded"
         );
-        Reloaded::Accepted { changed, generation: self.status.generation }
+        Ok(Reloaded::Accepted { changed: plan.changed, generation: self.status.generation })
     }
+
+    /// Loads, checks and compares.
+    fn prepare(&self, live: &Live, listeners: &listeners::Set) -> Result<Plan, Vec<String>> {
+        let loaded = config::load_to_run(&self.source, std::env::vars_os())
+            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let current = live.snapshot();
+        let mut carried = config::carry_over(&self.started_with, &loaded.config);
+        let mut changed: Vec<ChangedKey> =
+            config::diff(&current, &loaded.config).into_iter().map(told).collect();
+        // Where systemd holds the socket, the setting says nothing.
+        for surface in listeners.pinned() {
+            listeners::carry_over(surface, &current, &mut carried.config);
+            let mut it = changed.iter_mut().filter(|change| change.key == surface.key());
+            if let Some(change) = it.next() {
+                config::Class::Restart.effect().clone_into(&mut change.effect);
+                carried.pending.push(change.key.clone());
+            }
+        }
+        let in_vain = in_vain(&loaded);
+        for it in loaded.overridden {
+            let before = self.in_vain.get(&it.key);
+            if before != Some(&it.in_file) {
+                changed.push(ChangedKey {
+                    old: before.cloned().unwrap_or_else(|| "not set".to_owned()),
+                    new: it.in_file,
+                    effect: format!("overridden by {}", it.by.name()),
+                    key: it.key,
+                });
+            }
+        }
+        let next = InForce { config: carried.config, material: loaded.material };
+        changed.extend(config::Material::changes(&current, &next).into_iter().map(told));
+        Ok(Plan { next, pending: carried.pending, changed, in_vain, file: loaded.file })
+    }
+}
+
+fn told(change: config::Change) -> ChangedKey {
+    ChangedKey {
+        key: change.key.to_owned(),
+        old: change.old,
+        new: change.new,
+        effect: change.class.effect().to_owned(),
+    }
+}
+
+fn in_vain(loaded: &config::Loaded) -> BTreeMap<String, String> {
+    loaded.overridden.iter().map(|it| (it.key.clone(), it.in_file.clone())).collect()
 }
 
 /// Seconds since 1970-01-01 UTC.

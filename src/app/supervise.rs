@@ -4,6 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
 //! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | `reload --plan` | the same, but for the swap |
 //! | `drain` | drain and stay |
 //! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
 
@@ -14,9 +15,10 @@ use signal_hook_tokio::Signals;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_stream::StreamExt as _;
 
-use super::{Gateway, RunError, drain::drain};
+use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
 use crate::{
-    lifecycle::{Ask, Drained},
+    config::Drain,
+    lifecycle::{Ask, Drained, Reloaded},
     status::Phase,
 };
 
@@ -32,7 +34,11 @@ enum Wake {
     Signal(i32),
     Check,
     Surface(Result<(), String>),
+    Listener(String),
 }
+
+/// Where clients come in.
+const CLIENTS: &[Surface] = &[Surface::WebSocket, Surface::Tls];
 
 impl Gateway {
     /// Registers the signals; from here on SIGTERM, SIGINT and SIGHUP are the gateway's.
@@ -43,6 +49,7 @@ impl Gateway {
     /// Runs until somebody asks for the end, by signal or through the handle.
     pub async fn run(mut self, mut signals: Signals) -> Result<(), RunError> {
         let mut check = tokio::time::interval(CHECK);
+        let mut said = String::new();
         loop {
             let wake = tokio::select! {
                 Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
@@ -51,18 +58,20 @@ impl Gateway {
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
                 }
+                error = self.listeners.failed() => Wake::Listener(error),
             };
             match wake {
                 Wake::Ask(Ask::Reload(reply)) => {
-                    let outcome = self.reload.reload(&self.live);
-                    self.asks.config.send_replace(self.reload.status());
+                    let outcome = self.reload(Why::Asked);
                     // Who asked may be gone; the outcome stands in the status all the same.
                     let _ = reply.send(outcome);
                 }
+                Wake::Ask(Ask::Plan(reply)) => {
+                    let _ = reply.send(self.reload.plan(&self.live, &self.listeners));
+                }
                 Wake::Signal(SIGHUP) => {
                     // The outcome is logged and stands in the status: a signal has no answer.
-                    let _ = self.reload.reload(&self.live);
-                    self.asks.config.send_replace(self.reload.status());
+                    let _ = self.reload(Why::Asked);
                 }
                 Wake::Ask(Ask::Drain(reply)) => {
                     self.go_out_of_service(Phase::Draining, reply, &mut signals).await;
@@ -81,28 +90,62 @@ impl Gateway {
                     return self.end().await;
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
-                Wake::Check => {}
+                Wake::Check => said = self.say_how_it_is(said),
                 Wake::Surface(Ok(())) => {
-                    return Err(RunError::Surface("a listener ended unexpectedly".to_owned()));
+                    return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
                 }
-                Wake::Surface(Err(error)) => return Err(RunError::Surface(error)),
+                Wake::Surface(Err(error)) | Wake::Listener(error) => {
+                    return Err(RunError::Surface(error));
+                }
             }
         }
+    }
+
+    fn reload(&mut self, why: Why) -> Reloaded {
+        systemd::reloading();
+        let outcome = self.reload.reload(&self.live, &mut self.listeners, why);
+        self.asks.config.send_replace(self.reload.status());
+        // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
+        systemd::ready();
+        outcome
+    }
+
+    /// Keeps the line of `systemctl status` up to date; answers what it is.
+    fn say_how_it_is(&self, said: String) -> String {
+        let (clients, groups) = (self.hub.count_clients(), self.hub.count_groups());
+        let now = match self.reload.status().faults.len() {
+            0 => format!("{clients} clients, {groups} groups"),
+            faults => {
+                format!("{clients} clients, {groups} groups; last reload refused: {faults} faults")
+            }
+        };
+        if now != said {
+            systemd::status(&now);
+        }
+        now
     }
 
     /// Drains, unless a signal to stop comes first, which ends the waiting (and turns a drain into
     /// a stop).
     async fn go_out_of_service(
-        &self,
+        &mut self,
         phase: Phase,
         reply: oneshot::Sender<Drained>,
         signals: &mut Signals,
     ) {
         self.asks.phase.send_replace(phase);
         let config = self.live.snapshot();
-        let accepting = (phase == Phase::Stopping).then_some(&self.stop_websocket);
+        if phase == Phase::Stopping {
+            systemd::stopping(longest(&config.drain));
+        }
+        let listeners = &mut self.listeners;
+        let stop_accepting = || {
+            if phase == Phase::Stopping {
+                listeners.close(CLIENTS);
+            }
+        };
         let drained = tokio::select! {
-            drained = drain(&self.hub, &config, accepting) => drained,
+            drained = drain(&self.hub, &config, stop_accepting) => drained,
             () = told_to_stop(signals) => {
                 tracing::warn!("told again to stop; clients that are left are cut off");
                 self.asks.phase.send_replace(Phase::Stopping);
@@ -116,11 +159,14 @@ impl Gateway {
 
     /// Takes everything down. The clients are gone, or are cut off here.
     async fn end(mut self) -> Result<(), RunError> {
-        self.stop_websocket.send_replace(true);
+        self.listeners.close(&Surface::ALL);
         self.stop_grpc.send_replace(true);
         self.hub.stop();
         self.stop_control.send_replace(true);
-        let ended = async { while self.surfaces.join_next().await.is_some() {} };
+        let ended = async {
+            self.listeners.ended().await;
+            while self.surfaces.join_next().await.is_some() {}
+        };
         if timeout(GRACE, ended).await.is_err() {
             tracing::warn!("a listener did not end in time; it is cut off");
         }
@@ -128,6 +174,12 @@ impl Gateway {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// The time that a stop can take.
+fn longest(drain: &Drain) -> Duration {
+    // The threads end at once; what is added is for a machine that is busy.
+    drain.delay + drain.window + drain.timeout + GRACE + Duration::from_secs(5)
 }
 
 async fn told_to_stop(signals: &mut Signals) {

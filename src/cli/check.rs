@@ -1,7 +1,7 @@
 //! `check` and `--print-config`: the configuration, without running anything.
 
 use super::{Exit, complain, complain_of, say};
-use crate::config::{self, Origin, Source};
+use crate::config::{self, Source};
 
 /// Says whether a start would accept the configuration.
 pub(super) fn run(source: &Source) -> Exit {
@@ -12,12 +12,9 @@ pub(super) fn run(source: &Source) -> Exit {
     for warning in &loaded.warnings {
         complain(&format!("warning: {warning}"));
     }
-    for key in &loaded.overridden {
-        let by = match loaded.origins.get(key) {
-            Some(Origin::Environment(name)) => name,
-            _ => "--set",
-        };
-        complain(&format!("note: {key} of the file is overridden by {by}"));
+    for overridden in &loaded.overridden {
+        let key = &overridden.key;
+        complain(&format!("note: {key} of the file is overridden by {}", overridden.by.name()));
     }
     match &loaded.file {
         Some(file) => say(&format!("configuration is valid (file {})", file.display())),

@@ -14,7 +14,7 @@ use crate::status::Phase;
 pub(super) enum Ask {
     Stop,
     Status { json: bool },
-    Reload,
+    Reload { plan: bool },
     Drain { wait: bool },
     Health,
 }
@@ -93,7 +93,20 @@ async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
             }
             Ok(Exit::Done)
         }
-        Ask::Reload => match client.reload().await? {
+        Ask::Reload { plan: true } => match client.plan().await? {
+            Reloaded::Refused { faults } => {
+                complain(&render::faults(
+                    "a reload would be refused; the configuration has",
+                    &faults,
+                ));
+                Ok(Exit::Failed)
+            }
+            accepted @ Reloaded::Accepted { .. } => {
+                say(&render::planned(&accepted));
+                Ok(Exit::Done)
+            }
+        },
+        Ask::Reload { plan: false } => match client.reload().await? {
             Reloaded::Refused { faults } => {
                 complain(&render::faults(
                     "reload refused, nothing changed; the configuration has",

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::start::Announcement;
 use crate::config::value::Size;
-use crate::lifecycle::{Drained, Reloaded};
+use crate::lifecycle::{ChangedKey, Drained, Reloaded};
 use crate::status::{Listeners, Phase, Status};
 
 /// Lines of a name and a value, the values one under the other.
@@ -110,11 +110,25 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
     if changed.is_empty() {
         return "reloaded, nothing changed".to_owned();
     }
-    let lines = changed
-        .iter()
-        .map(|key| format!("  {}: {} -> {} ({})", key.key, key.old, key.new, key.effect));
     let head = format!("reloaded, {} changed", counted(changed.len() as u64, "key"));
-    std::iter::once(head).chain(lines).collect::<Vec<_>>().join("\n")
+    std::iter::once(head).chain(changes(changed)).collect::<Vec<_>>().join("\n")
+}
+
+/// What a reload would change, and whom it would reach; what it would be refused for has [`faults`].
+pub(super) fn planned(planned: &Reloaded) -> String {
+    let changed = match planned {
+        Reloaded::Accepted { changed, .. } => changed,
+        Reloaded::Refused { faults: lines } => return faults("a reload would be refused:", lines),
+    };
+    if changed.is_empty() {
+        return "a reload would change nothing".to_owned();
+    }
+    let head = format!("a reload would change {}", counted(changed.len() as u64, "key"));
+    std::iter::once(head).chain(changes(changed)).collect::<Vec<_>>().join("\n")
+}
+
+fn changes(changed: &[ChangedKey]) -> impl Iterator<Item = String> {
+    changed.iter().map(|key| format!("  {}: {} -> {} ({})", key.key, key.old, key.new, key.effect))
 }
 
 /// Faults, one line each, under a line that counts them.
@@ -132,6 +146,7 @@ fn listeners(table: &mut Table, listeners: &Listeners) {
         list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     };
     table.some("websocket", joined(&listeners.websocket));
+    table.some("tls", joined(&listeners.tls));
     table.some("grpc", joined(&listeners.grpc));
     table.some("admin", joined(&listeners.admin));
     match &listeners.control {
@@ -203,7 +218,6 @@ fn amount(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::ChangedKey;
     use crate::status::{ConfigStatus, Messages};
 
     fn picture() -> Status {
@@ -214,6 +228,7 @@ mod tests {
             uptime_seconds: 273_905,
             listeners: Listeners {
                 websocket: vec!["0.0.0.0:20818".parse().unwrap(), "[::]:20818".parse().unwrap()],
+                tls: Vec::new(),
                 grpc: vec!["127.0.0.1:20819".parse().unwrap()],
                 admin: Vec::new(),
                 control: Some("/run/gateway-websocket/control.sock".into()),
@@ -304,13 +319,14 @@ configuration  no file, reloaded 1 time";
             key: "limits.names".into(),
             old: "256".into(),
             new: "64".into(),
-            effect: "in force".into(),
+            effect: "live".into(),
         }];
         assert_eq!(
             reloaded(&Reloaded::Accepted { changed, generation: 2 }),
-            "reloaded, 1 key changed\n  limits.names: 256 -> 64 (in force)"
+            "reloaded, 1 key changed\n  limits.names: 256 -> 64 (live)"
         );
         let nothing = Reloaded::Accepted { changed: Vec::new(), generation: 2 };
+        assert_eq!(planned(&nothing), "a reload would change nothing");
         assert_eq!(reloaded(&nothing), "reloaded, nothing changed");
         let lines = ["a".to_owned(), "b".to_owned()];
         assert_eq!(faults("there are", &lines), "there are 2 faults\n  a\n  b");

@@ -56,7 +56,8 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         tracing::warn!("{warning}");
     }
     if !loaded.overridden.is_empty() {
-        tracing::info!(keys = ?loaded.overridden, "set in the file in vain: environment or flags win");
+        let keys: Vec<_> = loaded.overridden.iter().map(|it| it.key.as_str()).collect();
+        tracing::info!(?keys, "set in the file in vain: environment or flags win");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(machine::cores().clamp(1, CONTROL_THREADS))
@@ -66,8 +67,9 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
     runtime.block_on(async {
         // First, so that no signal finds the process between start and readiness unprepared.
         let signals = Gateway::signals()?;
-        let options =
-            Options { loaded, source, telemetry: Some(telemetry), sink: Arc::new(sink::NoSink) };
+        let inherited = Gateway::inherited().map_err(StartError::from)?;
+        let sink = Arc::new(sink::NoSink);
+        let options = Options { loaded, source, telemetry: Some(telemetry), sink, inherited };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;
@@ -82,7 +84,7 @@ fn let_go(gateway: &Gateway) -> io::Result<()> {
     // Standard error first: once the line below is read, nobody reads it any more.
     rustix::stdio::dup2_stderr(&nowhere)?;
     let announcement =
-        start::Announcement { pid: std::process::id(), listeners: gateway.listeners().clone() };
+        start::Announcement { pid: std::process::id(), listeners: gateway.listeners() };
     super::say(&serde_json::to_string(&announcement)?);
     rustix::stdio::dup2_stdout(&nowhere)?;
     Ok(())

@@ -53,7 +53,7 @@ pub fn carry_over(old: &Config, new: &Config) -> Carried {
     Carried { config, pending: pending.iter().map(|change| change.key.to_owned()).collect() }
 }
 
-fn text(value: Option<&Value>) -> String {
+pub(super) fn text(value: Option<&Value>) -> String {
     match value {
         Some(Value::String(text)) if !text.is_empty() => text.clone(),
         Some(other) => other.to_string(),
@@ -139,6 +139,7 @@ mod tests {
             },
             admin: Admin { listen: Listen::default() },
             control: Control { socket: Auto::Set(PathBuf::from("/tmp/x")) },
+            reload: Reload { watch: false },
             drain: Drain { delay: second, window: second, timeout: second, close_code: 1012 },
             log: Log {
                 level: Level::Warn,

@@ -24,9 +24,9 @@ impl Class {
     /// For people: the effect of a change.
     pub fn effect(self) -> &'static str {
         match self {
-            Self::Live => "in force",
+            Self::Live => "live",
             Self::NewConnections => "new connections",
-            Self::Restart => "needs a restart",
+            Self::Restart => "needs restart",
         }
     }
 }
@@ -90,6 +90,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("grpc.keepalive_timeout", NewConnections),
         ("admin.listen", Live),
         ("control.socket", Restart),
+        ("reload.watch", Live),
         ("drain.delay", Live),
         ("drain.window", Live),
         ("drain.timeout", Live),
@@ -108,6 +109,11 @@ pub fn is_section(name: &str) -> bool {
 /// Whether `key` is a key, such as `websocket.listen`.
 pub fn is_key(key: &str) -> bool {
     KEYS.iter().any(|(known, _)| *known == key)
+}
+
+/// Whom a new value of `key` reaches; one that is no key waits for a restart.
+pub fn class_of(key: &str) -> Class {
+    KEYS.iter().find(|(known, _)| *known == key).map_or(Class::Restart, |(_, class)| *class)
 }
 
 /// The value of every key, by its full name.

@@ -26,7 +26,7 @@ pub use fault::{Fault, Faults, Origin};
 pub(super) use layer::read_toml;
 
 use super::keys::KEYS;
-use super::{Config, InForce, Material, check};
+use super::{Config, InForce, Material, check, diff};
 use layer::{Layer, insert};
 
 /// Read if no other file is named and this one exists.
@@ -56,9 +56,20 @@ pub struct Loaded {
     /// Where each key that is not left to its default was set last.
     pub origins: BTreeMap<String, Origin>,
     /// Keys that the file sets in vain, because environment or flag sets them too.
-    pub overridden: Vec<String>,
+    pub overridden: Vec<Overridden>,
     /// What is allowed and probably not meant; one line each.
     pub warnings: Vec<String>,
+}
+
+/// A key that the file sets in vain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overridden {
+    /// `section.key`.
+    pub key: String,
+    /// What the file says, as one would write it.
+    pub in_file: String,
+    /// What wins over it.
+    pub by: Origin,
 }
 
 impl Loaded {
@@ -87,7 +98,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), |_, _| Material::default())
+    load_with(source, env, Path::new(DEFAULT_FILE), |_, _, _| Material::default())
 }
 
 /// Reads and checks the configuration and the files that it names.
@@ -106,7 +117,7 @@ fn load_with<K, V>(
     source: &Source,
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
-    material: impl FnOnce(&Config, &mut Vec<Fault>) -> Material,
+    material: impl FnOnce(&Config, &BTreeMap<String, Origin>, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
     K: Into<OsString>,
@@ -152,21 +163,20 @@ where
         let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
         faults.push(fault.with_value(value.as_ref()));
     }
-    let of_settings = faults.len();
-    let material = material(&config, &mut faults);
-    for fault in &mut faults[of_settings..] {
-        // The file that is named is at fault, but what names it is what an operator looks for.
-        fault.source = origins.get(&fault.key).cloned().unwrap_or_default();
-    }
+    let material = material(&config, &origins, &mut faults);
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
     let [in_file, ..] = &layers;
-    let overridden =
-        in_file.origins.iter().filter(|(key, origin)| origins.get(*key) != Some(origin));
+    let overridden = in_file.origins.iter().filter_map(|(key, origin)| {
+        let by = origins.get(key).filter(|by| *by != origin)?.clone();
+        let said = Value::from(in_file.tree.clone()).find(key)?;
+        let said = serde_json::to_value(said).ok();
+        Some(Overridden { key: key.clone(), in_file: diff::text(said.as_ref()), by })
+    });
     Ok(Loaded {
-        overridden: overridden.map(|(key, _)| key.clone()).collect(),
-        warnings: [check::warnings(&config), material.warnings.clone()].concat(),
+        overridden: overridden.collect(),
+        warnings: [check::warnings(&config), material.warnings()].concat(),
         config,
         material,
         file,

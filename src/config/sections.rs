@@ -29,6 +29,8 @@ pub struct Config {
     pub admin: Admin,
     /// Towards the commands of this program.
     pub control: Control,
+    /// How the configuration is read again.
+    pub reload: Reload,
     /// How the gateway takes its leave.
     pub drain: Drain,
     /// What it tells its operators.
@@ -236,6 +238,14 @@ pub struct Control {
     pub socket: Auto<PathBuf>,
 }
 
+/// `[reload]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reload {
+    /// Whether it is read again when a file changes, or only when somebody says so.
+    pub watch: bool,
+}
+
 /// `[drain]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -368,6 +378,12 @@ impl Default for Grpc {
 impl Default for Admin {
     fn default() -> Self {
         Self { listen: Listen::of("127.0.0.1:20820") }
+    }
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: true }
     }
 }
 

@@ -169,6 +169,11 @@ impl Client {
         self.promptly(Method::POST, "/v1/reload").await
     }
 
+    /// Asks what a reload would change.
+    pub async fn plan(&mut self) -> Result<Reloaded, ClientError> {
+        self.promptly(Method::GET, "/v1/plan").await
+    }
+
     /// Waits until the process has ended; `false` if it has not within `limit`.
     pub async fn wait_for_exit(self, limit: Duration) -> Result<bool, ClientError> {
         let pid = self.pid;

@@ -23,7 +23,7 @@ pub(super) fn status(context: &Context) -> Status {
         pid: std::process::id(),
         phase: lifecycle.phase(),
         uptime_seconds: started.elapsed().as_secs(),
-        listeners: listeners.clone(),
+        listeners: listeners.borrow().clone(),
         cpu_seconds: cpu_seconds(),
         memory_bytes: memory_bytes(),
         shards: hub.shard_stats().count(),

@@ -13,7 +13,8 @@
 
 use std::{
     convert::Infallible,
-    io,
+    fmt, io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -29,12 +30,14 @@ use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
+use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 
 use super::{
     Shared, call,
+    identity::Identity,
     peer::{Grant, Peer, Unwelcome},
 };
 use crate::{
@@ -77,11 +80,35 @@ enum End {
 }
 
 /// Carries one connection to its end. The peer's address is allowed.
-pub(super) async fn serve(server: Arc<Shared>, peer: Peer, stream: TcpStream) {
+pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
     let config = server.live.snapshot();
     set_options(&stream, &config.grpc);
     let deadline = Instant::now() + config.limits.handshake;
-    carry(server, peer, stream, &config, deadline).await;
+    let refuse = |why: &dyn fmt::Display| {
+        server.refusals.handshakes.note(address, "a TLS handshake for gRPC failed", why);
+    };
+    if config.grpc.certificate.as_os_str().is_empty() {
+        let peer = Peer { address, identity: None };
+        return carry(server, peer, stream, &config, deadline).await;
+    }
+    // Never in the clear where TLS is asked for.
+    let Some(tls) = &config.material.grpc_tls else {
+        return refuse(&"grpc.certificate was not read");
+    };
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let mut stop = server.stop.clone();
+    let shaken = tokio::select! {
+        shaken = timeout_at(deadline, handshake) => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let peer = Peer { address, identity: Identity::of(stream.get_ref().1) };
+            carry(server, peer, stream, &config, deadline).await;
+        }
+        Ok(Err(error)) => refuse(&error),
+        Err(_) => refuse(&"it was not complete within limits.handshake"),
+    }
 }
 
 /// Speaks HTTP/2 over `io`, which has to be begun before `deadline`.

@@ -4,10 +4,11 @@
 //! an address that is no longer allowed, a token that is gone, a certificate of an authority that
 //! is trusted no more end what they had opened.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use tonic::Status;
 
+use super::identity::Identity;
 use crate::{
     access::{Caller, TokenId},
     config::{InForce, Live, Swaps},
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
+    /// Who it is by its certificate, if it showed one.
+    pub(super) identity: Option<Identity>,
 }
 
 /// What let a call in.
@@ -58,15 +61,23 @@ impl Unwelcome {
     }
 }
 
+/// Whether somebody may connect from there.
+pub(super) fn is_allowed(address: SocketAddr, config: &InForce) -> bool {
+    let allow = &config.grpc.allow;
+    allow.is_empty() || allow.contains(address.ip())
+}
+
 impl Peer {
     /// Whether the peer may be connected by the rules of `config`.
     pub(super) fn check(&self, config: &InForce) -> Result<(), Unwelcome> {
-        let allow = &config.grpc.allow;
-        if !allow.is_empty() && !allow.contains(self.address.ip()) {
+        if !is_allowed(self.address, config) {
             return Err(Unwelcome::Address);
         }
         if !config.grpc.client_ca.as_os_str().is_empty() {
-            return Err(Unwelcome::Certificate);
+            let identity = self.identity.as_ref().ok_or(Unwelcome::Certificate)?;
+            if !identity.is_trusted(config) {
+                return Err(Unwelcome::Certificate);
+            }
         }
         Ok(())
     }
@@ -88,7 +99,8 @@ impl Peer {
             let (id, name) = found.ok_or(Unwelcome::Token)?;
             (Grant::Token(id), Some(name))
         };
-        Ok((grant, Caller::Remote { address: self.address, token, certificate: None }))
+        let certificate = self.identity.as_ref().map(|identity| Arc::clone(&identity.name));
+        Ok((grant, Caller::Remote { address: self.address, token, certificate }))
     }
 
     /// Waits until the peer, or a call that `grant` let in, is not welcome any more.

@@ -5,11 +5,10 @@
 
 use std::{
     io,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 
 /// Something that accepts connections.
 pub trait Listener: Send + Sync + 'static {
@@ -20,14 +19,11 @@ pub trait Listener: Send + Sync + 'static {
 
     /// Waits for one connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
-}
 
-impl Listener for TcpListener {
-    type Stream = TcpStream;
-    type Peer = SocketAddr;
-
-    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        Self::accept(self).await
+    /// A connection that waits already, for a listener that is about to close; none if there is
+    /// none, or if it may wait for somebody else.
+    fn waiting(&self) -> Option<(Self::Stream, Self::Peer)> {
+        None
     }
 }
 
@@ -99,7 +95,7 @@ impl<L: Listener> Acceptor<L> {
 /// Whether the error belongs to the one connection that was about to be accepted (accept(2),
 /// "Error handling"), so that the next may be tried at once. All else, the lack of descriptors or
 /// memory first, would only come back.
-fn passed(error: &io::Error) -> bool {
+pub(super) fn passed(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
         error.kind(),

@@ -26,15 +26,37 @@ pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, BindE
     listen(address).map_err(|source| BindError { address, key, source })
 }
 
-/// Listens on each of `addresses`, or on none of them.
-pub fn bind_all(
-    addresses: &[SocketAddr],
+/// Listens on `address` although others, which are about to close, listen on the same port: on
+/// `0.0.0.0:80` beside `127.0.0.1:80`, for example.
+pub fn bind_beside(
+    address: SocketAddr,
     key: &'static str,
-) -> Result<Vec<TcpListener>, BindError> {
-    addresses.iter().map(|address| bind(*address, key)).collect()
+    others: &[&Socket],
+) -> Result<TcpListener, BindError> {
+    if others.is_empty() {
+        return bind(address, key);
+    }
+    let share = |shared| -> io::Result<()> {
+        others.iter().try_for_each(|other| other.set_reuse_port(shared))
+    };
+    let listener = share(true).and_then(|()| listen_with(address, true));
+    // Nobody else may join in later.
+    let listener = listener.and_then(|listener| {
+        socket2::SockRef::from(&listener).set_reuse_port(false).map(|()| listener)
+    });
+    let closed = share(false);
+    listener.and_then(|listener| closed.map(|()| listener)).map_err(|source| BindError {
+        address,
+        key,
+        source,
+    })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_with(address, false)
+}
+
+fn listen_with(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // So that `0.0.0.0` and `[::]` can be listed side by side and each means itself.
@@ -42,6 +64,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     // Connections of the last run that linger in TIME_WAIT must not hinder this one.
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -67,6 +90,22 @@ mod tests {
             error.to_string(),
             format!("cannot listen on {address} (grpc.listen): Address already in use")
         );
+    }
+
+    #[tokio::test]
+    async fn an_address_can_take_over_from_one_it_overlaps_with() {
+        let narrow = bind(([127, 0, 0, 1], 0).into(), "websocket.listen").unwrap();
+        let wide = SocketAddr::from(([0, 0, 0, 0], narrow.local_addr().unwrap().port()));
+        let handle = socket2::SockRef::from(&narrow).try_clone().unwrap();
+        assert!(bind(wide, "websocket.listen").is_err());
+        let wide_one = bind_beside(wide, "websocket.listen", &[&handle]).unwrap();
+        // Only for that moment: a third finds the door shut again.
+        assert!(bind(wide, "websocket.listen").is_err());
+        drop((narrow, handle));
+        let address = SocketAddr::from(([127, 0, 0, 1], wide.port()));
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (_, peer) = wide_one.accept().await.unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
     }
 
     #[tokio::test]

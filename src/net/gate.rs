@@ -32,6 +32,12 @@ impl Gate {
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
+    /// A place, if fewer than `limit` are inside.
+    pub fn try_enter(&self, limit: usize) -> Option<Place> {
+        self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
     fn resize(&self, limit: usize) {
         let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
         if limit > *size {
@@ -66,6 +72,10 @@ mod tests {
         drop((first, second));
         assert!(is_shut(&gate, 1).await, "one is under way and one is allowed");
         drop(third);
-        assert!(gate.enter(1).await.is_some());
+        let only = gate.enter(1).await;
+        assert!(only.is_some());
+        assert!(gate.try_enter(1).is_none());
+        drop(only);
+        assert!(gate.try_enter(1).is_some());
     }
 }

@@ -71,6 +71,14 @@ where
         }
         while connections.try_join_next().is_some() {}
     }
+    while let Some((stream, _)) = acceptor.listener().waiting() {
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { break };
+        let connection = connection(stream, bounds, handler.clone(), stop.clone());
+        connections.spawn(async move {
+            let _place = place;
+            connection.await;
+        });
+    }
     drop(acceptor);
     // Who has not finished by then is cut off as the set is dropped.
     let _ = timeout(bounds.grace, async { while connections.join_next().await.is_some() {} }).await;

@@ -47,6 +47,15 @@ impl Client {
         Self { id: String::new(), socket }
     }
 
+    /// Connects over a stream that is there already, and reads the client id.
+    pub async fn over(stream: TcpStream) -> Self {
+        let request = format!("ws://{}/", stream.peer_addr().unwrap());
+        let (socket, _) = soon("the upgrade", client_async(request, stream)).await.unwrap();
+        let mut client = Self { id: String::new(), socket };
+        client.id = client.next_text().await;
+        client
+    }
+
     /// Connects with a request of the test's own; answers the response too.
     pub async fn connect_with(
         address: SocketAddr,

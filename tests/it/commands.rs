@@ -161,14 +161,14 @@ async fn a_reload_takes_effect_with_clients_connected() {
     client.say("ping").await;
     assert_eq!(client.next_text().await, "pong");
 
-    program.config("websocket.messages = \"echo\"\ngrpc.max_streams = 7\n");
+    program.config("shards = 7\nwebsocket.messages = \"echo\"\n");
     let said = program.run(&["--config", &config, "reload"]);
-    said.expect(0, &["websocket.messages", "echo", "grpc.max_streams", "restart"]);
+    said.expect(0, &["websocket.messages", "echo", "shards", "restart"]);
     client.say("again").await;
     assert_eq!(client.next_text().await, "again");
     let status = program.status();
     assert_eq!((status.config.generation, status.clients), (2, 1));
-    assert_eq!(status.config.pending, ["grpc.max_streams"]);
+    assert_eq!(status.config.pending, ["shards"]);
 
     // A faulty file changes nothing, and all its faults are told.
     program.config("websocket.messages = \"shout\"\nlimits.names = 0\n");

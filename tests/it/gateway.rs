@@ -47,9 +47,15 @@ impl Gateway {
         let source = Source { file: None, sets };
         let env: [(&str, &str); 0] = [];
         let loaded = config::load(&source, env).expect("the test's settings are valid");
-        let gateway = app::Gateway::start(Options { loaded, source, telemetry: None, sink })
-            .await
-            .expect("the gateway starts");
+        let gateway = app::Gateway::start(Options {
+            loaded,
+            source,
+            telemetry: None,
+            sink,
+            inherited: Vec::new(),
+        })
+        .await
+        .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
         let signals = app::Gateway::signals().unwrap();

@@ -15,6 +15,7 @@ mod gateway;
 mod hostile;
 mod hostile_head;
 mod hostile_many;
+mod listeners;
 mod model;
 mod peer;
 mod program;

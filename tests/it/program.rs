@@ -35,26 +35,32 @@ impl Program {
         path.display().to_string()
     }
 
-    /// The command, with arguments, not started yet. Settings of the machine are left out.
+    /// The command, on ports of its own, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        let own = ["--set", "websocket.listen=127.0.0.1:0", "--set", "grpc.listen=127.0.0.1:0"];
+        self.bare_command(&[&own[..], &["--set", "admin.listen=127.0.0.1:0"], arguments].concat())
+    }
+
+    /// The command, on whatever addresses it is told. Settings of the machine are left out.
+    pub fn bare_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-websocket"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("GWS_") {
                 command.env_remove(name);
             }
         }
-        command
-            .arg("--socket")
-            .arg(self.file("control.sock"))
-            .args(["--set", "websocket.listen=127.0.0.1:0", "--set", "grpc.listen=127.0.0.1:0"])
-            .args(["--set", "admin.listen=127.0.0.1:0"])
-            .args(arguments);
+        command.arg("--socket").arg(self.file("control.sock")).args(arguments);
         command
     }
 
     /// Runs a command to its end; answers exit code and what it said.
     pub fn run(&self, arguments: &[&str]) -> Said {
         Said::of(self.command(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// Runs a command that needs no address to its end.
+    pub fn bare_run(&self, arguments: &[&str]) -> Said {
+        Said::of(self.bare_command(arguments).stdin(Stdio::null()).output().unwrap())
     }
 
     /// Starts `serve` as a child and waits until it is in service.
@@ -72,7 +78,8 @@ impl Program {
         self.spawn(command).await
     }
 
-    async fn spawn(&mut self, mut command: Command) -> Status {
+    /// Starts a command that serves, and waits until it is in service.
+    pub async fn spawn(&mut self, mut command: Command) -> Status {
         let log = std::fs::File::create(self.file("log")).unwrap();
         let child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
         self.children.push(child);

@@ -32,6 +32,16 @@ impl fmt::Display for Origin {
     }
 }
 
+impl Origin {
+    /// What an operator would look for: the file's path, the variable's name, or the flag.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Environment(name) => name.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// One thing that is wrong:
 /// `config/gateway.toml: websocket.heartbeat_timeout = "abc": expected a duration …`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,9 +64,16 @@ impl Fault {
         Self { source, key: key.to_owned(), value: None, allowed: allowed.into() }
     }
 
-    pub(super) fn with_value(mut self, value: Option<&Value>) -> Self {
-        let text = value.and_then(|value| serde_json::to_value(value).ok());
-        self.value = text.map(|value| shorten(&literal(&value)));
+    pub(super) fn with_value(self, value: Option<&Value>) -> Self {
+        match value.and_then(|value| serde_json::to_value(value).ok()) {
+            Some(value) => self.with_literal(&value),
+            None => self,
+        }
+    }
+
+    /// Shows the value of the key, as one would write it.
+    pub(in crate::config) fn with_literal(mut self, value: &serde_json::Value) -> Self {
+        self.value = Some(shorten(&literal(value)));
         self
     }
 }

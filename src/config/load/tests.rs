@@ -39,7 +39,7 @@ impl Case {
     }
 }
 
-fn no_material(_: &Config, _: &mut Vec<Fault>) -> Material {
+fn no_material(_: &Config, _: &BTreeMap<String, Origin>, _: &mut Vec<Fault>) -> Material {
     Material::default()
 }
 
@@ -74,7 +74,8 @@ fn flags_are_over_the_environment_and_that_over_the_file() {
     assert_eq!(loaded.config.limits.headers, 2);
     assert_eq!(loaded.config.limits.inbox, 1);
     assert_eq!(loaded.config.websocket.messages, Messages::Echo);
-    assert_eq!(loaded.overridden, ["limits.headers", "limits.names"]);
+    let overridden: Vec<_> = loaded.overridden.iter().map(|it| it.key.as_str()).collect();
+    assert_eq!(overridden, ["limits.headers", "limits.names"]);
     assert_eq!(loaded.origins["limits.names"], Origin::Flag);
     assert_eq!(
         loaded.origins["limits.headers"],

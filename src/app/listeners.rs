@@ -1,0 +1,283 @@
+//! The listeners: a set, told apart by surface and address, that a reload may change.
+//!
+//! ```text
+//!  start:   bind all ───────────────────────────────► serve each
+//!  reload:  bind what is new ─► (all is well) swap ─► serve it ─► close what is gone
+//!                └ a fault: drop it again, nothing has happened
+//! ```
+//!
+//! A listener that closes accepts whoever waits already, and what it accepted lives on. Sockets that
+//! systemd handed over stand in place of a surface's setting and are never changed.
+
+use std::{io, net::SocketAddr};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+
+use crate::{
+    admin,
+    config::{Config, value::Listen},
+    grpc, lifecycle,
+    net::{self, BindError, Entrance},
+    status::Listeners,
+    ws,
+};
+
+/// What a listener leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Surface {
+    /// WebSocket clients.
+    WebSocket,
+    /// WebSocket clients over TLS.
+    Tls,
+    /// Business systems.
+    Grpc,
+    /// Probes.
+    Admin,
+}
+
+impl Surface {
+    /// Every surface, in the order in which they are bound.
+    pub const ALL: [Self; 4] = [Self::WebSocket, Self::Tls, Self::Grpc, Self::Admin];
+
+    /// The name of its section, which is also the name of its sockets in `LISTEN_FDNAMES`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::Tls => "tls",
+            Self::Grpc => "grpc",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The setting that says where it listens.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket.listen",
+            Self::Tls => "tls.listen",
+            Self::Grpc => "grpc.listen",
+            Self::Admin => "admin.listen",
+        }
+    }
+
+    fn listen(self, config: &Config) -> &Listen {
+        match self {
+            Self::WebSocket => &config.websocket.listen,
+            Self::Tls => &config.tls.listen,
+            Self::Grpc => &config.grpc.listen,
+            Self::Admin => &config.admin.listen,
+        }
+    }
+}
+
+/// What the surfaces work with.
+pub(super) struct Contexts {
+    pub(super) websocket: ws::Context,
+    pub(super) grpc: grpc::Server,
+    pub(super) admin: lifecycle::Handle,
+}
+
+/// A listener that is bound and not yet served.
+#[derive(Debug)]
+pub(super) struct Bound {
+    surface: Surface,
+    /// The address as it was asked for, with port 0 perhaps; none if it was inherited.
+    wish: Option<SocketAddr>,
+    entrance: Entrance,
+}
+
+/// A listener that is being served.
+struct Open {
+    surface: Surface,
+    wish: Option<SocketAddr>,
+    address: SocketAddr,
+    socket: socket2::Socket,
+    stop: watch::Sender<bool>,
+}
+
+/// The listeners that are being served.
+pub(super) struct Set {
+    contexts: Contexts,
+    open: Vec<Open>,
+    shown: watch::Sender<Listeners>,
+    /// Ends when its listener does, with an error if nobody asked for that.
+    tasks: JoinSet<Result<(), String>>,
+}
+
+/// What has to happen for the set to be as a configuration says.
+#[derive(Debug)]
+pub(super) struct Change {
+    new: Vec<Bound>,
+    gone: Vec<(Surface, SocketAddr)>,
+}
+
+/// Binds everything that `config` asks for, but for surfaces that have inherited sockets.
+pub(super) fn bind(
+    config: &Config,
+    inherited: Vec<(Surface, TcpListener)>,
+) -> Result<Vec<Bound>, BindError> {
+    let given: Vec<Surface> = inherited.iter().map(|(surface, _)| *surface).collect();
+    let mut bound: Vec<Bound> = inherited
+        .into_iter()
+        .map(|(surface, listener)| Bound {
+            surface,
+            wish: None,
+            entrance: Entrance::inherited(listener),
+        })
+        .collect();
+    for surface in Surface::ALL.into_iter().filter(|surface| !given.contains(surface)) {
+        for &address in &surface.listen(config).0 {
+            let listener = net::bind(address, surface.key())?;
+            bound.push(Bound { surface, wish: Some(address), entrance: Entrance::own(listener) });
+        }
+    }
+    Ok(bound)
+}
+
+impl Set {
+    /// Serves what is bound. The control socket's path is only shown.
+    pub(super) fn serve(
+        contexts: Contexts,
+        bound: Vec<Bound>,
+        control: Option<std::path::PathBuf>,
+    ) -> io::Result<Self> {
+        let (shown, _) = watch::channel(Listeners { control, ..Listeners::default() });
+        let mut set = Self { contexts, open: Vec::new(), shown, tasks: JoinSet::new() };
+        for bound in bound {
+            set.open(bound)?;
+        }
+        set.show();
+        Ok(set)
+    }
+
+    /// Where it listens, now and later.
+    pub(super) fn shown(&self) -> watch::Receiver<Listeners> {
+        self.shown.subscribe()
+    }
+
+    /// The settings that are out of force because their sockets were inherited.
+    pub(super) fn pinned(&self) -> Vec<Surface> {
+        let pinned = |surface: &Surface| {
+            self.open.iter().any(|open| open.surface == *surface && open.wish.is_none())
+        };
+        Surface::ALL.into_iter().filter(pinned).collect()
+    }
+
+    /// Binds what `config` asks for and is not there yet. Nothing has changed until the answer is
+    /// [`apply`](Self::apply)d; dropping it closes what was bound.
+    pub(super) fn prepare(&self, config: &Config) -> Result<Change, BindError> {
+        let pinned = self.pinned();
+        let mut gone: Vec<&Open> = self.open.iter().filter(|open| open.wish.is_some()).collect();
+        let mut wanted = Vec::new();
+        for surface in Surface::ALL.into_iter().filter(|surface| !pinned.contains(surface)) {
+            for &address in &surface.listen(config).0 {
+                let same = |open: &&Open| open.surface == surface && open.wish == Some(address);
+                match gone.iter().position(same) {
+                    Some(at) => drop(gone.swap_remove(at)),
+                    None => wanted.push((surface, address)),
+                }
+            }
+        }
+        let mut new = Vec::new();
+        for (surface, address) in wanted {
+            let overlapping = gone.iter().filter(|open| open.address.port() == address.port());
+            let others: Vec<_> = overlapping.map(|open| &open.socket).collect();
+            let listener = net::bind_beside(address, surface.key(), &others)?;
+            let entrance = Entrance::own(listener);
+            new.push(Bound { surface, wish: Some(address), entrance });
+        }
+        let gone = gone.iter().map(|open| (open.surface, open.address)).collect();
+        Ok(Change { new, gone })
+    }
+
+    /// Serves what is new and closes what is gone.
+    pub(super) fn apply(&mut self, change: Change) -> io::Result<()> {
+        for (surface, address) in change.gone {
+            let is_it = |open: &Open| open.surface == surface && open.address == address;
+            if let Some(at) = self.open.iter().position(is_it) {
+                let open = self.open.swap_remove(at);
+                open.stop.send_replace(true);
+                tracing::info!(surface = surface.name(), %address, "no longer listening");
+            }
+        }
+        for bound in change.new {
+            let (surface, address) = (bound.surface, bound.entrance.address()?);
+            self.open(bound)?;
+            tracing::info!(surface = surface.name(), %address, "listening");
+        }
+        self.show();
+        Ok(())
+    }
+
+    /// Closes the listeners of some surfaces; answers at once.
+    pub(super) fn close(&mut self, surfaces: &[Surface]) {
+        for open in self.open.extract_if(.., |open| surfaces.contains(&open.surface)) {
+            open.stop.send_replace(true);
+        }
+        self.show();
+    }
+
+    /// Waits until a listener has ended although nobody asked for it.
+    pub(super) async fn failed(&mut self) -> String {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(error)) => return error.to_string(),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until all listeners that were closed have let go of what they had begun.
+    pub(super) async fn ended(&mut self) {
+        while self.tasks.join_next().await.is_some() {}
+    }
+
+    fn open(&mut self, bound: Bound) -> io::Result<()> {
+        let Bound { surface, wish, entrance } = bound;
+        let (address, socket) = (entrance.address()?, entrance.handle()?);
+        let (stop, stopping) = watch::channel(false);
+        let told = stopping.clone();
+        let (websocket, grpc, admin) = (
+            self.contexts.websocket.clone(),
+            self.contexts.grpc.clone(),
+            self.contexts.admin.clone(),
+        );
+        self.tasks.spawn(async move {
+            match surface {
+                Surface::WebSocket | Surface::Tls => ws::serve(entrance, websocket, stopping).await,
+                Surface::Grpc => grpc.accept(entrance, stopping).await,
+                Surface::Admin => admin::serve(entrance, admin, stopping).await,
+            }
+            if *told.borrow() {
+                return Ok(());
+            }
+            Err(format!("the listener {address} ({}) ended unexpectedly", surface.key()))
+        });
+        self.open.push(Open { surface, wish, address, socket, stop });
+        Ok(())
+    }
+
+    fn show(&self) {
+        let of = |surface: Surface| {
+            let open = self.open.iter().filter(move |open| open.surface == surface);
+            open.map(|open| open.address).collect()
+        };
+        self.shown.send_modify(|shown| {
+            shown.websocket = of(Surface::WebSocket);
+            shown.tls = of(Surface::Tls);
+            shown.grpc = of(Surface::Grpc);
+            shown.admin = of(Surface::Admin);
+        });
+    }
+}
+
+/// Lets the setting of a surface with inherited sockets be what it was.
+pub(super) fn carry_over(surface: Surface, old: &Config, new: &mut Config) {
+    match surface {
+        Surface::WebSocket => new.websocket.listen.clone_from(&old.websocket.listen),
+        Surface::Tls => new.tls.listen.clone_from(&old.tls.listen),
+        Surface::Grpc => new.grpc.listen.clone_from(&old.grpc.listen),
+        Surface::Admin => new.admin.listen.clone_from(&old.admin.listen),
+    }
+}

@@ -1,0 +1,116 @@
+//! What is said to the service manager, and what it hands over: sd_notify(3), sd_listen_fds(3).
+//!
+//! Without a service manager all of this is silence. What can't be said is logged once and changes
+//! nothing else: the gateway serves its clients, whoever watches it.
+
+use std::{
+    io,
+    os::fd::{BorrowedFd, RawFd},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+use tokio::net::TcpListener;
+
+use super::listeners::Surface;
+
+/// All listeners are bound and served.
+pub(super) fn ready() {
+    say(&[NotifyState::Ready]);
+}
+
+/// A reload begins; [`ready`] ends it. The time tells systemd which reload this answers.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        // In one datagram, or systemd doesn't see the two together.
+        Ok(time) => say(&[NotifyState::Reloading, time]),
+        Err(error) => tracing::warn!(%error, "the monotonic clock can't be read"),
+    }
+}
+
+/// The stop begins and will take at most so long.
+pub(super) fn stopping(at_most: Duration) {
+    let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
+    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+}
+
+/// One line for `systemctl status`.
+pub(super) fn status(line: &str) {
+    say(&[NotifyState::Status(line)]);
+}
+
+/// All is well, for another while.
+pub(super) fn alive() {
+    say(&[NotifyState::Watchdog]);
+}
+
+/// How often [`alive`] has to be said at the least, if anybody waits for it.
+pub(super) fn watchdog() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+fn say(states: &[NotifyState]) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = sd_notify::notify(states)
+        && !SAID.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(%error, "the service manager can't be told anything (NOTIFY_SOCKET)");
+    }
+}
+
+/// Sockets that were handed over and can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// Their environment variables make no sense.
+    #[error("the sockets handed over can't be found: {0} (LISTEN_FDS, LISTEN_FDNAMES)")]
+    Environment(io::Error),
+    /// There is no such surface.
+    #[error(
+        "the socket handed over as {name:?} belongs nowhere: FileDescriptorName= has to be \
+         websocket, tls, grpc or admin"
+    )]
+    Name {
+        /// What stands in `LISTEN_FDNAMES`.
+        name: String,
+    },
+    /// It is something else than a TCP listener.
+    #[error("the socket handed over as {name:?} is no TCP listener: {source}")]
+    Socket {
+        /// What stands in `LISTEN_FDNAMES`.
+        name: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The listeners that the service manager holds for us. To be called once in a process, within a
+/// tokio runtime.
+pub(super) fn inherited() -> Result<Vec<(Surface, TcpListener)>, InheritError> {
+    let given = sd_notify::listen_fds_with_names().map_err(InheritError::Environment)?;
+    given
+        .map(|(fd, name)| {
+            let known = Surface::ALL.into_iter().find(|surface| surface.name() == name);
+            let Some(surface) = known else { return Err(InheritError::Name { name }) };
+            match listener(fd) {
+                Ok(listener) => Ok((surface, listener)),
+                Err(source) => Err(InheritError::Socket { name, source }),
+            }
+        })
+        .collect()
+}
+
+#[expect(unsafe_code, reason = "a descriptor that was handed over is only a number")]
+fn listener(fd: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: by the protocol the descriptor is open and nobody else's, from 3 on and checked to
+    // be meant for this process (LISTEN_PID); it is borrowed to be duplicated and stays open, which
+    // keeps its number from being used for anything else.
+    let given = unsafe { BorrowedFd::borrow_raw(fd) };
+    let socket = socket2::Socket::from(given.try_clone_to_owned()?);
+    if !socket.is_listener()? || socket.local_addr()?.as_socket().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen on TCP"));
+    }
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}

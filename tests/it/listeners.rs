@@ -1,0 +1,218 @@
+//! Where the gateway listens can change while it runs, and nobody who is connected notices.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::fd::AsRawFd as _,
+    process::Command,
+};
+
+use crate::{client::Client, program::Program};
+
+/// An address of this process's own, so that tests beside it take no port away.
+fn host() -> Ipv4Addr {
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from((host(), port))
+}
+
+/// A gateway whose addresses its file says.
+async fn serve(program: &mut Program, toml: &str) -> String {
+    let config = program.config(&format!("admin.listen = []\nreload.watch = false\n{toml}"));
+    let mut command = program.bare_command(&["--config", &config]);
+    command.args(["--set", "shards=2"]);
+    program.spawn(command).await;
+    config
+}
+
+/// Rewrites the file and reloads; the command's answer has to hold these words.
+fn reload(program: &Program, code: i32, toml: &str, words: &[&str]) {
+    program.config(&format!("admin.listen = []\nreload.watch = false\n{toml}"));
+    program.bare_run(&["reload"]).expect(code, words);
+}
+
+fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(address(port)).is_ok()
+}
+
+#[tokio::test]
+async fn addresses_come_and_go_with_a_reload_and_clients_stay() {
+    let host = host();
+    let [old, new, grpc, other_grpc] = [free_port(), free_port(), free_port(), free_port()];
+    let mut program = Program::new();
+    let toml = |websocket: &str, grpc: u16| {
+        format!("websocket.listen = {websocket}\ngrpc.listen = \"{host}:{grpc}\"\n")
+    };
+    serve(&mut program, &toml(&format!("\"{host}:{old}\""), grpc)).await;
+    let mut client = Client::connect(address(old)).await;
+
+    let both = format!("[\"{host}:{old}\", \"{host}:{new}\"]");
+    reload(&program, 0, &toml(&both, grpc), &["websocket.listen", "live"]);
+    let mut second = Client::connect(address(new)).await;
+    let mut third = Client::connect(address(old)).await;
+
+    reload(&program, 0, &toml(&format!("\"{host}:{new}\""), other_grpc), &["grpc.listen"]);
+    assert!(!listens(old) && listens(new), "the old address is closed, the new one is not");
+    assert!(!listens(grpc) && listens(other_grpc));
+    for client in [&mut client, &mut second, &mut third] {
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+    }
+    let status = program.status();
+    assert_eq!(status.listeners.websocket, [address(new)]);
+    assert_eq!(status.listeners.grpc, [address(other_grpc)]);
+    assert_eq!(status.config.pending, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_address_that_can_not_be_had_refuses_the_whole_reload() {
+    let host = host();
+    let holder = TcpListener::bind((host, 0)).unwrap();
+    let held = holder.local_addr().unwrap();
+    let (old, grpc, fresh) = (free_port(), free_port(), free_port());
+    let mut program = Program::new();
+    let toml = |websocket: &str, names: u16| {
+        format!(
+            "websocket.listen = {websocket}\ngrpc.listen = \"{host}:{grpc}\"\n\
+             limits.names = {names}\n"
+        )
+    };
+    serve(&mut program, &toml(&format!("\"{host}:{old}\""), 10)).await;
+    let mut client = Client::connect(address(old)).await;
+
+    let refused = toml(&format!("[\"{host}:{fresh}\", \"{held}\"]"), 20);
+    reload(&program, 1, &refused, &[&held.to_string(), "websocket.listen", "in use"]);
+    assert!(listens(old), "the old address stays");
+    assert!(!listens(fresh), "what was bound for the refused reload is let go");
+    client.say("ping").await;
+    assert_eq!(client.next_text().await, "pong");
+    let status = program.status();
+    assert_eq!((status.config.generation, status.config.faults.len()), (1, 1));
+
+    drop(holder);
+    let accepted = toml(&format!("[\"{host}:{fresh}\", \"{held}\"]"), 20);
+    reload(&program, 0, &accepted, &["limits.names: 10 -> 20"]);
+    assert!(!listens(old) && listens(fresh) && listens(held.port()));
+}
+
+#[tokio::test]
+async fn an_address_can_be_widened_to_all_and_narrowed_again() {
+    let host = host();
+    let (port, grpc) = (free_port(), free_port());
+    let mut program = Program::new();
+    let toml = |wide: &str| {
+        format!("websocket.listen = \"{wide}:{port}\"\ngrpc.listen = \"{host}:{grpc}\"\n")
+    };
+    serve(&mut program, &toml(&host.to_string())).await;
+    let mut client = Client::connect(address(port)).await;
+    let narrow = host.to_string();
+    for wide in ["0.0.0.0", &narrow, "0.0.0.0"] {
+        reload(&program, 0, &toml(wide), &[wide]);
+        let mut another = Client::connect(address(port)).await;
+        another.say("ping").await;
+        assert_eq!(another.next_text().await, "pong");
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_tells_each_change_and_makes_none() {
+    let host = host();
+    let (old, new, grpc) = (free_port(), free_port(), free_port());
+    let mut program = Program::new();
+    let config = program.config(&format!(
+        "reload.watch = false\nadmin.listen = []\nlimits.inbox = 7\n\
+         websocket.listen = \"{host}:{old}\"\ngrpc.listen = \"{host}:{grpc}\"\n"
+    ));
+    let mut command = program.bare_command(&["--config", &config, "--set", "limits.inbox=9"]);
+    command.env("GWS_LIMITS__HEADERS", "50");
+    program.spawn(command).await;
+    program.config(&format!(
+        "reload.watch = false\nadmin.listen = []\nlimits.inbox = 8\nlimits.headers = 60\n\
+         shards = 7\nwebsocket.welcome = \"none\"\n\
+         websocket.listen = \"{host}:{new}\"\ngrpc.listen = \"{host}:{grpc}\"\n"
+    ));
+    let plan = program.bare_run(&["reload", "--plan"]);
+    let listen = format!("websocket.listen: {host}:{old} -> {host}:{new} (live)");
+    plan.expect(
+        0,
+        &[
+            "would change 5 keys",
+            &listen,
+            "shards: auto -> 7 (needs restart)",
+            "websocket.welcome: id -> none (new connections)",
+            "limits.inbox: 7 -> 8 (overridden by --set)",
+            "limits.headers: not set -> 60 (overridden by GWS_LIMITS__HEADERS)",
+        ],
+    );
+    assert!(listens(old) && !listens(new), "nothing has changed");
+    assert_eq!(program.status().config.generation, 1);
+
+    program.bare_run(&["reload"]).expect(0, &["5 keys", &listen]);
+    assert!(!listens(old) && listens(new));
+    let left = ["would change 1 key", "shards: auto -> 7 (needs restart)"];
+    program.bare_run(&["reload", "--plan"]).expect(0, &left);
+
+    program.config("limits.names = 0\nshards = \"many\"\n");
+    program.bare_run(&["reload", "--plan"]).expect(1, &["limits.names", "shards"]);
+    assert_eq!(program.status().config.faults, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
+    let host = host();
+    let listener = TcpListener::bind((host, 0)).unwrap();
+    let handed = listener.local_addr().unwrap();
+    let (grpc, elsewhere) = (free_port(), free_port());
+    // Who connects before there is a gateway waits for it.
+    let early = std::net::TcpStream::connect(handed).unwrap();
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+
+    let mut program = Program::new();
+    let toml = |port: u16| {
+        format!(
+            "reload.watch = false\nadmin.listen = []\nwebsocket.listen = \"{host}:{port}\"\n\
+             grpc.listen = \"{host}:{grpc}\"\n"
+        )
+    };
+    let config = program.config(&toml(elsewhere));
+    let gateway = program.bare_command(&["--config", &config]);
+    let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", listener.as_raw_fd());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
+    command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "websocket");
+    let status = program.spawn(command).await;
+    assert_eq!(status.listeners.websocket, [handed]);
+    assert!(!listens(elsewhere), "the setting is out of force");
+    early.set_nonblocking(true).unwrap();
+    let early = tokio::net::TcpStream::from_std(early).unwrap();
+    let mut client = Client::over(early).await;
+
+    let other = free_port();
+    program.config(&toml(other));
+    program.bare_run(&["reload"]).expect(0, &["websocket.listen", "needs restart"]);
+    assert!(!listens(other));
+    assert_eq!(program.status().config.pending, ["websocket.listen"]);
+    client.say("ping").await;
+    assert_eq!(client.next_text().await, "pong");
+
+    // Who connects while it is down waits for the next one.
+    program.run(&["stop"]).expect(0, &[]);
+    assert_eq!(program.ended().await, Some(0));
+    assert!(listens(handed.port()), "no connect is refused");
+
+    let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", listener.as_raw_fd());
+    let mut wrong = Command::new("sh");
+    wrong.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
+    wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "web");
+    let said = crate::program::Said::of(wrong.output().unwrap());
+    said.expect(1, &["\"web\"", "FileDescriptorName=", "websocket, tls, grpc or admin"]);
+}
