@@ -17,11 +17,12 @@ pub mod material;
 pub mod print;
 mod sections;
 pub mod value;
+mod watch;
 
 use std::{ops::Deref, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::watch;
+use tokio::sync::watch::{Receiver, Sender};
 
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
@@ -32,6 +33,7 @@ pub use sections::{
     Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
     ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
 };
+pub use watch::Watch;
 
 /// Settings, and what the files they name held when they were put in force.
 #[derive(Clone, Debug, Default)]
@@ -64,12 +66,12 @@ impl From<Config> for InForce {
 #[derive(Clone, Debug)]
 pub struct Live {
     current: Arc<ArcSwap<InForce>>,
-    swapped: watch::Sender<()>,
+    swapped: Sender<()>,
 }
 
 /// Tells of swaps.
 #[derive(Clone, Debug)]
-pub struct Swaps(watch::Receiver<()>);
+pub struct Swaps(Receiver<()>);
 
 impl Swaps {
     /// Waits for a swap that came after these swaps were asked for, or after the last that was
@@ -86,7 +88,7 @@ impl Live {
     /// Puts a configuration in force.
     pub fn new(first: impl Into<InForce>) -> Self {
         let current = Arc::new(ArcSwap::from_pointee(first.into()));
-        Self { current, swapped: watch::Sender::new(()) }
+        Self { current, swapped: Sender::new(()) }
     }
 
     /// The configuration as it is now.

@@ -14,6 +14,7 @@ mod connection;
 mod deadline;
 mod identity;
 mod limit;
+mod meter;
 mod peer;
 pub mod proto;
 mod refusals;
@@ -34,6 +35,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
+    metrics::Calls,
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
@@ -45,12 +47,18 @@ pub struct Context {
     hub: Hub,
     live: Live,
     lifecycle: lifecycle::Handle,
+    calls: Arc<Calls>,
 }
 
 impl Context {
     /// Calls act on `hub` by the rules of `live`; health says what `lifecycle` says.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle }
+        Self { hub, live, lifecycle, calls: Arc::new(meter::calls()) }
+    }
+
+    /// What is counted of calls.
+    pub fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 }
 
@@ -71,6 +79,7 @@ struct Shared {
     live: Live,
     lifecycle: lifecycle::Handle,
     routes: Routes,
+    calls: Arc<Calls>,
     health: HealthReporter,
     gate: Gate,
     refusals: Refusals,
@@ -91,11 +100,12 @@ impl Server {
         let health = HealthReporter::new();
         tell(&health, context.lifecycle.phase()).await;
         let routes = routes(&context, &health)?;
-        let Context { hub: _, live, lifecycle } = context;
+        let Context { hub: _, live, lifecycle, calls } = context;
         Ok(Self(Arc::new(Shared {
             live,
             lifecycle,
             routes,
+            calls,
             health,
             gate: Gate::default(),
             refusals: Refusals::default(),

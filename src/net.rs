@@ -14,6 +14,7 @@ pub mod bind;
 pub mod entrance;
 pub mod gate;
 pub mod http;
+pub mod proxy;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};

@@ -10,6 +10,7 @@
 //! A stream that is ended gets its status as trailers, so that the caller reads why.
 
 use std::{
+    convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -21,7 +22,7 @@ use tonic::{
     Status,
     body::Body,
     codegen::{
-        Service as _,
+        BoxFuture, Service,
         http::{
             self,
             header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -32,7 +33,7 @@ use tonic::{
 use super::{connection::Line, deadline, peer::Unwelcome};
 use crate::net::{Stop, stopped};
 
-pub(super) type Answer = http::Response<Messages>;
+type Answer = http::Response<Body>;
 
 /// Calls that need no token (<https://github.com/grpc/grpc/blob/master/doc/health-checking.md>):
 /// probes are made by what has no secrets.
@@ -40,8 +41,22 @@ const EXEMPT: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Heal
 /// RFC 6750 §2.1; the word may be written in any case (RFC 9110 §11.1).
 const BEARER: &[u8] = b"bearer ";
 
-/// Answers one call.
-pub(super) async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
+impl Service<http::Request<Incoming>> for Line {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = BoxFuture<Answer, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        let answer = answer(self.clone(), request);
+        Box::pin(async { Ok(answer.await) })
+    }
+}
+
+async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
     let server = &line.server;
     let swaps = server.live.swaps();
     let exempt = EXEMPT.contains(&request.uri().path());
@@ -56,7 +71,7 @@ pub(super) async fn answer(line: Line, mut request: http::Request<Incoming>) -> 
                 let peer = line.peer.address;
                 server.refusals.tokens.note(peer, "a gRPC call was refused", "no valid token");
             }
-            return refusal(why.status());
+            return why.status().into_http();
         }
     };
     request.extensions_mut().insert(caller);
@@ -76,9 +91,9 @@ pub(super) async fn answer(line: Line, mut request: http::Request<Incoming>) -> 
         biased;
         answered = answered => {
             let Ok(response) = answered;
-            response.map(|body| Messages { body, end: End::ToCome(Some((ending, stop))) })
+            response.map(|body| Body::new(Messages { body, end: End::ToCome(Some((ending, stop))) }))
         }
-        status = &mut ending => refusal(status),
+        status = &mut ending => status.into_http(),
     }
 }
 
@@ -97,16 +112,11 @@ async fn late(time: Option<Duration>) -> Status {
     Status::deadline_exceeded("the deadline that the caller set has passed")
 }
 
-fn refusal(status: Status) -> Answer {
-    let body = Body::empty();
-    status.into_http::<()>().map(|()| Messages { body, end: End::Come })
-}
-
 /// Comes true when a call is ended before its time.
 type Ending = Pin<Box<dyn Future<Output = Status> + Send>>;
 
 /// The messages of an answer, which end when the call may not go on.
-pub(super) struct Messages {
+struct Messages {
     body: Body,
     end: End,
 }

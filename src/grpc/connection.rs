@@ -12,7 +12,6 @@
 //! | floods of resets, pings, settings, headers | the limits of h2, then closed |
 
 use std::{
-    convert::Infallible,
     fmt, io,
     net::SocketAddr,
     pin::Pin,
@@ -33,11 +32,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
-use tonic::service::Routes;
+use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
-    Shared, call,
+    Shared,
     identity::Identity,
+    meter,
     peer::{Grant, Peer, Unwelcome},
 };
 use crate::{
@@ -124,10 +124,9 @@ where
         peer: Arc::clone(&peer),
         routes: server.routes.clone(),
     };
-    let service = service_fn(move |request| {
-        let answer = call::answer(line.clone(), request);
-        async { Ok::<_, Infallible>(answer.await) }
-    });
+    // Counted from the outside: a call that is refused or ended early is a call.
+    let service = meter::metered(line, Arc::clone(&server.calls));
+    let service = service_fn(move |request| service.clone().call(request));
     let connection = http2(&config.grpc).serve_connection(io, service);
     tokio::pin!(connection);
     let end = async {
