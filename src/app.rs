@@ -68,6 +68,9 @@ pub enum StartError {
     /// The service manager handed over something else than listeners.
     #[error(transparent)]
     Inherit(#[from] InheritError),
+    /// gRPC can't be served.
+    #[error(transparent)]
+    Grpc(#[from] grpc::ServeError),
     /// The system refuses threads, signals or polls.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -128,8 +131,12 @@ impl Gateway {
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
-        let (grpc, serving) = grpc::Server::new(context, grpc_stopping);
-        surfaces.spawn(async { serving.await.map_err(|error| error.to_string()) });
+        let grpc = grpc::Server::new(context, grpc_stopping).await?;
+        let server = grpc.clone();
+        surfaces.spawn(async move {
+            server.run().await;
+            Ok(())
+        });
         let contexts = listeners::Contexts {
             websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
             grpc,
