@@ -5,12 +5,13 @@
 //!     └───────────── faults ◄──────────────────────┴──────────────────────┘
 //! ```
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use super::listeners;
 use crate::{
     config::{self, InForce, Live, Source},
     lifecycle::{ChangedKey, Reloaded},
+    metrics::Reloads,
     status::ConfigStatus,
     telemetry,
 };
@@ -24,6 +25,7 @@ pub(super) struct Reloader {
     /// What the file said in vain when it was loaded last.
     in_vain: BTreeMap<String, String>,
     status: ConfigStatus,
+    counters: Arc<Reloads>,
 }
 
 /// Who asks for a reload.
@@ -58,7 +60,13 @@ impl Reloader {
             ..ConfigStatus::default()
         };
         let in_vain = in_vain(loaded);
-        Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status }
+        let counters = Arc::default();
+        Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status, counters }
+    }
+
+    /// How the reloads ended.
+    pub(super) fn counters(&self) -> &Arc<Reloads> {
+        &self.counters
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
@@ -82,7 +90,14 @@ impl Reloader {
         listeners: &mut listeners::Set,
         why: Why,
     ) -> Reloaded {
+        let before = self.status.generation;
         let outcome = self.try_reload(live, listeners, why);
+        match &outcome {
+            Ok(Reloaded::Accepted { changed, generation }) => {
+                self.counters.accept(if *generation == before { 0 } else { changed.len() });
+            }
+            Ok(Reloaded::Refused { .. }) | Err(_) => self.counters.refuse(),
+        }
         outcome.unwrap_or_else(|faults| {
             if why == Why::Asked || faults != self.status.faults {
                 tracing::error!(?faults, "reload refused; the old configuration stays in force");
