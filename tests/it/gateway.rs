@@ -59,7 +59,7 @@ impl Gateway {
         let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
         let source = Source { file, sets };
         let env: [(&str, &str); 0] = [];
-        let loaded = config::load(&source, env).expect("the test's settings are valid");
+        let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
         let gateway = app::Gateway::start(Options {
             loaded,
             source,
