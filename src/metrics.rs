@@ -199,6 +199,12 @@ pub struct HandshakeStats {
     pub refused: Shared,
     /// Upgrades refused with 503 because `limits.max_clients` is reached or the gateway drains.
     pub full: Shared,
+    /// Connections over `limits.address_clients` or `limits.address_connections`.
+    pub address: Shared,
+    /// Connections of addresses that could not be counted any more: `limits.addresses` was reached.
+    pub strangers: Shared,
+    /// Connections of listed proxies that did not say for whom, or not in the form required.
+    pub proxy: Shared,
     /// Handshakes that did not end within `limits.handshake`.
     pub timeouts: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.
@@ -207,10 +213,13 @@ pub struct HandshakeStats {
 
 impl HandshakeStats {
     /// The handshakes that failed, each cause under its name.
-    pub fn failures(&self) -> [(&'static str, &Shared); 4] {
+    pub fn failures(&self) -> [(&'static str, &Shared); 7] {
         [
             ("refused", &self.refused),
             ("full", &self.full),
+            ("address", &self.address),
+            ("strangers", &self.strangers),
+            ("proxy", &self.proxy),
             ("timeouts", &self.timeouts),
             ("broken", &self.broken),
         ]
