@@ -98,7 +98,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), |_, _| Material::default())
+    load_with(source, env, Path::new(DEFAULT_FILE), |_, _, _| Material::default())
 }
 
 /// Reads and checks the configuration and the files that it names.
@@ -117,7 +117,7 @@ fn load_with<K, V>(
     source: &Source,
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
-    material: impl FnOnce(&Config, &mut Vec<Fault>) -> Material,
+    material: impl FnOnce(&Config, &BTreeMap<String, Origin>, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
     K: Into<OsString>,
@@ -163,7 +163,7 @@ where
         let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
         faults.push(fault.with_value(value.as_ref()));
     }
-    let material = material(&config, &mut faults);
+    let material = material(&config, &origins, &mut faults);
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
@@ -176,7 +176,7 @@ where
     });
     Ok(Loaded {
         overridden: overridden.collect(),
-        warnings: check::warnings(&config),
+        warnings: [check::warnings(&config), material.warnings()].concat(),
         config,
         material,
         file,
