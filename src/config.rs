@@ -25,7 +25,7 @@ use arc_swap::{ArcSwap, Cache};
 
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
-pub use load::{Fault, Faults, Loaded, Origin, Overridden, Source, load, load_to_run};
+pub use load::{Fault, Faults, Loaded, Origin, Overridden, Source, load, load_again, load_to_run};
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{

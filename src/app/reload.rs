@@ -134,7 +134,8 @@ impl Reloader {
 
     /// Loads, checks and compares.
     fn prepare(&self, live: &Live, listeners: &listeners::Set) -> Result<Plan, Vec<String>> {
-        let loaded = config::load_to_run(&self.source, std::env::vars_os())
+        let before = self.status.file.as_deref();
+        let loaded = config::load_again(&self.source, std::env::vars_os(), before)
             .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let current = live.snapshot();
         let mut carried = config::carry_over(&self.started_with, &loaded.config);

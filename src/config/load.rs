@@ -98,7 +98,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), |_, _| Material::default())
+    load_with(source, env, Path::new(DEFAULT_FILE), None, |_, _| Material::default())
 }
 
 /// Reads and checks the configuration and the files that it names.
@@ -110,13 +110,35 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), Material::read)
+    load_with(source, env, Path::new(DEFAULT_FILE), None, Material::read)
+}
+
+/// Reads and checks the same once more, for a process that runs with what it read of the file
+/// `before`. That file must not be gone or empty now: both are steps of writing one, and neither
+/// is how somebody says that everything shall have its default.
+pub fn load_again<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+    before: Option<&Path>,
+) -> Result<Loaded, Faults>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    load_with(source, env, Path::new(DEFAULT_FILE), Some(Again { before }), Material::read)
+}
+
+/// What a process that reads its configuration once more has read before.
+#[derive(Clone, Copy, Debug)]
+struct Again<'a> {
+    before: Option<&'a Path>,
 }
 
 fn load_with<K, V>(
     source: &Source,
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
+    again: Option<Again>,
     material: impl FnOnce(&Config, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
@@ -124,10 +146,11 @@ where
     V: Into<OsString>,
 {
     let mut faults = Vec::new();
-    let file = file_to_read(source, default_file);
+    let file = file_to_read(source, default_file)
+        .or_else(|| again.and_then(|again| again.before.map(Path::to_path_buf)));
     let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
     let layers = [
-        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, &mut faults)),
+        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, again, &mut faults)),
         layer::from_env(env, &mut faults),
         layer::from_sets(&source.sets, &mut faults),
     ];
@@ -195,9 +218,9 @@ fn file_to_read(source: &Source, default_file: &Path) -> Option<PathBuf> {
     }
 }
 
-fn file_layer(path: &Path, faults: &mut Vec<Fault>) -> Layer {
+fn file_layer(path: &Path, again: Option<Again>, faults: &mut Vec<Fault>) -> Layer {
     let origin = Origin::File(path.to_path_buf());
-    let tree = read_file(path).and_then(|text| read_toml(&text));
+    let tree = read_file(path, again).and_then(|text| read_toml(&text));
     match tree {
         Ok(tree) => layer::from_tree(tree, &origin, faults),
         Err(problem) => {
@@ -207,11 +230,19 @@ fn file_layer(path: &Path, faults: &mut Vec<Fault>) -> Layer {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
+fn read_file(path: &Path, again: Option<Again>) -> Result<String, String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("can't be read: {error}"))?;
+        .map_err(|error| match again.and_then(|again| again.before) {
+            Some(before) if before == path && error.kind() == io::ErrorKind::NotFound => {
+                "is gone; what it said stays in force".to_owned()
+            }
+            _ => format!("can't be read: {error}"),
+        })?;
+    if again.is_some() && bytes.trim_ascii().is_empty() {
+        return Err("is empty; to give everything its default, leave a comment in it".to_owned());
+    }
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!("is larger than {MAX_FILE} bytes"));
     }
