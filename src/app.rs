@@ -10,6 +10,7 @@
 
 mod drain;
 mod listeners;
+mod pulse;
 mod reload;
 mod supervise;
 mod systemd;
@@ -84,7 +85,7 @@ pub struct Gateway {
     live: Live,
     reload: reload::Reloader,
     listeners: listeners::Set,
-    /// What is behind the listeners: the gRPC server; and the control socket.
+    /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
     stop_grpc: watch::Sender<bool>,
@@ -126,6 +127,11 @@ impl Gateway {
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
         let listeners = listeners::Set::serve(contexts, bound, path)?;
+        let pulse = pulse::keep(hub.clone(), control_stopping.clone());
+        surfaces.spawn(async {
+            pulse.await;
+            Ok(())
+        });
         if let Some(socket) = control {
             let shown = listeners.shown();
             let context = control::Context::new(hub.clone(), handle.clone(), shown, started);

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 0  ids  message  close  metrics  sink
-//! 1  config  wire  net  directory
+//! 1  config  tls  wire  net  directory
 //! 2  shard
 //! 3  hub  lifecycle  status
 //! 4  ws  grpc  admin  control
@@ -30,5 +30,6 @@ pub mod shard;
 pub mod sink;
 pub mod status;
 pub mod telemetry;
+pub mod tls;
 pub mod wire;
 pub mod ws;

@@ -139,15 +139,8 @@ impl Reloader {
             .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let current = live.snapshot();
         let mut carried = config::carry_over(&self.started_with, &loaded.config);
-        let mut changed: Vec<ChangedKey> = config::diff(&current, &loaded.config)
-            .into_iter()
-            .map(|change| ChangedKey {
-                key: change.key.to_owned(),
-                old: change.old,
-                new: change.new,
-                effect: change.class.effect().to_owned(),
-            })
-            .collect();
+        let mut changed: Vec<ChangedKey> =
+            config::diff(&current, &loaded.config).into_iter().map(told).collect();
         // Where systemd holds the socket, the setting says nothing.
         for surface in listeners.pinned() {
             listeners::carry_over(surface, &current, &mut carried.config);
@@ -170,7 +163,17 @@ impl Reloader {
             }
         }
         let next = InForce { config: carried.config, material: loaded.material };
+        changed.extend(config::Material::changes(&current, &next).into_iter().map(told));
         Ok(Plan { next, pending: carried.pending, changed, in_vain, file: loaded.file })
+    }
+}
+
+fn told(change: config::Change) -> ChangedKey {
+    ChangedKey {
+        key: change.key.to_owned(),
+        old: change.old,
+        new: change.new,
+        effect: change.class.effect().to_owned(),
     }
 }
 

@@ -111,6 +111,11 @@ pub fn is_key(key: &str) -> bool {
     KEYS.iter().any(|(known, _)| *known == key)
 }
 
+/// Whom a new value of `key` reaches; one that is no key waits for a restart.
+pub fn class_of(key: &str) -> Class {
+    KEYS.iter().find(|(known, _)| *known == key).map_or(Class::Restart, |(_, class)| *class)
+}
+
 /// The value of every key, by its full name.
 pub fn flatten(config: &Config) -> BTreeMap<String, Value> {
     let tree = serde_json::to_value(config).expect("settings are text, numbers and lists of text");

@@ -98,7 +98,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), None, |_, _| Material::default())
+    load_with(source, env, Path::new(DEFAULT_FILE), None, |_, _, _| Material::default())
 }
 
 /// Reads and checks the configuration and the files that it names.
@@ -139,7 +139,7 @@ fn load_with<K, V>(
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
     again: Option<Again>,
-    material: impl FnOnce(&Config, &mut Vec<Fault>) -> Material,
+    material: impl FnOnce(&Config, &BTreeMap<String, Origin>, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
     K: Into<OsString>,
@@ -186,7 +186,7 @@ where
         let fault = Fault::of(origin, broken.key, format!("expected {}", broken.allowed));
         faults.push(fault.with_value(value.as_ref()));
     }
-    let material = material(&config, &mut faults);
+    let material = material(&config, &origins, &mut faults);
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
@@ -199,7 +199,7 @@ where
     });
     Ok(Loaded {
         overridden: overridden.collect(),
-        warnings: check::warnings(&config),
+        warnings: [check::warnings(&config), material.warnings()].concat(),
         config,
         material,
         file,

@@ -6,15 +6,171 @@
 //!
 //! Secrets live here and nowhere else; nothing here is ever printed but names, dates and counts.
 
-use super::{Config, Fault};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use serde_json::Value;
+
+use super::{
+    Change, Config, Fault, InForce, Origin,
+    keys::{class_of, flatten},
+};
+use crate::tls::{self, Protocol, Role};
 
 /// The contents of all files that the settings name.
 #[derive(Clone, Debug, Default)]
-pub struct Material {}
+pub struct Material {
+    /// What `tls.certificate` and `tls.key` hold; none if they are not set.
+    pub wss: Option<tls::Server>,
+    /// What `grpc.certificate`, `grpc.key` and `grpc.client_ca` hold; none if they are not set.
+    pub grpc_tls: Option<tls::Server>,
+}
+
+/// The reading of all files: what is to be read, and what is wrong so far.
+struct Reading<'a> {
+    config: &'a Config,
+    origins: &'a BTreeMap<String, Origin>,
+    faults: &'a mut Vec<Fault>,
+}
+
+/// The keys that name the files of one server's TLS.
+struct TlsKeys {
+    certificate: &'static str,
+    key: &'static str,
+    client_ca: &'static str,
+}
+
+const WSS: TlsKeys = TlsKeys { certificate: "tls.certificate", key: "tls.key", client_ca: "" };
+
+const GRPC: TlsKeys =
+    TlsKeys { certificate: "grpc.certificate", key: "grpc.key", client_ca: "grpc.client_ca" };
 
 impl Material {
-    /// Reads all files that `config` names; faults go to `faults`.
-    pub(super) fn read(_config: &Config, _faults: &mut Vec<Fault>) -> Self {
-        Self {}
+    /// Reads all files that `config` names; faults go to `faults`, with the origin of the key that
+    /// names the file.
+    pub(super) fn read(
+        config: &Config,
+        origins: &BTreeMap<String, Origin>,
+        faults: &mut Vec<Fault>,
+    ) -> Self {
+        let mut reading = Reading { config, origins, faults };
+        let (wss, grpc) = (&config.tls, &config.grpc);
+        Self {
+            wss: reading.tls(
+                &WSS,
+                Protocol::WebSocket,
+                [&wss.certificate, &wss.key, Path::new("")],
+            ),
+            grpc_tls: reading.tls(
+                &GRPC,
+                Protocol::Grpc,
+                [&grpc.certificate, &grpc.key, &grpc.client_ca],
+            ),
+        }
+    }
+
+    /// All files that `config` names, for whoever watches them.
+    pub fn files(config: &Config) -> Vec<PathBuf> {
+        let (tls, grpc) = (&config.tls, &config.grpc);
+        let named = [&tls.certificate, &tls.key, &grpc.certificate, &grpc.key, &grpc.client_ca];
+        let tokens = grpc.token_files.0.iter().map(PathBuf::from);
+        let mut files: Vec<PathBuf> = named.into_iter().filter_map(set).cloned().collect();
+        files.extend(tokens);
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
+    /// The files whose contents differ though the keys that name them don't, so that
+    /// [`diff`](super::diff()) is silent about them.
+    pub fn changes(old: &InForce, new: &InForce) -> Vec<Change> {
+        let (before, after) = (flatten(&old.config), flatten(&new.config));
+        let same_path = |key: &str| before.get(key) == after.get(key);
+        let both = shown(&old.material).into_iter().zip(shown(&new.material));
+        both.filter_map(|((key, old), (_, new))| {
+            let (old, new) = (old?, new?);
+            (old != new && same_path(key)).then(|| Change { key, old, new, class: class_of(key) })
+        })
+        .collect()
+    }
+
+    /// What is allowed and probably not meant: certificates that have expired or soon will.
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings_at(SystemTime::now())
+    }
+
+    /// The server certificates, each with the key that names it.
+    pub fn certificates(&self) -> impl Iterator<Item = (&'static str, &tls::Certificate)> {
+        let servers = [(WSS.certificate, &self.wss), (GRPC.certificate, &self.grpc_tls)];
+        servers.into_iter().filter_map(|(key, server)| Some((key, server.as_ref()?.certificate())))
+    }
+
+    fn warnings_at(&self, now: SystemTime) -> Vec<String> {
+        let warned =
+            |(key, it): (&str, &tls::Certificate)| Some(format!("{key}: {}", it.warning(now)?));
+        self.certificates().filter_map(warned).collect()
     }
 }
+
+/// What can be said of the contents of each file, by the key that names it.
+fn shown(material: &Material) -> [(&'static str, Option<String>); 3] {
+    let certificate = |server: &Option<tls::Server>| {
+        server.as_ref().map(|server| server.certificate().to_string())
+    };
+    let authorities = material.grpc_tls.as_ref().and_then(tls::Server::authorities);
+    [
+        (WSS.certificate, certificate(&material.wss)),
+        (GRPC.certificate, certificate(&material.grpc_tls)),
+        (GRPC.client_ca, authorities),
+    ]
+}
+
+/// A path, unless it is left empty.
+fn set(path: &PathBuf) -> Option<&PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
+}
+
+impl Reading<'_> {
+    /// The TLS of one surface; none if its files are not set, or one of them is at fault.
+    fn tls(
+        &mut self,
+        keys: &TlsKeys,
+        protocol: Protocol,
+        [certificate, key, client_ca]: [&Path; 3],
+    ) -> Option<tls::Server> {
+        let is_set = |path: &Path| !path.as_os_str().is_empty();
+        // That one of the two is missing is a fault of the settings, which is found there.
+        if !is_set(certificate) || !is_set(key) {
+            return None;
+        }
+        let client_ca = is_set(client_ca).then_some(client_ca);
+        let files = tls::Files { certificate, key, client_ca };
+        match tls::Server::load(files, protocol) {
+            Ok(server) => Some(server),
+            Err(errors) => {
+                for error in errors {
+                    let key = match error.role {
+                        Role::Certificate => keys.certificate,
+                        Role::Key => keys.key,
+                        Role::ClientCa => keys.client_ca,
+                    };
+                    self.fault(key, error.problem.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    /// The file that `key` names can't be used: `problem` says why.
+    fn fault(&mut self, key: &str, problem: String) {
+        let origin = self.origins.get(key).cloned().unwrap_or_default();
+        let value = flatten(self.config).remove(key).unwrap_or(Value::Null);
+        self.faults.push(Fault::of(origin, key, problem).with_literal(&value));
+    }
+}
+
+#[cfg(test)]
+mod tests;

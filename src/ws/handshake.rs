@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use super::{
     Context,
+    caller::Caller,
     held::{Held, Hold},
     upgrade::{self, Negotiated, Refusal},
 };
@@ -41,7 +42,7 @@ enum Outcome {
     /// It was answered with an error.
     Refused,
     /// It was answered with 101.
-    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8> },
+    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8>, peer: SocketAddr },
 }
 
 /// Why an accepted request did not become a client after all.
@@ -56,12 +57,13 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, config: &Config) {
+pub(super) async fn run(stream: TcpStream, caller: Caller, context: &Context, config: &Config) {
+    let peer = caller.peer();
     let stats = context.hub.handshakes();
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
     let service = service_fn(|request| {
-        let (response, then) = respond(request, peer, context, config);
+        let (response, then) = respond(request, &caller, context, config);
         if let Outcome::Accepted { .. } = then {
             hold.begin();
         }
@@ -73,7 +75,7 @@ pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, 
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
-        (Outcome::Accepted { websocket, seat, window }, Ok(())) => {
+        (Outcome::Accepted { websocket, seat, window, peer }, Ok(())) => {
             if let Err(error) = hand_over(websocket, seat, window, peer, context).await {
                 stats.broken.increment();
                 tracing::debug!(%peer, %error, "the client was lost");
@@ -118,21 +120,28 @@ pub(super) fn begin(
 /// Answers a request, and says what is to follow once the answer is on its way.
 fn respond(
     mut request: Request<Incoming>,
-    peer: SocketAddr,
+    caller: &Caller,
     context: &Context,
     config: &Config,
 ) -> (Response<Full<Bytes>>, Outcome) {
-    let accepted = upgrade::answer(&request, config).and_then(|negotiated| {
+    let mut peer = caller.peer();
+    let caller = caller.clone().forwarded(request.headers(), config, context);
+    let accepted = caller.and_then(|caller| {
+        peer = caller.peer();
+        let negotiated = upgrade::answer(&request, config)?;
         // The place first: an upgrade that is begun has a client's place to end in.
-        let seat = seat(context)?;
+        let mut seat = seat(context)?;
+        caller.take(&mut seat);
         let window = negotiated.deflate.map(wire::Agreed::window_bits);
         let (response, websocket) = begin(&mut request, negotiated)?;
-        Ok((response, Outcome::Accepted { websocket, seat, window }))
+        Ok((response, Outcome::Accepted { websocket, seat, window, peer }))
     });
     accepted.unwrap_or_else(|refusal| {
         let stats = context.hub.handshakes();
         match refusal {
             Refusal::Full | Refusal::Closed => stats.full.increment(),
+            Refusal::Forwarded => stats.proxy.increment(),
+            Refusal::Address(over) => over.counter(stats).increment(),
             _ => stats.refused.increment(),
         }
         tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");

@@ -60,13 +60,20 @@ pub struct Fault {
 const SHOWN: usize = 80;
 
 impl Fault {
-    pub(super) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
+    pub(in crate::config) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
         Self { source, key: key.to_owned(), value: None, allowed: allowed.into() }
     }
 
-    pub(super) fn with_value(mut self, value: Option<&Value>) -> Self {
-        let text = value.and_then(|value| serde_json::to_value(value).ok());
-        self.value = text.map(|value| shorten(&literal(&value)));
+    pub(super) fn with_value(self, value: Option<&Value>) -> Self {
+        match value.and_then(|value| serde_json::to_value(value).ok()) {
+            Some(value) => self.with_literal(&value),
+            None => self,
+        }
+    }
+
+    /// Shows the value of the key, as one would write it.
+    pub(in crate::config) fn with_literal(mut self, value: &serde_json::Value) -> Self {
+        self.value = Some(shorten(&literal(value)));
         self
     }
 }

@@ -39,7 +39,7 @@ impl Case {
     }
 }
 
-fn no_material(_: &Config, _: &mut Vec<Fault>) -> Material {
+fn no_material(_: &Config, _: &BTreeMap<String, Origin>, _: &mut Vec<Fault>) -> Material {
     Material::default()
 }
 
