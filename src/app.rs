@@ -23,7 +23,7 @@ pub use listeners::Surface;
 pub use systemd::InheritError;
 
 use crate::{
-    config::{Config, Live, Loaded, Source},
+    config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
@@ -84,6 +84,7 @@ pub struct Gateway {
     asks: Asks,
     live: Live,
     reload: reload::Reloader,
+    watch: Watch,
     listeners: listeners::Set,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
@@ -112,6 +113,7 @@ impl Gateway {
         let (hub, threads) = Hub::start(&live, options.sink)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
+        let watch = Watch::new(reload.files(config), options.loaded.read_at);
         asks.config.send_replace(reload.status());
 
         let (stop_grpc, grpc_stopping) = watch::channel(false);
@@ -151,6 +153,7 @@ impl Gateway {
             asks,
             live,
             reload,
+            watch,
             listeners,
             surfaces,
             stop_grpc,

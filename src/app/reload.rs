@@ -5,7 +5,7 @@
 //!     └───────────── faults ◄──────────────────────┴──────────────────────┘
 //! ```
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use super::listeners;
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Reloader {
 
 /// Who asks for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Why {
+enum Why {
     /// A person, or a program in a person's place: every outcome is told.
     Asked,
     /// A file was seen to change. Files are touched without being changed, and a fault stays a
@@ -42,7 +42,7 @@ struct Plan {
     pending: Vec<String>,
     changed: Vec<ChangedKey>,
     in_vain: BTreeMap<String, String>,
-    file: Option<std::path::PathBuf>,
+    file: Option<PathBuf>,
 }
 
 impl Reloader {
@@ -65,6 +65,11 @@ impl Reloader {
         self.status.clone()
     }
 
+    /// The files that are worth watching while this configuration is in force.
+    pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
+        if config.reload.watch { self.source.files(config) } else { Vec::new() }
+    }
+
     /// Says what a reload would do, and does nothing.
     pub(super) fn plan(&self, live: &Live, listeners: &listeners::Set) -> Reloaded {
         match self.prepare(live, listeners) {
@@ -76,13 +81,33 @@ impl Reloader {
     }
 
     /// Reads the configuration again and puts it in force. A faulty one changes nothing.
-    pub(super) fn reload(
+    pub(super) fn reload(&mut self, live: &Live, listeners: &mut listeners::Set) -> Reloaded {
+        let plan = self.prepare(live, listeners);
+        self.carry_out(plan, live, listeners, Why::Asked)
+    }
+
+    /// The same after files have changed and rested. If they are written to once more while they
+    /// are read, nothing is done: they will rest again.
+    pub(super) fn follow(
         &mut self,
+        live: &Live,
+        listeners: &mut listeners::Set,
+        watch: &mut config::Watch,
+    ) {
+        let plan = self.prepare(live, listeners);
+        if !watch.disturbed() {
+            self.carry_out(plan, live, listeners, Why::Seen);
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        plan: Result<Plan, Vec<String>>,
         live: &Live,
         listeners: &mut listeners::Set,
         why: Why,
     ) -> Reloaded {
-        let outcome = self.try_reload(live, listeners, why);
+        let outcome = plan.and_then(|plan| self.put_in_force(plan, live, listeners, why));
         outcome.unwrap_or_else(|faults| {
             if why == Why::Asked || faults != self.status.faults {
                 tracing::error!(?faults, "reload refused; the old configuration stays in force");
@@ -92,13 +117,13 @@ impl Reloader {
         })
     }
 
-    fn try_reload(
+    fn put_in_force(
         &mut self,
+        plan: Plan,
         live: &Live,
         listeners: &mut listeners::Set,
         why: Why,
     ) -> Result<Reloaded, Vec<String>> {
-        let plan = self.prepare(live, listeners)?;
         let waits = |change: &ChangedKey| self.status.pending.contains(&change.key);
         let nothing_new = plan.changed.iter().all(waits) && plan.pending == self.status.pending;
         if why == Why::Seen && nothing_new && self.status.faults.is_empty() {

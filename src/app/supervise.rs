@@ -3,19 +3,22 @@
 //! | what comes | what is done |
 //! |---|---|
 //! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
-//! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | SIGHUP, `reload`, a file that has changed and rested | load, check and swap the configuration, or nothing |
 //! | `reload --plan` | the same, but for the swap |
 //! | `drain` | drain and stay |
 //! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    time::{Duration, SystemTime},
+};
 
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_stream::StreamExt as _;
 
-use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
+use super::{Gateway, RunError, Surface, drain::drain, systemd};
 use crate::{
     config::Drain,
     lifecycle::{Ask, Drained, Reloaded},
@@ -33,6 +36,7 @@ enum Wake {
     Ask(Ask),
     Signal(i32),
     Check,
+    Files,
     Surface(Result<(), String>),
     Listener(String),
 }
@@ -54,6 +58,7 @@ impl Gateway {
             let wake = tokio::select! {
                 Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
                 Some(signal) = signals.next() => Wake::Signal(signal),
+                _changed = self.watch.rested() => Wake::Files,
                 _ = check.tick() => Wake::Check,
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
@@ -62,7 +67,7 @@ impl Gateway {
             };
             match wake {
                 Wake::Ask(Ask::Reload(reply)) => {
-                    let outcome = self.reload(Why::Asked);
+                    let outcome = self.reload();
                     // Who asked may be gone; the outcome stands in the status all the same.
                     let _ = reply.send(outcome);
                 }
@@ -71,7 +76,7 @@ impl Gateway {
                 }
                 Wake::Signal(SIGHUP) => {
                     // The outcome is logged and stands in the status: a signal has no answer.
-                    let _ = self.reload(Why::Asked);
+                    let _ = self.reload();
                 }
                 Wake::Ask(Ask::Drain(reply)) => {
                     self.go_out_of_service(Phase::Draining, reply, &mut signals).await;
@@ -89,6 +94,7 @@ impl Gateway {
                     self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
                     return self.end().await;
                 }
+                Wake::Files => self.follow(),
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
                 Wake::Check => said = self.say_how_it_is(said),
                 Wake::Surface(Ok(())) => {
@@ -101,9 +107,22 @@ impl Gateway {
         }
     }
 
-    fn reload(&mut self, why: Why) -> Reloaded {
+    fn reload(&mut self) -> Reloaded {
+        self.reloading(|gateway| gateway.reload.reload(&gateway.live, &mut gateway.listeners))
+    }
+
+    /// Reloads because files have changed.
+    fn follow(&mut self) {
+        self.reloading(|gateway| {
+            gateway.reload.follow(&gateway.live, &mut gateway.listeners, &mut gateway.watch);
+        });
+    }
+
+    fn reloading<T>(&mut self, reload: impl FnOnce(&mut Self) -> T) -> T {
         systemd::reloading();
-        let outcome = self.reload.reload(&self.live, &mut self.listeners, why);
+        let read_at = SystemTime::now();
+        let outcome = reload(self);
+        self.watch.set(self.reload.files(&self.live.snapshot()), read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();

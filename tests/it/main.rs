@@ -26,3 +26,4 @@ mod settings;
 mod slow;
 mod tidy;
 mod upgrades;
+mod watch;
