@@ -70,11 +70,9 @@ impl Reloader {
         &self.counters
     }
 
-    /// The files to watch, with `config` in force.
+    /// The files that are worth watching while this configuration is in force.
     pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
-        let mut files = Material::files(config);
-        files.push(self.source.file.clone().unwrap_or_else(|| config::load::DEFAULT_FILE.into()));
-        files
+        if config.reload.watch { self.source.files(config) } else { Vec::new() }
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
@@ -167,7 +165,8 @@ impl Reloader {
 
     /// Loads, checks and compares.
     fn prepare(&self, live: &Live, listeners: &listeners::Set) -> Result<Plan, Vec<String>> {
-        let loaded = config::load_to_run(&self.source, std::env::vars_os())
+        let before = self.status.file.as_deref();
+        let loaded = config::load_again(&self.source, std::env::vars_os(), before)
             .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let current = live.snapshot();
         let mut carried = config::carry_over(&self.started_with, &loaded.config);

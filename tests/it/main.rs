@@ -33,3 +33,4 @@ mod settings;
 mod slow;
 mod tidy;
 mod upgrades;
+mod watch;
