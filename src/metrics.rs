@@ -135,4 +135,6 @@ pub struct HandshakeStats {
     pub timeouts: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.
     pub broken: Shared,
+    /// TLS handshakes that failed, whatever was wrong with them.
+    pub tls: Shared,
 }

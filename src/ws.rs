@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  accept ─► gate (limits.max_handshakes) ─► handshake (limits.handshake) ─► hub.adopt
+//!                                             ├ TLS, if the listener is of that kind
 //!                                             └ upgrade::answer says yes or why not
 //! ```
 
@@ -13,9 +14,11 @@ mod handshake;
 mod held;
 mod options;
 mod rehearsal;
+mod transport;
 mod upgrade;
 
 pub use rehearsal::rehearse;
+pub use transport::Transport;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -47,7 +50,7 @@ impl Context {
 
 /// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
 /// handshakes are over, each of which `limits.handshake` bounds.
-pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
+pub async fn serve(entrance: Entrance, transport: Transport, context: Context, mut stop: Stop) {
     let mut acceptor = Acceptor::new(entrance, "websocket");
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
@@ -64,14 +67,15 @@ pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
                 }
                 tokio::select! {
                     () = stopped(&mut stop) => break,
-                    () = admit(stream, peer, config, &context, &mut handshakes) => {}
+                    () = admit((stream, transport), peer, config, &context, &mut handshakes) => {}
                 }
             }
         }
         while handshakes.try_join_next().is_some() {}
     }
     while let Some((stream, peer)) = acceptor.listener().waiting() {
-        admit(stream, peer, context.live.snapshot(), &context, &mut handshakes).await;
+        let config = context.live.snapshot();
+        admit((stream, transport), peer, config, &context, &mut handshakes).await;
     }
     drop(acceptor);
     while handshakes.join_next().await.is_some() {}
@@ -80,7 +84,7 @@ pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
 /// is accepted: the kernel's backlog is the queue.
 async fn admit(
-    stream: TcpStream,
+    stream: (TcpStream, Transport),
     peer: SocketAddr,
     config: Arc<InForce>,
     context: &Context,

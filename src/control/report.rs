@@ -88,6 +88,7 @@ fn refused(stats: &HandshakeStats) -> BTreeMap<String, u64> {
         ("full", &stats.full),
         ("timeouts", &stats.timeouts),
         ("broken", &stats.broken),
+        ("tls", &stats.tls),
     ];
     let happened = counters.into_iter().map(|(name, counter)| (name.to_owned(), counter.get()));
     happened.filter(|(_, n)| *n > 0).collect()

@@ -2,6 +2,7 @@
 //!
 //! hyper reads the request and writes the answer, hyper-tungstenite makes the accept key; then both
 //! are taken off the socket again and dropped, so that nothing of them lives as long as the client.
+//! With TLS the connection's keys go to the hub together with the socket.
 
 use std::{
     convert::Infallible,
@@ -24,10 +25,11 @@ use tokio::net::TcpStream;
 use super::{
     Context,
     held::{Held, Hold},
+    transport::Transport,
     upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
-    config::Config,
+    config::{Config, InForce},
     net::http::LEAST_HEAD,
     shard::{Newcomer, Seat},
     status::Phase,
@@ -56,8 +58,21 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: TcpStream, peer: SocketAddr, context: &Context, config: &Config) {
+pub(super) async fn run(
+    (stream, transport): (TcpStream, Transport),
+    peer: SocketAddr,
+    context: &Context,
+    config: &InForce,
+) {
     let stats = context.hub.handshakes();
+    let stream = match transport.over(stream, config).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            stats.tls.increment();
+            tracing::debug!(%peer, %error, "no TLS");
+            return;
+        }
+    };
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
     let service = service_fn(|request| {
@@ -158,9 +173,9 @@ async fn hand_over(
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
     let (stream, greeting) = parts.io.into_inner().into_parts();
-    let stream = stream.into_std()?;
+    let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, greeting, leftover, peer, window, seat });
+    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, seat });
     Ok(())
 }
