@@ -10,11 +10,18 @@
 
 mod drain;
 mod listeners;
+mod pulse;
 mod reload;
 mod supervise;
 mod systemd;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -22,7 +29,7 @@ pub use listeners::Surface;
 pub use systemd::InheritError;
 
 use crate::{
-    config::{Config, Live, Loaded, Source},
+    config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
@@ -39,6 +46,8 @@ pub struct Options {
     pub loaded: Loaded,
     /// Where it came from, for reloads.
     pub source: Source,
+    /// When it was loaded: what files say since then is news.
+    pub read_at: SystemTime,
     /// The handle of the log, to change its level; none leaves the log alone.
     pub telemetry: Option<telemetry::Handle>,
     /// Who listens to the clients.
@@ -84,7 +93,9 @@ pub struct Gateway {
     live: Live,
     reload: reload::Reloader,
     listeners: listeners::Set,
-    /// What is behind the listeners: the gRPC server; and the control socket.
+    /// The files that are watched; none if `reload.watch` says so.
+    watch: Option<Watch>,
+    /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
     stop_grpc: watch::Sender<bool>,
@@ -126,6 +137,11 @@ impl Gateway {
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
         let listeners = listeners::Set::serve(contexts, bound, path)?;
+        let pulse = pulse::keep(hub.clone(), control_stopping.clone());
+        surfaces.spawn(async {
+            pulse.await;
+            Ok(())
+        });
         if let Some(socket) = control {
             let shown = listeners.shown();
             let context = control::Context::new(hub.clone(), handle.clone(), shown, started);
@@ -135,6 +151,7 @@ impl Gateway {
                 Ok(())
             });
         }
+        let watch = config.reload.watch.then(|| Watch::new(reload.files(config), options.read_at));
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();
@@ -146,6 +163,7 @@ impl Gateway {
             live,
             reload,
             listeners,
+            watch,
             surfaces,
             stop_grpc,
             stop_control,

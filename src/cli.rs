@@ -6,6 +6,7 @@
 
 mod check;
 mod client;
+mod manual;
 mod render;
 mod serve;
 mod start;
@@ -118,6 +119,13 @@ pub enum Command {
     Health,
     /// Check the configuration without running anything, and list all faults
     Check,
+    /// Print the manual page, for man(1)
+    Man,
+    /// Print a script that completes this command line in a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 const AFTER_HELP: &str = "\
@@ -165,6 +173,14 @@ pub fn run(cli: Cli) -> Exit {
         Command::Reload { plan } => client::run(&source, client::Ask::Reload { plan }),
         Command::Drain { wait } => client::run(&source, client::Ask::Drain { wait }),
         Command::Health => client::run(&source, client::Ask::Health),
+        Command::Man => match manual::page(Cli::command()) {
+            Ok(page) => hand_over(&page),
+            Err(error) => {
+                complain(&format!("can't write the manual page: {error}"));
+                Exit::Failed
+            }
+        },
+        Command::Completions { shell } => hand_over(&manual::completions(Cli::command(), shell)),
     }
 }
 
@@ -187,6 +203,18 @@ impl Global {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+}
+
+/// Writes a whole file to standard output. Half of one would be no file, so that is a failure.
+fn hand_over(file: &[u8]) -> Exit {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(file).and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            complain(&format!("can't write: {error}"));
+            Exit::Failed
+        }
+    }
 }
 
 /// Prints what went wrong.

@@ -17,6 +17,7 @@ pub mod material;
 pub mod print;
 mod sections;
 pub mod value;
+mod watch;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -31,6 +32,7 @@ pub use sections::{
     Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
     ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
 };
+pub use watch::Watch;
 
 /// Settings, and what the files they name held when they were put in force.
 #[derive(Clone, Debug, Default)]

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use hyper::{Method, Request, StatusCode, body::Incoming};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{net::unix::UCred, sync::watch};
 
 use crate::{
     hub::Hub,
@@ -92,10 +92,29 @@ pub async fn serve(socket: Socket, context: Context, stop: Stop) {
     let (listener, file) = socket.split();
     let handler = move |request: Request<Incoming>| {
         let context = context.clone();
-        async move { answer(request.method(), request.uri().path(), &context).await }
+        async move {
+            if request.method() == Method::POST {
+                audit(&request);
+            }
+            answer(request.method(), request.uri().path(), &context).await
+        }
     };
     http::serve(Acceptor::new(listener, "control"), BOUNDS, handler, stop).await;
     drop(file);
+}
+
+/// A line for each command that changes something: who gave it.
+fn audit(request: &Request<Incoming>) {
+    let process = request.extensions().get::<UCred>();
+    let uid = process.map(UCred::uid);
+    let pid = process.and_then(UCred::pid);
+    tracing::info!(
+        audit = true,
+        command = request.uri().path(),
+        uid,
+        pid,
+        "told over the control socket"
+    );
 }
 
 async fn answer(method: &Method, path: &str, context: &Context) -> Answer {

@@ -9,10 +9,11 @@
 mod classic;
 mod incoming;
 mod limit;
+mod meter;
 pub mod proto;
 mod services;
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpStream,
@@ -33,6 +34,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
+    metrics::Calls,
     net::{Entrance, Stop, stopped},
     status::Phase,
 };
@@ -43,12 +45,18 @@ pub struct Context {
     hub: Hub,
     live: Live,
     lifecycle: lifecycle::Handle,
+    calls: Arc<Calls>,
 }
 
 impl Context {
     /// Calls act on `hub` by the rules of `live`; health says what `lifecycle` says.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle }
+        Self { hub, live, lifecycle, calls: Arc::new(meter::calls()) }
+    }
+
+    /// What is counted of calls.
+    pub fn calls(&self) -> &Arc<Calls> {
+        &self.calls
     }
 }
 
@@ -103,15 +111,15 @@ async fn serve(
     let mut phase = context.lifecycle.watch_phase();
     let now = *phase.borrow_and_update();
     tell(&health, now).await;
-    let routes = routes(&context, &health)?;
-    let mut server = transport::Server::builder()
+    let routes = meter::metered(routes(&context, &health)?, Arc::clone(&context.calls));
+    let server = transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
         .max_concurrent_streams(config.grpc.max_streams);
     let mut asked = stop.clone();
-    let serving = server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(connections, async move { stopped(&mut asked).await });
+    let serving = server.serve_with_incoming_shutdown(routes, connections, async move {
+        stopped(&mut asked).await;
+    });
     let overdue = async {
         stopped(&mut stop).await;
         sleep(GRACE).await;

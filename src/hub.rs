@@ -12,6 +12,8 @@
 //!   one is full the call is refused as a whole.
 //! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
 
+mod pulse;
+
 use std::{
     future::Future,
     io,
@@ -25,13 +27,15 @@ use std::{
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
 
+pub use pulse::{Lag, Pulse};
+
 use crate::{
     close::Close,
     config::{self, Live},
     directory::Directory,
     ids::{ClientId, Name},
     message::{Payload, Receipt, Target},
-    metrics::{HandshakeStats, ShardStats},
+    metrics::{BusyStats, HandshakeStats, ShardStats},
     shard::{
         self, Bounds, Change, Clients, Command, Newcomer, Refusal, Seat, Seats, Shard, Threads,
     },
@@ -49,6 +53,8 @@ struct Inner {
     live: Live,
     seats: Seats,
     handshakes: HandshakeStats,
+    busy: BusyStats,
+    pulses: pulse::Pulses,
     draining: AtomicBool,
     /// Files the process may open: the room for `limits.max_clients`.
     files: u64,
@@ -105,11 +111,13 @@ impl Hub {
         };
         let (shards, threads) = shard::start(world)?;
         let hub = Self(Arc::new(Inner {
+            pulses: pulse::Pulses::new(shards.len()),
             shards,
             directory,
             live: live.clone(),
             seats: Seats::default(),
             handshakes: HandshakeStats::default(),
+            busy: BusyStats::default(),
             draining: AtomicBool::new(false),
             files: config::machine::files(),
         }));
@@ -121,8 +129,13 @@ impl Hub {
         if self.0.draining.load(Ordering::Acquire) {
             return Err(Full::Draining);
         }
-        let limit = self.0.live.snapshot().limits.max_clients(self.0.files);
+        let limit = self.max_clients();
         self.0.seats.take(limit).ok_or(Full::Clients { limit })
+    }
+
+    /// Clients that may be connected at once.
+    pub fn max_clients(&self) -> usize {
+        self.0.live.snapshot().limits.max_clients(self.0.files)
     }
 
     /// Hands an upgraded connection to the shard with the fewest sockets.
@@ -281,6 +294,16 @@ impl Hub {
         &self.0.handshakes
     }
 
+    /// Calls that were refused because something was full.
+    pub fn busy(&self) -> &BusyStats {
+        &self.0.busy
+    }
+
+    /// Calls that wait for each shard now.
+    pub fn waiting_calls(&self) -> impl Iterator<Item = u64> {
+        self.0.shards.iter().map(|shard| shard.inbox.calls())
+    }
+
     /// Begins to refuse newcomers and to close all clients, spread over the time. What is queued
     /// for a client goes out before its close frame.
     pub fn drain(&self, close: &Close, over: Duration) {
@@ -396,7 +419,7 @@ impl Hub {
         let mut places = SmallVec::<[_; 4]>::new();
         for (shard, clients) in routes {
             let place = self.0.shards[shard].inbox.reserve(bytes, bounds);
-            places.push((place.map_err(|full| busy(shard, full))?, clients));
+            places.push((place.map_err(|full| self.refuse(shard, full))?, clients));
         }
         let answers = places.into_iter().map(|(place, clients)| {
             let (reply, answer) = oneshot::channel();
@@ -405,18 +428,21 @@ impl Hub {
         });
         Ok(answers.collect())
     }
+
+    /// Counts a call for which there was no place.
+    fn refuse(&self, shard: usize, full: shard::Full) -> HubError {
+        let (counter, what) = match full {
+            shard::Full::Calls => (&self.0.busy.inbox, "limits.inbox"),
+            shard::Full::Bytes => (&self.0.busy.queued_bytes, "limits.queued_bytes"),
+            shard::Full::Closed => return HubError::Stopped,
+        };
+        counter.increment();
+        HubError::Busy { shard, what }
+    }
 }
 
 type Routes = SmallVec<[(usize, Clients); 4]>;
 type Answers<F> = SmallVec<[F; 4]>;
-
-fn busy(shard: usize, full: shard::Full) -> HubError {
-    match full {
-        shard::Full::Calls => HubError::Busy { shard, what: "limits.inbox" },
-        shard::Full::Bytes => HubError::Busy { shard, what: "limits.queued_bytes" },
-        shard::Full::Closed => HubError::Stopped,
-    }
-}
 
 /// A name to look something up by: the limit was checked when the thing got its name, and may have
 /// become smaller since.

@@ -3,7 +3,18 @@
 //! Each shard writes only its own [`ShardStats`], so counting is a plain load and store, never an
 //! atomic read-modify-write; whoever reads sums over the shards and makes no shard wait.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+mod calls;
+mod codes;
+mod process;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
+
+pub use calls::{Bucket, CODES, Calls, Histogram, Method, OTHER};
+pub use codes::CloseCode;
+pub use process::{Process, cpu_seconds, memory_bytes};
 
 use crate::close::Cause;
 
@@ -43,12 +54,59 @@ pub struct Shared(AtomicU64);
 impl Shared {
     /// Adds one.
     pub fn increment(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.add(1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// Replaces the value.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     /// The value now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How many of something there are now, with many writers.
+#[derive(Debug, Default)]
+pub struct UnderWay(AtomicU64);
+
+impl UnderWay {
+    /// Counts one more until what is returned is dropped.
+    pub fn enter(&self) -> Entered<'_> {
+        self.begin();
+        Entered(self)
+    }
+
+    /// Counts one more, until [`UnderWay::end`].
+    pub fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one less.
+    pub fn end(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One that is under way.
+#[derive(Debug)]
+pub struct Entered<'a>(&'a UnderWay);
+
+impl std::ops::Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 
@@ -90,6 +148,8 @@ pub struct ShardStats {
     pub opened: Single,
     /// Clients ever closed, by [`Cause::index`].
     pub closed: [Single; Cause::ALL.len()],
+    /// The same by the code of the gateway's close frame as well, by [`CloseCode::index`].
+    pub close_codes: [[Single; CloseCode::ALL.len()]; Cause::ALL.len()],
     /// Messages received whole.
     pub messages_in: Single,
     /// Bytes read from sockets.
@@ -116,6 +176,12 @@ impl ShardStats {
         self.windows.get(usize::from(bits.checked_sub(9)?))
     }
 
+    /// Counts a client that was closed; no code is no close frame.
+    pub fn close(&self, cause: Cause, code: Option<u16>) {
+        self.closed[cause.index()].add(1);
+        self.close_codes[cause.index()][CloseCode::of(code).index()].add(1);
+    }
+
     /// Counts `n` dropped messages.
     pub fn drop_messages(&self, why: Drop, n: u64) {
         self.dropped[why as usize].add(n);
@@ -127,14 +193,138 @@ impl ShardStats {
 pub struct HandshakeStats {
     /// Connections accepted.
     pub accepted: Shared,
+    /// Handshakes under way now.
+    pub under_way: UnderWay,
     /// Requests that are no WebSocket upgrade, or a wrong one.
     pub refused: Shared,
     /// Upgrades refused with 503 because `limits.max_clients` is reached or the gateway drains.
     pub full: Shared,
+    /// Connections over `limits.address_clients` or `limits.address_connections`.
+    pub address: Shared,
+    /// Connections of addresses that could not be counted any more: `limits.addresses` was reached.
+    pub strangers: Shared,
+    /// Connections of listed proxies that did not say for whom, or not in the form required.
+    pub proxy: Shared,
     /// Handshakes that did not end within `limits.handshake`.
     pub timeouts: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.
     pub broken: Shared,
     /// TLS handshakes that failed, whatever was wrong with them.
     pub tls: Shared,
+}
+
+impl HandshakeStats {
+    /// The handshakes that failed, each cause under its name.
+    pub fn failures(&self) -> [(&'static str, &Shared); 8] {
+        [
+            ("refused", &self.refused),
+            ("full", &self.full),
+            ("address", &self.address),
+            ("strangers", &self.strangers),
+            ("proxy", &self.proxy),
+            ("timeouts", &self.timeouts),
+            ("broken", &self.broken),
+            ("tls", &self.tls),
+        ]
+    }
+}
+
+/// Calls that were refused because something is full: nothing was done for them.
+#[derive(Debug, Default)]
+pub struct BusyStats {
+    /// As many calls waited for a shard as `limits.inbox` allows.
+    pub inbox: Shared,
+    /// The shard's share of `limits.queued_bytes` was used up.
+    pub queued_bytes: Shared,
+}
+
+impl BusyStats {
+    /// Each under the key of the limit.
+    pub fn limits(&self) -> [(&'static str, &Shared); 2] {
+        [("limits.inbox", &self.inbox), ("limits.queued_bytes", &self.queued_bytes)]
+    }
+}
+
+/// How reloads of the configuration ended.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Something changed and is in force.
+    pub accepted: Shared,
+    /// There was nothing to change.
+    pub unchanged: Shared,
+    /// Faulty, and nothing was changed.
+    pub refused: Shared,
+    /// When the last one ended: seconds since 1970-01-01 UTC; zero if there was none.
+    pub last: Shared,
+}
+
+impl Reloads {
+    /// Counts one as accepted: `changed` keys have a new value.
+    pub fn accept(&self, changed: usize) {
+        if changed == 0 {
+            self.unchanged.increment()
+        } else {
+            self.accepted.increment()
+        }
+        self.last.set(now());
+    }
+
+    /// Counts one as refused.
+    pub fn refuse(&self) {
+        self.refused.increment();
+        self.last.set(now());
+    }
+
+    /// Each outcome under its name.
+    pub fn outcomes(&self) -> [(&'static str, &Shared); 3] {
+        [("accepted", &self.accepted), ("unchanged", &self.unchanged), ("refused", &self.refused)]
+    }
+}
+
+/// Seconds since 1970-01-01 UTC.
+fn now() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_is_counted_until_it_ends() {
+        let gauge = UnderWay::default();
+        let first = gauge.enter();
+        let second = gauge.enter();
+        assert_eq!(gauge.get(), 2);
+        drop(first);
+        assert_eq!(gauge.get(), 1);
+        drop(second);
+        assert_eq!(gauge.get(), 0);
+    }
+
+    #[test]
+    fn a_closed_client_is_counted_by_cause_and_by_code() {
+        let stats = ShardStats::default();
+        stats.close(Cause::Api, Some(1000));
+        stats.close(Cause::Peer, Some(4711));
+        stats.close(Cause::Lost, None);
+        for (cause, code) in [(Cause::Api, "1000"), (Cause::Peer, "other"), (Cause::Lost, "none")] {
+            assert_eq!(stats.closed[cause.index()].get(), 1);
+            let row = &stats.close_codes[cause.index()];
+            let counted = row.iter().zip(CloseCode::ALL).filter(|(n, _)| n.get() > 0);
+            let names: Vec<_> = counted.map(|(_, code)| code.name()).collect();
+            assert_eq!(names, [code]);
+        }
+    }
+
+    #[test]
+    fn reloads_are_told_apart() {
+        let reloads = Reloads::default();
+        assert_eq!(reloads.last.get(), 0);
+        reloads.accept(3);
+        reloads.accept(0);
+        reloads.refuse();
+        assert_eq!(reloads.outcomes().map(|(_, n)| n.get()), [1, 1, 1]);
+        assert!(reloads.last.get() > 1_700_000_000);
+    }
 }

@@ -13,6 +13,7 @@ pub mod accept;
 pub mod bind;
 pub mod entrance;
 pub mod http;
+pub mod proxy;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};

@@ -32,6 +32,7 @@ mod tunnel;
 mod wheel;
 
 use std::{
+    any::Any,
     io,
     net::{SocketAddr, TcpStream},
     sync::{
@@ -66,29 +67,44 @@ pub struct Newcomer {
 
 /// The places under `limits.max_clients`.
 #[derive(Clone, Debug, Default)]
-pub struct Seats(Arc<AtomicUsize>);
+pub struct Seats(Arc<Place>);
 
 /// A place for one client; dropping it gives the place back.
 #[derive(Debug)]
-pub struct Seat(Arc<AtomicUsize>);
+pub struct Seat(Arc<Place>);
+
+/// What a seat points at: the same for all, but for those that keep something.
+#[derive(Debug, Default)]
+struct Place {
+    taken: Arc<AtomicUsize>,
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
+}
 
 impl Seats {
     /// Takes a place, if fewer than `limit` are taken.
     pub fn take(&self, limit: usize) -> Option<Seat> {
         let more = |taken| (taken < limit).then_some(taken + 1);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        self.0.taken.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         Some(Seat(Arc::clone(&self.0)))
     }
 
     /// Places taken.
     pub fn taken(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.0.taken.load(Ordering::Acquire)
+    }
+}
+
+impl Seat {
+    /// Keeps `guard` for as long as the place is taken. It stands beside the place, so that a
+    /// client without one pays nothing for it.
+    pub fn keep(&mut self, guard: Arc<dyn Any + Send + Sync>) {
+        self.0 = Arc::new(Place { taken: Arc::clone(&self.0.taken), _kept: Some(guard) });
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

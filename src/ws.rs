@@ -4,15 +4,20 @@
 //! a bare socket. What becomes of it then is the shard's; this module forgets it.
 //!
 //! ```text
-//!  accept ─► gate (limits.max_handshakes) ─► handshake (limits.handshake) ─► hub.adopt
-//!                                             ├ TLS, if the listener is of that kind
-//!                                             └ upgrade::answer says yes or why not
+//!  accept ─► caller ─► gate ─► PROXY header ─► TLS ─► request ─► hub.adopt
+//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not
+//!             │         └─ limits.max_handshakes
+//!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
+mod addresses;
+mod caller;
+mod forwarded;
 mod gate;
 mod handshake;
 mod held;
 mod options;
+mod origin;
 mod rehearsal;
 mod transport;
 mod upgrade;
@@ -30,6 +35,8 @@ use crate::{
     lifecycle,
     net::{Acceptor, Entrance, Listener as _, Stop, stopped},
 };
+use addresses::Addresses;
+use caller::{Caller, Unwanted};
 use gate::Gate;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
@@ -39,14 +46,19 @@ pub struct Context {
     live: Live,
     lifecycle: lifecycle::Handle,
     gate: Arc<Gate>,
+    addresses: Arc<Addresses>,
 }
 
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle, gate: Arc::default() }
+        Self { hub, live, lifecycle, gate: Arc::default(), addresses: Arc::default() }
     }
 }
+
+/// Connections that are still accepted when the listener stops: as many as can have waited in the
+/// kernel's backlog by then.
+const REST: usize = 4096;
 
 /// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
 /// handshakes are over, each of which `limits.handshake` bounds.
@@ -55,34 +67,36 @@ pub async fn serve(entrance: Entrance, transport: Transport, context: Context, m
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
+    let mut rest = REST;
     loop {
-        tokio::select! {
-            () = stopped(&mut stop) => break,
-            (stream, peer) = acceptor.next() => {
-                let config = context.live.snapshot();
-                if !Arc::ptr_eq(&inherited, &config) {
-                    options::set(acceptor.listener(), &config);
-                    options::set(&stream, &config);
-                    inherited = Arc::clone(&config);
+        let (stream, peer) = tokio::select! {
+            biased;
+            () = stopped(&mut stop) => match acceptor.listener().waiting() {
+                Some(connection) if rest > 0 => {
+                    rest -= 1;
+                    connection
                 }
-                tokio::select! {
-                    () = stopped(&mut stop) => break,
-                    () = admit((stream, transport), peer, config, &context, &mut handshakes) => {}
-                }
-            }
-        }
-        while handshakes.try_join_next().is_some() {}
-    }
-    while let Some((stream, peer)) = acceptor.listener().waiting() {
+                _ => break,
+            },
+            connection = acceptor.next() => connection,
+        };
         let config = context.live.snapshot();
+        if !Arc::ptr_eq(&inherited, &config) {
+            options::set(acceptor.listener(), &config);
+            options::set(&stream, &config);
+            inherited = Arc::clone(&config);
+        }
+        // Who was accepted is let in even if it is time to stop meanwhile.
         admit((stream, transport), peer, config, &context, &mut handshakes).await;
+        while handshakes.try_join_next().is_some() {}
     }
     drop(acceptor);
     while handshakes.join_next().await.is_some() {}
 }
 
 /// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
-/// is accepted: the kernel's backlog is the queue.
+/// is accepted: the kernel's backlog is the queue. Who is over the limits of its address is let go
+/// before the gate.
 async fn admit(
     stream: (TcpStream, Transport),
     peer: SocketAddr,
@@ -91,14 +105,52 @@ async fn admit(
     handshakes: &mut JoinSet<()>,
 ) {
     context.hub.handshakes().accepted.increment();
+    let caller = match Caller::arrive(peer, &config, context) {
+        Ok(caller) => caller,
+        Err(unwanted) => return turn_away(peer, &unwanted, context),
+    };
     let place = context.gate.enter(config.limits.max_handshakes).await;
     let context = context.clone();
     handshakes.spawn(async move {
         let _place = place;
+        let _counted = context.hub.handshakes().under_way.enter();
         let limit = config.limits.handshake;
-        if timeout(limit, handshake::run(stream, peer, &context, &config)).await.is_err() {
+        if timeout(limit, lead(stream, caller, &context, &config)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
             tracing::debug!(%peer, ?limit, "the handshake took too long");
         }
     });
+}
+
+/// From the first byte to the hub: what a proxy says first, then TLS, then the request.
+async fn lead(
+    (mut stream, transport): (TcpStream, Transport),
+    caller: Caller,
+    context: &Context,
+    config: &InForce,
+) {
+    let peer = caller.peer();
+    let caller = match caller.introduced(&mut stream, config, context).await {
+        Ok(caller) => caller,
+        Err(unwanted) => return turn_away(peer, &unwanted, context),
+    };
+    match transport.over(stream, config).await {
+        Ok(stream) => handshake::run(stream, caller, context, config).await,
+        Err(error) => {
+            context.hub.handshakes().tls.increment();
+            tracing::debug!(peer = %caller.peer(), %error, "no TLS");
+        }
+    }
+}
+
+/// Counts a connection that is closed without an answer.
+fn turn_away(peer: SocketAddr, unwanted: &Unwanted, context: &Context) {
+    let stats = context.hub.handshakes();
+    let counter = match unwanted {
+        Unwanted::Over(over) => over.counter(stats),
+        Unwanted::Proxy(_) => &stats.proxy,
+        Unwanted::Broken(_) => &stats.broken,
+    };
+    counter.increment();
+    tracing::debug!(%peer, reason = %unwanted, "the connection is closed");
 }

@@ -5,11 +5,11 @@
 //!     └───────────── faults ◄──────────────────────┴──────────────────────┘
 //! ```
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use super::listeners;
 use crate::{
-    config::{self, InForce, Live, Source},
+    config::{self, InForce, Live, Material, Source},
     lifecycle::{ChangedKey, Reloaded},
     status::ConfigStatus,
     telemetry,
@@ -42,7 +42,8 @@ struct Plan {
     pending: Vec<String>,
     changed: Vec<ChangedKey>,
     in_vain: BTreeMap<String, String>,
-    file: Option<std::path::PathBuf>,
+    warnings: Vec<String>,
+    file: Option<PathBuf>,
 }
 
 impl Reloader {
@@ -61,6 +62,13 @@ impl Reloader {
         Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status }
     }
 
+    /// The files to watch, with `config` in force.
+    pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
+        let mut files = Material::files(config);
+        files.push(self.source.file.clone().unwrap_or_else(|| config::load::DEFAULT_FILE.into()));
+        files
+    }
+
     pub(super) fn status(&self) -> ConfigStatus {
         self.status.clone()
     }
@@ -75,14 +83,21 @@ impl Reloader {
         }
     }
 
-    /// Reads the configuration again and puts it in force. A faulty one changes nothing.
+    /// Reads the configuration again and puts it in force. A faulty one changes nothing. What was
+    /// read of files that turn out to have been `disturbed` meanwhile is forgotten.
     pub(super) fn reload(
         &mut self,
         live: &Live,
         listeners: &mut listeners::Set,
         why: Why,
+        disturbed: impl FnOnce() -> bool,
     ) -> Reloaded {
-        let outcome = self.try_reload(live, listeners, why);
+        let plan = self.prepare(live, listeners);
+        if disturbed() {
+            let generation = self.status.generation;
+            return Reloaded::Accepted { changed: Vec::new(), generation };
+        }
+        let outcome = plan.and_then(|plan| self.put_in_force(plan, live, listeners, why));
         outcome.unwrap_or_else(|faults| {
             if why == Why::Asked || faults != self.status.faults {
                 tracing::error!(?faults, "reload refused; the old configuration stays in force");
@@ -92,13 +107,13 @@ impl Reloader {
         })
     }
 
-    fn try_reload(
+    fn put_in_force(
         &mut self,
+        plan: Plan,
         live: &Live,
         listeners: &mut listeners::Set,
         why: Why,
     ) -> Result<Reloaded, Vec<String>> {
-        let plan = self.prepare(live, listeners)?;
         let waits = |change: &ChangedKey| self.status.pending.contains(&change.key);
         let nothing_new = plan.changed.iter().all(waits) && plan.pending == self.status.pending;
         if why == Why::Seen && nothing_new && self.status.faults.is_empty() {
@@ -110,6 +125,9 @@ impl Reloader {
         if let Some(telemetry) = &self.telemetry {
             // Opened anew each time, so that a log that was rotated away is let go of.
             telemetry.change(&plan.next.config.log).map_err(|error| fault(&error))?;
+        }
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
         }
         live.swap(plan.next);
         if let Err(error) = listeners.apply(change) {
@@ -150,6 +168,7 @@ impl Reloader {
             }
         }
         let in_vain = in_vain(&loaded);
+        let warnings = loaded.warnings;
         for it in loaded.overridden {
             let before = self.in_vain.get(&it.key);
             if before != Some(&it.in_file) {
@@ -162,8 +181,8 @@ impl Reloader {
             }
         }
         let next = InForce { config: carried.config, material: loaded.material };
-        changed.extend(config::Material::changes(&current, &next).into_iter().map(told));
-        Ok(Plan { next, pending: carried.pending, changed, in_vain, file: loaded.file })
+        changed.extend(Material::changes(&current, &next).into_iter().map(told));
+        Ok(Plan { next, pending: carried.pending, changed, in_vain, warnings, file: loaded.file })
     }
 }
 

@@ -4,11 +4,16 @@
 //! |---|---|
 //! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
 //! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | a file of the configuration has changed | the same, if it says anything new |
 //! | `reload --plan` | the same, but for the swap |
 //! | `drain` | drain and stay |
 //! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
@@ -17,7 +22,7 @@ use tokio_stream::StreamExt as _;
 
 use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
 use crate::{
-    config::Drain,
+    config::{Drain, Watch},
     lifecycle::{Ask, Drained, Reloaded},
     status::Phase,
 };
@@ -35,6 +40,7 @@ enum Wake {
     Check,
     Surface(Result<(), String>),
     Listener(String),
+    Files(Vec<PathBuf>),
 }
 
 /// Where clients come in.
@@ -58,6 +64,7 @@ impl Gateway {
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
                 }
+                files = rested(&mut self.watch) => Wake::Files(files),
                 error = self.listeners.failed() => Wake::Listener(error),
             };
             match wake {
@@ -65,6 +72,11 @@ impl Gateway {
                     let outcome = self.reload(Why::Asked);
                     // Who asked may be gone; the outcome stands in the status all the same.
                     let _ = reply.send(outcome);
+                }
+                Wake::Files(files) => {
+                    tracing::debug!(?files, "files have changed");
+                    // The outcome is logged and stands in the status: nobody asked.
+                    let _ = self.reload(Why::Seen);
                 }
                 Wake::Ask(Ask::Plan(reply)) => {
                     let _ = reply.send(self.reload.plan(&self.live, &self.listeners));
@@ -103,11 +115,26 @@ impl Gateway {
 
     fn reload(&mut self, why: Why) -> Reloaded {
         systemd::reloading();
-        let outcome = self.reload.reload(&self.live, &mut self.listeners, why);
+        let read_at = SystemTime::now();
+        let watch = &mut self.watch;
+        let disturbed = || why == Why::Seen && watch.as_mut().is_some_and(Watch::disturbed);
+        let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
+        self.watch_again(read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
         outcome
+    }
+
+    /// Watches what the configuration in force names.
+    fn watch_again(&mut self, read_at: SystemTime) {
+        let config = self.live.snapshot();
+        let files = self.reload.files(&config);
+        match &mut self.watch {
+            _ if !config.reload.watch => self.watch = None,
+            Some(watch) => watch.set(files, read_at),
+            none => *none = Some(Watch::new(files, read_at)),
+        }
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
@@ -173,6 +200,14 @@ impl Gateway {
         self.threads.join();
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Waits for files that have changed; for ever if none is watched.
+async fn rested(watch: &mut Option<Watch>) -> Vec<PathBuf> {
+    match watch {
+        Some(watch) => watch.rested().await,
+        None => std::future::pending().await,
     }
 }
 

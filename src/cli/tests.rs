@@ -79,3 +79,52 @@ fn asking_where_nothing_runs_says_so_with_the_right_code() {
     }
     assert_eq!(ask("stop"), Exit::Done);
 }
+
+#[test]
+fn the_manual_page_says_all_that_the_help_says_and_more() {
+    let page = String::from_utf8(manual::page(Cli::command()).unwrap()).unwrap();
+    // roff writes a hyphen that is none as `\-`.
+    let page = page.replace("\\-", "-");
+    assert!(page.lines().any(|line| line.starts_with(".TH gateway-websocket 1")), "{page}");
+    for section in [
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "COMMANDS",
+        "OPTIONS",
+        "\"EXIT CODES\"",
+        "EXAMPLES",
+        "SIGNALS",
+        "ENVIRONMENT",
+        "FILES",
+    ] {
+        assert!(page.lines().any(|line| line == format!(".SH {section}")), "{section} in {page}");
+    }
+    let mut shown = 0;
+    for command in Cli::command().get_subcommands() {
+        let name = command.get_name();
+        assert!(page.contains(&format!(".TP\n\\fB{name}\\fR")), "{name} in {page}");
+        shown += 1;
+    }
+    assert!(shown >= 10, "{shown} commands");
+    for words in ["--config", "--set", "78", "SIGHUP", "/etc/gateway-websocket/gateway.toml"] {
+        assert!(page.contains(words), "{words} in {page}");
+    }
+    assert!(!page.contains("detached") && !page.contains("gateway-websocket-serve"));
+}
+
+#[test]
+fn completions_know_every_command_in_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let Some(Command::Completions { shell }) =
+            parse(&format!("completions {shell}")).unwrap().command
+        else {
+            panic!("{shell} is not completed");
+        };
+        let script = String::from_utf8(manual::completions(Cli::command(), shell)).unwrap();
+        for words in ["gateway-websocket", "serve", "reload", "drain", "print-config"] {
+            assert!(script.contains(words), "{words} in {shell}");
+        }
+    }
+    assert_eq!(parse("completions tcsh").unwrap_err().exit_code(), 2);
+}

@@ -165,7 +165,8 @@ pub(super) fn range_of(key: &str) -> Option<String> {
 }
 
 const CLOSE_CODES: &str = "1000, 1001, 1012, 1013 or a code from 3000 to 4999";
-const ORIGIN: &str = "origins such as \"https://example.com\", without a path";
+const ORIGIN: &str = "origins such as \"https://example.com\" or \"https://*.example.com\" (every \
+    host below), without a path";
 const GUARDED: &str = "127.0.0.1 or [::1], or one of grpc.allow, grpc.token_files and \
     grpc.client_ca (grpc.unprotected = true insists)";
 const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
@@ -313,11 +314,19 @@ fn is_token(word: &str) -> bool {
     !word.is_empty() && word.bytes().all(allowed)
 }
 
-/// What browsers send: RFC 6454 §6.2.
+/// What browsers send (RFC 6454 §6.2), or such a one with `*.` before its host.
 fn is_origin(word: &str) -> bool {
-    let host = word.split_once("://").map(|(_, host)| host);
-    let plain = word.bytes().all(|b| b.is_ascii_graphic());
-    word == "null" || plain && host.is_some_and(|host| !host.is_empty() && !host.contains('/'))
+    let Some((scheme, host)) = word.split_once("://") else {
+        return word == "null";
+    };
+    let domain = host.strip_prefix("*.").unwrap_or(host);
+    word.bytes().all(|b| b.is_ascii_graphic())
+        && !scheme.is_empty()
+        && !domain.starts_with(['.', ':'])
+        && !domain.is_empty()
+        && !domain.contains('/')
+        && !scheme.contains('*')
+        && !domain.contains('*')
 }
 
 #[cfg(test)]
@@ -416,13 +425,17 @@ mod tests {
                 ["websocket.subprotocols"]
             );
         }
-        for wrong in ["example.com", "https://a/", "*", "https://"] {
+        let wrong = "example.com https://a/ * https:// ://a https://* https://*. https://*.:80 \
+            https://*..a https://*a https://a.*.b https://*.*.a https://*.a:* *://a *.a";
+        for wrong in wrong.split_ascii_whitespace() {
             assert_eq!(
                 keys(|c| c.websocket.allowed_origins = words(wrong)),
                 ["websocket.allowed_origins"]
             );
         }
-        assert_eq!(keys(|c| c.websocket.allowed_origins = words("http://a:8080")), [""; 0]);
+        for right in ["http://a:8080", "https://*.example.com:8443", "null"] {
+            assert_eq!(keys(|c| c.websocket.allowed_origins = words(right)), [""; 0]);
+        }
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! The picture of the process that `status` shows: sums over the shards, and what the kernel says.
 
-use std::{collections::BTreeMap, fs};
-
-use rustix::{
-    param::page_size,
-    time::{ClockId, clock_gettime},
-};
+use std::collections::BTreeMap;
 
 use super::Context;
 use crate::{
     close::Cause,
     hub::Hub,
-    metrics::{Drop, HandshakeStats, ShardStats, Single},
+    metrics::{self, Drop, HandshakeStats, ShardStats, Single},
     status::{Messages, Status},
 };
 
@@ -24,8 +19,8 @@ pub(super) fn status(context: &Context) -> Status {
         phase: lifecycle.phase(),
         uptime_seconds: started.elapsed().as_secs(),
         listeners: listeners.borrow().clone(),
-        cpu_seconds: cpu_seconds(),
-        memory_bytes: memory_bytes(),
+        cpu_seconds: metrics::cpu_seconds(),
+        memory_bytes: metrics::memory_bytes(),
         shards: hub.shard_stats().count(),
         clients: hub.count_clients(),
         users: hub.count_users(),
@@ -83,44 +78,14 @@ fn by_name<'t, const N: usize>(
 }
 
 fn refused(stats: &HandshakeStats) -> BTreeMap<String, u64> {
-    let counters = [
-        ("refused", &stats.refused),
-        ("full", &stats.full),
-        ("timeouts", &stats.timeouts),
-        ("broken", &stats.broken),
-        ("tls", &stats.tls),
-    ];
-    let happened = counters.into_iter().map(|(name, counter)| (name.to_owned(), counter.get()));
+    let happened =
+        stats.failures().into_iter().map(|(name, counter)| (name.to_owned(), counter.get()));
     happened.filter(|(_, n)| *n > 0).collect()
-}
-
-/// CPU time of all threads, user and system.
-fn cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    #[expect(clippy::cast_precision_loss, reason = "a picture, and exact for 285 million years")]
-    let seconds = time.tv_sec as f64;
-    #[expect(clippy::cast_precision_loss, reason = "below 10^9, which a double holds exactly")]
-    let rest = time.tv_nsec as f64 / 1e9;
-    seconds + rest
-}
-
-/// Resident memory: the second number of `/proc/self/statm`, in pages (`proc_pid_statm(5)`).
-fn memory_bytes() -> u64 {
-    let pages = fs::read_to_string("/proc/self/statm")
-        .ok()
-        .and_then(|statm| statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
-    pages.unwrap_or_default() * page_size() as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernel_says_what_the_process_uses() {
-        assert!(memory_bytes() > 1 << 16);
-        assert!(cpu_seconds() > 0.0);
-    }
 
     #[test]
     fn tables_are_summed_by_name_and_zeros_left_out() {

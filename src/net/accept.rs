@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream, unix::UCred};
 
 /// Something that accepts connections.
 pub trait Listener: Send + Sync + 'static {
@@ -25,6 +25,11 @@ pub trait Listener: Send + Sync + 'static {
     fn waiting(&self) -> Option<(Self::Stream, Self::Peer)> {
         None
     }
+
+    /// The process at the other end, where the kernel vouches for it.
+    fn process(_stream: &Self::Stream) -> Option<UCred> {
+        None
+    }
 }
 
 impl Listener for UnixListener {
@@ -33,6 +38,10 @@ impl Listener for UnixListener {
 
     async fn accept(&self) -> io::Result<(UnixStream, Self::Peer)> {
         Self::accept(self).await
+    }
+
+    fn process(stream: &UnixStream) -> Option<UCred> {
+        stream.peer_cred().ok()
     }
 }
 

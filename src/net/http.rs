@@ -16,6 +16,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::unix::UCred,
     sync::Semaphore,
     task::JoinSet,
     time::timeout,
@@ -45,6 +46,8 @@ pub struct Bounds {
 pub const LEAST_HEAD: usize = 8192;
 
 /// Serves `handler` until `stop`, then lets answers under way finish within `bounds.grace`.
+///
+/// A request of a process that the kernel vouches for has its [`UCred`] among its extensions.
 pub async fn serve<L, H, F>(mut acceptor: Acceptor<L>, bounds: Bounds, handler: H, mut stop: Stop)
 where
     L: Listener,
@@ -62,7 +65,8 @@ where
         tokio::select! {
             () = stopped(&mut stop) => break,
             (place, stream) = next => {
-                let connection = connection(stream, bounds, handler.clone(), stop.clone());
+                let process = L::process(&stream);
+                let connection = connection(stream, process, bounds, handler.clone(), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
                     connection.await;
@@ -73,7 +77,8 @@ where
     }
     while let Some((stream, _)) = acceptor.listener().waiting() {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { break };
-        let connection = connection(stream, bounds, handler.clone(), stop.clone());
+        let process = L::process(&stream);
+        let connection = connection(stream, process, bounds, handler.clone(), stop.clone());
         connections.spawn(async move {
             let _place = place;
             connection.await;
@@ -106,13 +111,21 @@ fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     answer
 }
 
-async fn connection<S, H, F>(stream: S, bounds: Bounds, handler: H, mut stop: Stop)
-where
+async fn connection<S, H, F>(
+    stream: S,
+    process: Option<UCred>,
+    bounds: Bounds,
+    handler: H,
+    mut stop: Stop,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Answer>,
 {
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if let Some(process) = process {
+            request.extensions_mut().insert(process);
+        }
         let answer = handler(request);
         async move {
             let Some(time) = bounds.answer_time else {

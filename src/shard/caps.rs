@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    session::{Session, Stage},
+    session::{Rates, Session, Stage},
     wheel::{STEP, Tick},
 };
 use crate::{
@@ -27,8 +27,8 @@ pub(super) struct Caps {
     pub(super) message_deadline: Option<Tick>,
     pub(super) close_wait: Tick,
     pub(super) groups_per_client: usize,
-    pub(super) messages_per_second: Option<u64>,
-    pub(super) bytes_per_second: Option<u64>,
+    /// What one client may send.
+    pub(super) rates: Rates,
     /// Whether messages are compressed for clients that agreed to it.
     pub(super) deflate: bool,
     pub(super) deflate_level: u8,
@@ -61,8 +61,10 @@ impl Caps {
             message_deadline: ticks(limits.message_deadline),
             close_wait: ticks(limits.close_wait).unwrap_or(1),
             groups_per_client: limits.groups_per_client,
-            messages_per_second: positive(limits.client_messages.into()),
-            bytes_per_second: positive(limits.client_bytes.0),
+            rates: Rates {
+                messages: positive(limits.client_messages.into()),
+                bytes: positive(limits.client_bytes.0),
+            },
             deflate: source.compression.enabled,
             deflate_level: source.compression.level,
             deflate_from: source.compression.min_size.bytes(),

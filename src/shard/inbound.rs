@@ -138,12 +138,8 @@ impl Loop {
         if session.flags.deaf {
             return;
         }
-        let in_time = session.allowance.take(
-            self.desk.tick,
-            (0, bytes.len() as u64),
-            None,
-            self.desk.caps.bytes_per_second,
-        );
+        let (now, rates) = (self.desk.tick, self.desk.caps.rates);
+        let in_time = session.allowance.take(now, (0, bytes.len() as u64), rates);
         if !in_time && session.is_open() {
             let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
             return self.close(slot, &close);
@@ -244,8 +240,7 @@ impl Loop {
             return Flow::Continue;
         }
         self.desk.stats.messages_in.add(1);
-        let limit = self.desk.caps.messages_per_second;
-        if !session.allowance.take(self.desk.tick, (1, 0), limit, None) {
+        if !session.allowance.take(self.desk.tick, (1, 0), self.desk.caps.rates) {
             let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_messages");
             self.close(slot, &close);
             return Flow::Continue;

@@ -4,7 +4,10 @@
 //! place in each inbox and only then *commits*; a reservation that is dropped gives its place back.
 //! The shard takes everything at once, with one swap under the lock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
@@ -14,6 +17,7 @@ use crate::{
     close::Close,
     ids::{ClientId, Name},
     message::{Payload, Receipt},
+    metrics::Single,
 };
 
 /// What a shard is told or asked. Where a `Reply` is, the answer is sent when the step is done.
@@ -32,8 +36,10 @@ pub(crate) enum Command {
     UidOf(ClientId, Reply<Option<Uid>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
+    /// Answer with how long this took to get here.
+    Pulse(Instant, Reply<Duration>),
     /// Close all clients, spread over the time, and every newcomer.
-    Drain(Close, std::time::Duration),
+    Drain(Close, Duration),
     /// End the thread; sockets are dropped as they are.
     Stop,
 }
@@ -73,6 +79,8 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 /// The sending half, for everybody; the receiving half is [`Inbox::take`], for the shard.
 pub(crate) struct Inbox {
     state: Mutex<State>,
+    /// A copy of [`State::calls`] for who must not wait for the lock; written under it.
+    calls: Single,
     waker: Arc<mio::Waker>,
 }
 
@@ -113,7 +121,7 @@ pub(crate) struct Place<'a> {
 
 impl Inbox {
     pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
-        Self { state: Mutex::default(), waker }
+        Self { state: Mutex::default(), calls: Single::default(), waker }
     }
 
     /// Takes a place for a call that carries `bytes` of payload.
@@ -131,6 +139,7 @@ impl Inbox {
         }
         state.calls += 1;
         state.bytes += bytes;
+        self.calls.set(state.calls as u64);
         Ok(Place { inbox: self, bytes, filled: false })
     }
 
@@ -148,6 +157,11 @@ impl Inbox {
         self.state().bytes
     }
 
+    /// Calls waiting or about to; never waits for the shard.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.get()
+    }
+
     /// Takes all that waits, into an empty vector, which is left here for the next commands.
     pub(crate) fn take(&self, into: &mut Vec<Command>) {
         debug_assert!(into.is_empty());
@@ -155,13 +169,16 @@ impl Inbox {
         std::mem::swap(&mut state.commands, into);
         for command in into.iter() {
             let bytes = match command {
-                Command::Adopt(_) | Command::Drain(..) | Command::Stop => continue,
+                Command::Adopt(_) | Command::Pulse(..) | Command::Drain(..) | Command::Stop => {
+                    continue;
+                }
                 Command::Send(_, payload, _) => payload.bytes.len(),
                 _ => 0,
             };
             state.calls -= 1;
             state.bytes -= bytes;
         }
+        self.calls.set(state.calls as u64);
     }
 
     /// Refuses everything from now on and drops what waits, so that whoever waits for an answer
@@ -207,6 +224,7 @@ impl Drop for Place<'_> {
             let mut state = self.inbox.state();
             state.calls -= 1;
             state.bytes -= self.bytes;
+            self.inbox.calls.set(state.calls as u64);
         }
     }
 }
@@ -235,12 +253,15 @@ mod tests {
         assert_eq!(inbox.reserve(0, bounds).err(), Some(Full::Calls));
         drop(first);
         second.expect("there was room").commit(question());
+        assert_eq!(inbox.calls(), 1);
         assert!(inbox.reserve(6, bounds).is_ok());
         assert_eq!(inbox.bytes(), 4);
+        inbox.push(Command::Pulse(Instant::now(), oneshot::channel().0));
         inbox.push(Command::Stop);
+        assert_eq!(inbox.calls(), 1, "the process's own needs no place");
         let mut taken = Vec::new();
         inbox.take(&mut taken);
-        assert_eq!(taken.len(), 2);
+        assert_eq!((taken.len(), inbox.calls()), (3, 0));
     }
 
     #[test]

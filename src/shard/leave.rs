@@ -69,7 +69,7 @@ impl Loop {
             return;
         }
         session.stage = Stage::Closing(self.desk.tick.saturating_add(self.desk.caps.close_wait));
-        self.retire(slot, close.cause);
+        self.retire(slot, close.cause, Some(close.code));
         if matches!(close.cause, Cause::Budget | Cause::Policy) {
             self.stop_listening(slot);
         }
@@ -108,7 +108,7 @@ impl Loop {
         };
         if session.is_open() {
             session.stage = Stage::Closing(self.desk.tick);
-            self.retire(slot, Cause::Lost);
+            self.retire(slot, Cause::Lost, None);
         }
         self.remove(slot);
     }
@@ -200,8 +200,8 @@ impl Loop {
         }
     }
 
-    /// Takes the client off every list and count.
-    fn retire(&mut self, slot: u32, cause: Cause) {
+    /// Takes the client off every list and count; no code is no close frame.
+    fn retire(&mut self, slot: u32, cause: Cause, code: Option<u16>) {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
@@ -215,7 +215,7 @@ impl Loop {
         if let Some(gauge) = window.and_then(|window| self.desk.stats.window(window)) {
             gauge.sub(1);
         }
-        self.desk.stats.closed[cause.index()].add(1);
+        self.desk.stats.close(cause, code);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");
         // Whatever the listener makes of it, the client is let go.

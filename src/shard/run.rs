@@ -269,6 +269,9 @@ impl Loop {
                     let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
                     let _ = reply.send(ids.map(|session| session.id).collect());
                 }
+                Command::Pulse(sent, reply) => {
+                    let _ = reply.send(sent.elapsed());
+                }
                 Command::Drain(close, over) => self.begin_drain(close, over),
                 Command::Stop => {
                     self.stopped = true;

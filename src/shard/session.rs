@@ -92,34 +92,53 @@ pub(super) fn slot_at(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// What the client may still send in the second at hand.
+/// What the client has sent and not yet worked off at the rates that are allowed: two buckets that
+/// hold one second's worth. So a second's worth may come at once, and on the long run never more
+/// than the rate; a client that keeps just below it is never taken for one that is over.
+///
+/// Both are counted in tenths, as a tick is a tenth of a second: so nothing is lost by rounding.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Allowance {
-    second: Tick,
+    /// Until when it was worked off.
+    since: Tick,
     messages: u32,
     bytes: u64,
 }
 
+/// What a client may send per second; none is any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    pub(super) messages: Option<u64>,
+    pub(super) bytes: Option<u64>,
+}
+
 /// Ticks of one second.
-const SECOND: Tick = 10;
+const SECOND: u64 = 10;
 
 impl Allowance {
-    /// Counts what came in at `now`; false if it is more than the second has room for.
-    pub(super) fn take(
-        &mut self,
-        now: Tick,
-        (messages, bytes): (u32, u64),
-        messages_per_second: Option<u64>,
-        bytes_per_second: Option<u64>,
-    ) -> bool {
-        if now.wrapping_sub(self.second) >= SECOND {
-            *self = Self { second: now, messages: 0, bytes: 0 };
-        }
-        self.messages = self.messages.saturating_add(messages);
-        self.bytes = self.bytes.saturating_add(bytes);
-        messages_per_second.is_none_or(|limit| u64::from(self.messages) <= limit)
-            && bytes_per_second.is_none_or(|limit| self.bytes <= limit)
+    /// Counts what came in at `now`; false if it is more than there is room for.
+    pub(super) fn take(&mut self, now: Tick, (messages, bytes): (u32, u64), rates: Rates) -> bool {
+        let ticks = u64::from(now.wrapping_sub(self.since));
+        self.since = now;
+        let messages = fill(self.messages.into(), ticks, messages.into(), rates.messages);
+        let bytes = fill(self.bytes, ticks, bytes, rates.bytes);
+        // Beyond 32 bits there is room for 400 million messages a second, which nobody can send.
+        self.messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.bytes = bytes;
+        let fits = |level: u64, rate: Option<u64>| {
+            rate.is_none_or(|rate| level <= rate.saturating_mul(SECOND))
+        };
+        fits(messages, rates.messages) && fits(bytes, rates.bytes)
     }
+}
+
+/// The level of a bucket that was left alone for some ticks, with some more in it. Where there is
+/// no rate there is no bucket.
+fn fill(level: u64, ticks: u64, more: u64, rate: Option<u64>) -> u64 {
+    let Some(rate) = rate else { return 0 };
+    // What came when more was allowed is not held against the client for longer than a second.
+    let level = level.min(rate.saturating_mul(SECOND));
+    level.saturating_sub(rate.saturating_mul(ticks)).saturating_add(more.saturating_mul(SECOND))
 }
 
 #[cfg(test)]
@@ -131,14 +150,52 @@ mod tests {
         assert!(size_of::<Session>() <= 248, "{}", size_of::<Session>());
     }
 
+    fn rates(messages: u64, bytes: u64) -> Rates {
+        let rate = |rate| (rate > 0).then_some(rate);
+        Rates { messages: rate(messages), bytes: rate(bytes) }
+    }
+
     #[test]
-    fn an_allowance_is_renewed_every_second() {
+    fn a_seconds_worth_may_come_at_once_and_then_the_rate() {
         let mut allowance = Allowance::default();
-        let mut take = |now, messages| allowance.take(now, (messages, 10), Some(3), None);
+        let mut take = |now, messages| allowance.take(now, (messages, 10), rates(3, 0));
         assert!(take(100, 2));
         assert!(take(105, 1));
-        assert!(!take(109, 1));
-        assert!(take(110, 3));
-        assert!(!allowance.take(111, (0, 100), None, Some(99)));
+        assert!(take(105, 1), "half a second has made room for one and a half");
+        assert!(!take(105, 1));
+        assert!(take(125, 3), "who is silent for a second has all of it again");
+        assert!(!take(126, 1));
+    }
+
+    #[test]
+    fn a_client_at_its_rate_is_not_over_though_it_comes_unevenly() {
+        let mut allowance = Allowance::default();
+        let seconds = [[0, 3, 6], [1, 5, 9], [0, 4, 9], [2, 2, 8]].into_iter().cycle();
+        for (second, at) in (0..1000).zip(seconds) {
+            for at in at {
+                assert!(allowance.take(second * 10 + at, (1, 7), rates(3, 21)), "{second} {at}");
+            }
+        }
+        let over = (10_000..20_000).step_by(2).any(|now| !allowance.take(now, (1, 0), rates(4, 0)));
+        assert!(over, "five a second are more than four");
+    }
+
+    #[test]
+    fn a_changed_rate_acts_at_once_and_one_that_is_off_forgets() {
+        let mut allowance = Allowance::default();
+        assert!(allowance.take(0, (1000, 1000), rates(1000, 1000)));
+        assert!(!allowance.take(0, (1, 0), rates(5, 0)));
+        assert!(allowance.take(10, (4, 0), rates(5, 0)), "the old rate is no debt");
+        assert!(allowance.take(10, (u32::MAX, u64::MAX), rates(0, 0)));
+        assert!(allowance.take(10, (5, 99), rates(5, 99)));
+        assert!(!allowance.take(10, (0, 1), rates(5, 99)));
+        assert!(allowance.take(9, (5, 99), rates(5, 99)), "a clock that wraps is a long time");
+    }
+
+    #[test]
+    fn the_largest_rates_and_amounts_do_not_overflow() {
+        let mut allowance = Allowance::default();
+        assert!(!allowance.take(1, (u32::MAX, u64::MAX), rates(1, 1)));
+        assert!(allowance.take(Tick::MAX, (u32::MAX, u64::MAX), rates(u64::MAX, u64::MAX)));
     }
 }

@@ -20,16 +20,16 @@ use hyper::{
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use super::{
     Context,
+    caller::Caller,
     held::{Held, Hold},
-    transport::Transport,
+    transport::Connection,
     upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
-    config::{Config, InForce},
+    config::Config,
     net::http::LEAST_HEAD,
     shard::{Newcomer, Seat},
     status::Phase,
@@ -43,7 +43,7 @@ enum Outcome {
     /// It was answered with an error.
     Refused,
     /// It was answered with 101.
-    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8> },
+    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8>, peer: SocketAddr },
 }
 
 /// Why an accepted request did not become a client after all.
@@ -58,25 +58,13 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(
-    (stream, transport): (TcpStream, Transport),
-    peer: SocketAddr,
-    context: &Context,
-    config: &InForce,
-) {
+pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &Config) {
+    let peer = caller.peer();
     let stats = context.hub.handshakes();
-    let stream = match transport.over(stream, config).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            stats.tls.increment();
-            tracing::debug!(%peer, %error, "no TLS");
-            return;
-        }
-    };
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
     let service = service_fn(|request| {
-        let (response, then) = respond(request, peer, context, config);
+        let (response, then) = respond(request, &caller, context, config);
         if let Outcome::Accepted { .. } = then {
             hold.begin();
         }
@@ -88,7 +76,7 @@ pub(super) async fn run(
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
-        (Outcome::Accepted { websocket, seat, window }, Ok(())) => {
+        (Outcome::Accepted { websocket, seat, window, peer }, Ok(())) => {
             if let Err(error) = hand_over(websocket, seat, window, peer, context).await {
                 stats.broken.increment();
                 tracing::debug!(%peer, %error, "the client was lost");
@@ -133,21 +121,28 @@ pub(super) fn begin(
 /// Answers a request, and says what is to follow once the answer is on its way.
 fn respond(
     mut request: Request<Incoming>,
-    peer: SocketAddr,
+    caller: &Caller,
     context: &Context,
     config: &Config,
 ) -> (Response<Full<Bytes>>, Outcome) {
-    let accepted = upgrade::answer(&request, config).and_then(|negotiated| {
+    let mut peer = caller.peer();
+    let caller = caller.clone().forwarded(request.headers(), config, context);
+    let accepted = caller.and_then(|caller| {
+        peer = caller.peer();
+        let negotiated = upgrade::answer(&request, config)?;
         // The place first: an upgrade that is begun has a client's place to end in.
-        let seat = seat(context)?;
+        let mut seat = seat(context)?;
+        caller.take(&mut seat);
         let window = negotiated.deflate.map(wire::Agreed::window_bits);
         let (response, websocket) = begin(&mut request, negotiated)?;
-        Ok((response, Outcome::Accepted { websocket, seat, window }))
+        Ok((response, Outcome::Accepted { websocket, seat, window, peer }))
     });
     accepted.unwrap_or_else(|refusal| {
         let stats = context.hub.handshakes();
         match refusal {
             Refusal::Full | Refusal::Closed => stats.full.increment(),
+            Refusal::Forwarded => stats.proxy.increment(),
+            Refusal::Address(over) => over.counter(stats).increment(),
             _ => stats.refused.increment(),
         }
         tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");

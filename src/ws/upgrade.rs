@@ -14,10 +14,10 @@ use hyper::{
     },
 };
 
+use super::{addresses::Over, origin};
 use crate::{config::Config, wire};
 
 /// What the two sides agree on beyond RFC 6455 itself.
-///
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Negotiated {
     /// The sub-protocol to answer, as the configuration writes it.
@@ -53,6 +53,15 @@ pub(super) enum Refusal {
     /// An origin that is not listed.
     #[error("this origin is not allowed to connect")]
     Origin,
+    /// A listed proxy that doesn't say for whom it asks.
+    #[error(
+        "X-Forwarded-For must name the client: this peer is one of websocket.proxies, and \
+         websocket.proxy_header is \"x-forwarded-for\""
+    )]
+    Forwarded,
+    /// Too many of the client's address, or too often.
+    #[error(transparent)]
+    Address(#[from] Over),
     /// As many clients as there may be.
     #[error("the gateway holds as many clients as limits.max_clients allows")]
     Full,
@@ -126,9 +135,12 @@ impl Refusal {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Http => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Plain | Self::Version => StatusCode::UPGRADE_REQUIRED,
-            Self::Host | Self::Body | Self::Key => StatusCode::BAD_REQUEST,
+            Self::Host | Self::Body | Self::Key | Self::Forwarded => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::Full | Self::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Address(Over::Clients | Over::Rate) => StatusCode::TOO_MANY_REQUESTS,
+            Self::Address(Over::Table) | Self::Full | Self::Closed => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -151,10 +163,10 @@ impl Refusal {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
                 headers.insert(SEC_WEBSOCKET_VERSION, THIRTEEN);
             }
-            Self::Full | Self::Closed => {
+            Self::Address(_) | Self::Full | Self::Closed => {
                 headers.insert(RETRY_AFTER, RETRY);
             }
-            Self::Http | Self::Host | Self::Body | Self::Key | Self::Origin => {}
+            Self::Http | Self::Host | Self::Body | Self::Key | Self::Origin | Self::Forwarded => {}
         }
         response
     }
@@ -193,9 +205,10 @@ fn is_key(key: &[u8]) -> bool {
 /// A request without Origin is no browser's, so there is no user whose cookies it could borrow.
 fn may_come(headers: &HeaderMap, allowed: &[String]) -> bool {
     allowed.is_empty()
-        || headers.get_all(ORIGIN).iter().all(|origin| {
-            allowed.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-        })
+        || headers
+            .get_all(ORIGIN)
+            .iter()
+            .all(|origin| allowed.iter().any(|entry| origin::covers(entry, origin.as_bytes())))
 }
 
 /// The first of the client's offers that the gateway knows (RFC 6455 §4.2.2, point 5.4).
@@ -362,6 +375,10 @@ mod tests {
             (Refusal::Version, 426, "sec-websocket-version", "13"),
             (Refusal::Full, 503, "retry-after", "5"),
             (Refusal::Closed, 503, "retry-after", "5"),
+            (Refusal::Address(Over::Clients), 429, "retry-after", "5"),
+            (Refusal::Address(Over::Rate), 429, "retry-after", "5"),
+            (Refusal::Address(Over::Table), 503, "retry-after", "5"),
+            (Refusal::Forwarded, 400, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Origin, 403, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Key, 400, "content-type", "text/plain; charset=utf-8"),
         ];

@@ -46,12 +46,13 @@ impl Gateway {
         let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
         let source = Source { file: None, sets };
         let env: [(&str, &str); 0] = [];
-        let loaded = config::load(&source, env).expect("the test's settings are valid");
+        let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
         let gateway = app::Gateway::start(Options {
             loaded,
             source,
             telemetry: None,
             sink,
+            read_at: std::time::SystemTime::now(),
             inherited: Vec::new(),
         })
         .await
@@ -71,6 +72,11 @@ impl Gateway {
     /// Where WebSocket clients connect.
     pub fn websocket(&self) -> SocketAddr {
         self.listeners.websocket[0]
+    }
+
+    /// Where WebSocket clients connect with TLS.
+    pub fn tls(&self) -> SocketAddr {
+        self.listeners.tls[0]
     }
 
     /// Where gRPC clients connect.

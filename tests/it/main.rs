@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
 mod admin;
+mod authority;
 mod calls;
 mod classic;
 mod client;
@@ -26,3 +27,4 @@ mod settings;
 mod slow;
 mod tidy;
 mod upgrades;
+mod wss;
