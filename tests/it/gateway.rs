@@ -126,6 +126,11 @@ impl Gateway {
         self.listeners.websocket[0]
     }
 
+    /// Where WebSocket clients connect with TLS.
+    pub fn tls(&self) -> SocketAddr {
+        self.listeners.tls[0]
+    }
+
     /// Where gRPC clients connect.
     pub fn grpc(&self) -> SocketAddr {
         self.listeners.grpc[0]

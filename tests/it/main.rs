@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admin;
+mod authority;
 mod calls;
 mod classic;
 mod client;
@@ -34,3 +35,4 @@ mod slow;
 mod tidy;
 mod upgrades;
 mod watch;
+mod wss;

@@ -19,7 +19,7 @@ use gateway_websocket::{
     },
 };
 use tokio_tungstenite::tungstenite::Message;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{client::Client, client::soon, program::Program};
 
@@ -50,7 +50,7 @@ impl Watched {
         let status = program.spawn(command).await;
         let client = Client::connect(status.listeners.websocket[0]).await;
         let grpc = format!("http://{}", status.listeners.grpc[0]);
-        let calls = Broadcast::connect(grpc).await.unwrap();
+        let calls = Broadcast::new(Endpoint::from_shared(grpc).unwrap().connect_lazy());
         Self { program, client, calls, changes: 0 }
     }
 
