@@ -1,6 +1,10 @@
 //! A whole gateway within the test's process, on ports of its own, stopped on drop.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gateway_websocket::{
     app::{self, Options},
@@ -35,6 +39,15 @@ impl Gateway {
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
+        Self::of(None, sink, sets).await
+    }
+
+    /// A gateway with a configuration file, which a reload reads again.
+    pub async fn from_file(file: &Path, sets: &[&str]) -> Self {
+        Self::of(Some(file.to_owned()), Arc::new(NoSink), sets).await
+    }
+
+    async fn of(file: Option<PathBuf>, sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
         let own = [
             "websocket.listen=127.0.0.1:0",
             "grpc.listen=127.0.0.1:0",
@@ -44,9 +57,9 @@ impl Gateway {
         let directory = tempfile::tempdir().unwrap();
         let socket = format!("control.socket={}", directory.path().join("control.sock").display());
         let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
-        let source = Source { file: None, sets };
+        let source = Source { file, sets };
         let env: [(&str, &str); 0] = [];
-        let loaded = config::load(&source, env).expect("the test's settings are valid");
+        let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
         let gateway = app::Gateway::start(Options {
             loaded,
             source,
