@@ -32,6 +32,7 @@ mod scale;
 mod scrape;
 mod settings;
 mod slow;
+mod supervised;
 mod tidy;
 mod upgrades;
 mod watch;
