@@ -1,15 +1,20 @@
 //! A whole gateway within the test's process, on ports of its own, stopped on drop.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gateway_websocket::{
-    app::{self, Options},
+    app::{self, Options, Surface},
     config::{self, Source},
     hub::Hub,
-    lifecycle::Handle,
+    lifecycle::{Handle, Reloaded},
     sink::{EventSink, NoSink},
     status::Listeners,
 };
+use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::Client;
@@ -33,8 +38,33 @@ impl Gateway {
         Self::listening_to(Arc::new(NoSink), sets).await
     }
 
+    /// A gateway with its settings from a file, so that a reload can change them.
+    pub async fn of_file(file: &Path) -> Self {
+        Self::begin(Arc::new(NoSink), Some(file.to_owned()), &[], Vec::new()).await
+    }
+
+    /// The same, with a socket that somebody else listens on for it.
+    pub async fn inheriting(file: &Path, inherited: Vec<(Surface, TcpListener)>) -> Self {
+        Self::begin(Arc::new(NoSink), Some(file.to_owned()), &[], inherited).await
+    }
+
+    /// Reloads, and expects that it is accepted.
+    pub async fn reload(&self) {
+        let outcome = self.handle.reload().await.unwrap();
+        assert!(matches!(outcome, Reloaded::Accepted { .. }), "{outcome:?}");
+    }
+
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
+        Self::begin(sink, None, sets, Vec::new()).await
+    }
+
+    async fn begin(
+        sink: Arc<dyn EventSink>,
+        file: Option<PathBuf>,
+        sets: &[&str],
+        inherited: Vec<(Surface, TcpListener)>,
+    ) -> Self {
         let own = [
             "websocket.listen=127.0.0.1:0",
             "grpc.listen=127.0.0.1:0",
@@ -44,16 +74,16 @@ impl Gateway {
         let directory = tempfile::tempdir().unwrap();
         let socket = format!("control.socket={}", directory.path().join("control.sock").display());
         let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
-        let source = Source { file: None, sets };
+        let source = Source { file, sets };
         let env: [(&str, &str); 0] = [];
-        let loaded = config::load(&source, env).expect("the test's settings are valid");
+        let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
         let gateway = app::Gateway::start(Options {
             loaded,
             source,
             telemetry: None,
             sink,
             read_at: std::time::SystemTime::now(),
-            inherited: Vec::new(),
+            inherited,
         })
         .await
         .expect("the gateway starts");

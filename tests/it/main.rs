@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
 mod admin;
+mod authority;
+mod callers;
+mod callers_tls;
 mod calls;
 mod classic;
 mod client;
@@ -23,6 +26,7 @@ mod random;
 mod raw;
 mod scale;
 mod settings;
+mod site;
 mod slow;
 mod tidy;
 mod upgrades;

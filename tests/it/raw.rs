@@ -92,6 +92,11 @@ impl Raw {
         Self { stream, buffer }
     }
 
+    /// The same, of a socket that was connected in a way of its own.
+    pub fn of(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// A TCP connection that takes as little as the kernel allows while nobody reads.
     pub async fn open_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
