@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::{
     Code,
-    transport::{Certificate, ClientTlsConfig, Identity},
+    transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
 
 use crate::{
@@ -39,7 +39,9 @@ impl Site {
         if let Some(Certified { certificate, key }) = shows {
             tls = tls.identity(Identity::from_pem(certificate, key));
         }
-        Caller::at(self.endpoint().tls_config(tls).unwrap().connect_lazy())
+        let address = format!("https://{}", self.gateway().grpc());
+        let endpoint = Endpoint::from_shared(address).unwrap();
+        Caller::at(endpoint.tls_config(tls).unwrap().connect_lazy())
     }
 }
 
@@ -180,8 +182,8 @@ async fn the_log_names_callers_by_their_certificates() {
         .ca_certificate(Certificate::from_pem(authority.certificate()))
         .identity(Identity::from_pem(&billing.certificate, &billing.key))
         .domain_name("localhost");
-    let endpoint = format!("http://{}", status.listeners.grpc[0]);
-    let endpoint = tonic::transport::Endpoint::from_shared(endpoint).unwrap();
+    let endpoint = format!("https://{}", status.listeners.grpc[0]);
+    let endpoint = Endpoint::from_shared(endpoint).unwrap();
     let endpoint = endpoint.tls_config(tls).unwrap().timeout(Duration::from_secs(30));
     assert!(Caller::at(endpoint.connect_lazy()).close(client.id()).await.unwrap());
     let log = program.log();
