@@ -15,13 +15,7 @@ mod reload;
 mod supervise;
 mod systemd;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -29,6 +23,7 @@ pub use listeners::Surface;
 pub use systemd::InheritError;
 
 use crate::{
+    admin,
     config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
     hub::Hub,
@@ -46,8 +41,6 @@ pub struct Options {
     pub loaded: Loaded,
     /// Where it came from, for reloads.
     pub source: Source,
-    /// When it was loaded: what files say since then is news.
-    pub read_at: SystemTime,
     /// The handle of the log, to change its level; none leaves the log alone.
     pub telemetry: Option<telemetry::Handle>,
     /// Who listens to the clients.
@@ -96,8 +89,8 @@ pub struct Gateway {
     live: Live,
     reload: reload::Reloader,
     listeners: listeners::Set,
-    /// The files that are watched; none if `reload.watch` says so.
-    watch: Option<Watch>,
+    /// Watches the files of the configuration, or none if `reload.watch` says so.
+    watch: Watch,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -131,6 +124,13 @@ impl Gateway {
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
+        let told = admin::Context {
+            hub: hub.clone(),
+            live: live.clone(),
+            lifecycle: handle.clone(),
+            calls: Arc::clone(context.calls()),
+            reloads: Arc::clone(reload.counters()),
+        };
         let grpc = grpc::Server::new(context, grpc_stopping).await?;
         let server = grpc.clone();
         surfaces.spawn(async move {
@@ -140,7 +140,7 @@ impl Gateway {
         let contexts = listeners::Contexts {
             websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
             grpc,
-            admin: handle.clone(),
+            admin: admin::Admin::new(told),
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
         let listeners = listeners::Set::serve(contexts, bound, path)?;
@@ -158,7 +158,7 @@ impl Gateway {
                 Ok(())
             });
         }
-        let watch = config.reload.watch.then(|| Watch::new(reload.files(config), options.read_at));
+        let watch = Watch::new(reload.files(config), options.loaded.read_at);
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();

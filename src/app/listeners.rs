@@ -16,10 +16,10 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use crate::{
     admin,
     config::{Config, value::Listen},
-    grpc, lifecycle,
+    grpc,
     net::{self, BindError, Entrance},
     status::Listeners,
-    ws,
+    ws::{self, Transport},
 };
 
 /// What a listener leads to.
@@ -73,7 +73,7 @@ impl Surface {
 pub(super) struct Contexts {
     pub(super) websocket: ws::Context,
     pub(super) grpc: grpc::Server,
-    pub(super) admin: lifecycle::Handle,
+    pub(super) admin: admin::Admin,
 }
 
 /// A listener that is bound and not yet served.
@@ -245,9 +245,12 @@ impl Set {
         );
         self.tasks.spawn(async move {
             match surface {
-                Surface::WebSocket | Surface::Tls => ws::serve(entrance, websocket, stopping).await,
+                Surface::WebSocket => {
+                    ws::serve(entrance, Transport::Plain, websocket, stopping).await;
+                }
+                Surface::Tls => ws::serve(entrance, Transport::Tls, websocket, stopping).await,
                 Surface::Grpc => grpc.accept(entrance, stopping).await,
-                Surface::Admin => admin::serve(entrance, admin, stopping).await,
+                Surface::Admin => admin.serve(entrance, stopping).await,
             }
             if *told.borrow() {
                 return Ok(());

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use figment::Figment;
 use figment::error::Kind;
@@ -44,6 +45,16 @@ pub struct Source {
     pub sets: Vec<String>,
 }
 
+impl Source {
+    /// All files on which a configuration from here depends, the default one even if it isn't there
+    /// yet.
+    pub fn files(&self, config: &Config) -> Vec<PathBuf> {
+        let mut files = Material::files(config);
+        files.push(self.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE)));
+        files
+    }
+}
+
 /// A configuration that may be put in force.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -53,6 +64,8 @@ pub struct Loaded {
     pub material: Material,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// When the reading began.
+    pub read_at: SystemTime,
     /// Where each key that is not left to its default was set last.
     pub origins: BTreeMap<String, Origin>,
     /// Keys that the file sets in vain, because environment or flag sets them too.
@@ -79,6 +92,7 @@ impl Loaded {
             config,
             material: Material::default(),
             file: None,
+            read_at: SystemTime::now(),
             origins: BTreeMap::new(),
             overridden: Vec::new(),
             warnings: Vec::new(),
@@ -98,7 +112,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), |_, _, _| Material::default())
+    load_with(source, env, Path::new(DEFAULT_FILE), None, |_, _, _| Material::default())
 }
 
 /// Reads and checks the configuration and the files that it names.
@@ -110,13 +124,35 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(source, env, Path::new(DEFAULT_FILE), Material::read)
+    load_with(source, env, Path::new(DEFAULT_FILE), None, Material::read)
+}
+
+/// Reads and checks the same once more, for a process that runs with what it read of the file
+/// `before`. That file must not be gone or empty now: both are steps of writing one, and neither
+/// is how somebody says that everything shall have its default.
+pub fn load_again<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+    before: Option<&Path>,
+) -> Result<Loaded, Faults>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    load_with(source, env, Path::new(DEFAULT_FILE), Some(Again { before }), Material::read)
+}
+
+/// What a process that reads its configuration once more has read before.
+#[derive(Clone, Copy, Debug)]
+struct Again<'a> {
+    before: Option<&'a Path>,
 }
 
 fn load_with<K, V>(
     source: &Source,
     env: impl IntoIterator<Item = (K, V)>,
     default_file: &Path,
+    again: Option<Again>,
     material: impl FnOnce(&Config, &BTreeMap<String, Origin>, &mut Vec<Fault>) -> Material,
 ) -> Result<Loaded, Faults>
 where
@@ -124,10 +160,12 @@ where
     V: Into<OsString>,
 {
     let mut faults = Vec::new();
-    let file = file_to_read(source, default_file);
+    let read_at = SystemTime::now();
+    let file = file_to_read(source, default_file)
+        .or_else(|| again.and_then(|again| again.before.map(Path::to_path_buf)));
     let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
     let layers = [
-        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, &mut faults)),
+        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, again, &mut faults)),
         layer::from_env(env, &mut faults),
         layer::from_sets(&source.sets, &mut faults),
     ];
@@ -180,6 +218,7 @@ where
         config,
         material,
         file,
+        read_at,
         origins,
     })
 }
@@ -195,9 +234,9 @@ fn file_to_read(source: &Source, default_file: &Path) -> Option<PathBuf> {
     }
 }
 
-fn file_layer(path: &Path, faults: &mut Vec<Fault>) -> Layer {
+fn file_layer(path: &Path, again: Option<Again>, faults: &mut Vec<Fault>) -> Layer {
     let origin = Origin::File(path.to_path_buf());
-    let tree = read_file(path).and_then(|text| read_toml(&text));
+    let tree = read_file(path, again).and_then(|text| read_toml(&text));
     match tree {
         Ok(tree) => layer::from_tree(tree, &origin, faults),
         Err(problem) => {
@@ -207,11 +246,19 @@ fn file_layer(path: &Path, faults: &mut Vec<Fault>) -> Layer {
     }
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
+fn read_file(path: &Path, again: Option<Again>) -> Result<String, String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("can't be read: {error}"))?;
+        .map_err(|error| match again.and_then(|again| again.before) {
+            Some(before) if before == path && error.kind() == io::ErrorKind::NotFound => {
+                "is gone; what it said stays in force".to_owned()
+            }
+            _ => format!("can't be read: {error}"),
+        })?;
+    if again.is_some() && bytes.trim_ascii().is_empty() {
+        return Err("is empty; to give everything its default, leave a comment in it".to_owned());
+    }
     if bytes.len() as u64 > MAX_FILE {
         return Err(format!("is larger than {MAX_FILE} bytes"));
     }

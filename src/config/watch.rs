@@ -109,12 +109,12 @@ impl Watch {
             looks_to_retry: 0,
             mentioned: BTreeSet::new(),
         };
-        watch.begin();
         watch.set(files, read_at);
         watch
     }
 
-    /// Watches these files from now on, and no others. Call it after each reload.
+    /// Watches these files from now on, and no others; none is nothing at all. Call it after each
+    /// reload.
     pub fn set(&mut self, files: Vec<PathBuf>, read_at: SystemTime) {
         let absolute = files.iter().filter_map(|file| std::path::absolute(file).ok());
         let mut files: Vec<PathBuf> = absolute.collect();
@@ -125,6 +125,14 @@ impl Watch {
         }
         let before = std::mem::replace(&mut self.files, files);
         self.shared.seen().settling.keep(&self.files);
+        if self.files.is_empty() {
+            // With it goes its thread.
+            self.watcher = None;
+            self.watched.clear();
+            self.trouble.clear();
+        } else if before.is_empty() {
+            self.begin();
+        }
         self.follow();
         // Between the reading of a file and the watching of it nobody has looked.
         let late = self.files.iter().filter(|file| !before.contains(file));
@@ -260,7 +268,7 @@ impl Watch {
     /// Looks whether anything became another without a sign.
     fn look(&mut self) {
         self.next_look = Instant::now() + LOOK;
-        if self.watcher.is_none() {
+        if self.watcher.is_none() && !self.files.is_empty() {
             self.looks_to_retry = self.looks_to_retry.saturating_sub(1);
             if self.looks_to_retry == 0 {
                 self.begin();

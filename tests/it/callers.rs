@@ -30,10 +30,9 @@ async fn addresses_that_are_not_listed_are_closed_before_anything_is_read() {
     assert_eq!(site.caller().call().await.unwrap(), 0);
     site.caller_from(2).is_cut_off().await;
     // Closed without a byte, and without waiting for one.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.3:0".parse().unwrap()).unwrap();
-    let stream = socket.connect(site.gateway().grpc()).await.unwrap();
-    assert_eq!(Raw::of(stream).rest().await, "");
+    let stranger = "127.0.0.3".parse().unwrap();
+    let mut raw = Raw::open_from(stranger, site.gateway().grpc()).await;
+    assert_eq!(raw.rest().await, "");
     let address = Some("127.0.2.77".parse().unwrap());
     let listed = Caller::at(site.endpoint().local_address(address).connect_lazy());
     assert_eq!(listed.call().await.unwrap(), 0);
@@ -164,12 +163,12 @@ async fn tokens_are_replaced_with_calls_under_way_and_none_of_them_fails() {
     };
     more().await;
     site.write("tokens", &format!("{OLD}\n{NEW}\n"));
-    site.gateway().reload().await;
+    site.reread().await;
     more().await;
     moved.store(true, Ordering::SeqCst);
     more().await;
     site.write("tokens", NEW);
-    site.gateway().reload().await;
+    site.reread().await;
     more().await;
     stop.store(true, Ordering::SeqCst);
     calling.await.unwrap();
@@ -190,7 +189,7 @@ async fn a_token_that_is_taken_out_ends_its_streams_and_nobody_elses() {
     let mut watch = caller.bearing(OLD).watch().await.unwrap();
 
     site.write("tokens", NEW);
-    site.gateway().reload().await;
+    site.reread().await;
     let ended = goes.answer().await.unwrap_err();
     assert_eq!(ended.code(), Code::Unauthenticated);
     stays.question().await.unwrap();

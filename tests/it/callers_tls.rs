@@ -8,8 +8,8 @@ use tonic::{
 };
 
 use crate::{
-    authority::{Authority, Certified},
     client::Client,
+    issuer::{Certified, Issuer},
     program::Program,
     raw::Raw,
     site::{Caller, Site},
@@ -26,13 +26,13 @@ impl Site {
     }
 
     /// And whom callers have to be certified by.
-    fn mutual(&self, server: &Certified, authority: &Authority) -> String {
+    fn mutual(&self, server: &Certified, authority: &Issuer) -> String {
         let path = self.write("callers.pem", &authority.certificate());
         format!("{}grpc.client_ca = {path}\n", self.certified(server))
     }
 
     /// A caller who believes `authority`, and who shows a certificate if it has one.
-    fn caller_by(&self, authority: &Authority, shows: Option<&Certified>) -> Caller {
+    fn caller_by(&self, authority: &Issuer, shows: Option<&Certified>) -> Caller {
         let mut tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(authority.certificate()))
             .domain_name("localhost");
@@ -47,20 +47,20 @@ impl Site {
 
 #[tokio::test]
 async fn with_a_certificate_calls_are_made_over_tls_and_no_others() {
-    let authority = Authority::new("the authority");
+    let authority = Issuer::new("the authority");
     let mut site = Site::new();
     let toml = site.certified(&authority.server());
     site.start(&toml).await;
     let caller = site.caller_by(&authority, None);
     assert_eq!(caller.call().await.unwrap(), 0);
     caller.watch().await.unwrap();
-    site.caller_by(&Authority::new("another"), None).is_cut_off().await;
+    site.caller_by(&Issuer::new("another"), None).is_cut_off().await;
     site.caller().is_cut_off().await;
 }
 
 #[tokio::test]
 async fn tokens_are_asked_for_over_tls_too() {
-    let authority = Authority::new("the authority");
+    let authority = Issuer::new("the authority");
     let mut site = Site::new();
     let token = "a-token-of-some-length";
     let tokens = site.write("tokens", token);
@@ -73,7 +73,7 @@ async fn tokens_are_asked_for_over_tls_too() {
 
 #[tokio::test]
 async fn a_renewed_certificate_is_for_new_connections_and_leaves_the_others_alone() {
-    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let (first, second) = (Issuer::new("first"), Issuer::new("second"));
     let mut site = Site::new();
     let toml = site.certified(&first.server());
     site.start(&toml).await;
@@ -81,7 +81,7 @@ async fn a_renewed_certificate_is_for_new_connections_and_leaves_the_others_alon
     let mut stream = caller.reflection().await.unwrap();
 
     site.certified(&second.server());
-    site.gateway().reload().await;
+    site.reread().await;
     assert_eq!(site.caller_by(&second, None).call().await.unwrap(), 0);
     site.caller_by(&first, None).is_cut_off().await;
     stream.question().await.unwrap();
@@ -96,7 +96,7 @@ async fn a_renewed_certificate_is_for_new_connections_and_leaves_the_others_alon
 
 #[tokio::test]
 async fn only_who_is_certified_may_connect() {
-    let (authority, other) = (Authority::new("the authority"), Authority::new("another"));
+    let (authority, other) = (Issuer::new("the authority"), Issuer::new("another"));
     let mut site = Site::new();
     let toml = site.mutual(&authority.server(), &authority);
     site.start(&toml).await;
@@ -111,7 +111,7 @@ async fn only_who_is_certified_may_connect() {
 
 #[tokio::test]
 async fn an_authority_that_is_taken_out_takes_its_callers_with_it() {
-    let (server, old, new) = (Authority::new("s"), Authority::new("old"), Authority::new("new"));
+    let (server, old, new) = (Issuer::new("s"), Issuer::new("old"), Issuer::new("new"));
     let certificate = server.server();
     let mut site = Site::new();
     let toml = site.mutual(&certificate, &old);
@@ -120,13 +120,13 @@ async fn an_authority_that_is_taken_out_takes_its_callers_with_it() {
     let mut ends = goes.reflection().await.unwrap();
     // Both for a while, so that callers can be moved over.
     site.write("callers.pem", &format!("{}{}", old.certificate(), new.certificate()));
-    site.gateway().reload().await;
+    site.reread().await;
     let stays = site.caller_by(&server, Some(&new.caller("b")));
     let mut goes_on = stays.reflection().await.unwrap();
     ends.question().await.unwrap();
 
     site.write("callers.pem", &new.certificate());
-    site.gateway().reload().await;
+    site.reread().await;
     let ended = ends.answer().await.unwrap_err();
     assert_eq!(ended.code(), Code::Unavailable);
     assert!(ended.message().contains("grpc.client_ca"), "{ended}");
@@ -137,7 +137,7 @@ async fn an_authority_that_is_taken_out_takes_its_callers_with_it() {
 
 #[tokio::test]
 async fn when_certificates_begin_to_be_asked_for_who_has_none_goes() {
-    let authority = Authority::new("the authority");
+    let authority = Issuer::new("the authority");
     let mut site = Site::new();
     let server = authority.server();
     let toml = site.certified(&server);
@@ -158,7 +158,7 @@ async fn when_certificates_begin_to_be_asked_for_who_has_none_goes() {
 
 #[tokio::test]
 async fn a_handshake_that_does_not_end_is_ended() {
-    let authority = Authority::new("the authority");
+    let authority = Issuer::new("the authority");
     let mut site = Site::new();
     let toml = site.certified(&authority.server());
     site.start(&format!("{toml}limits.handshake = \"200ms\"\ngrpc.max_connections = 1\n")).await;
@@ -170,7 +170,7 @@ async fn a_handshake_that_does_not_end_is_ended() {
 
 #[tokio::test]
 async fn the_log_names_callers_by_their_certificates() {
-    let authority = Authority::new("the authority");
+    let authority = Issuer::new("the authority");
     let site = Site::new();
     let toml = site.mutual(&authority.server(), &authority);
     let mut program = Program::new();

@@ -10,7 +10,7 @@ use gateway_websocket::{
     app::{self, Options, Surface},
     config::{self, Source},
     hub::Hub,
-    lifecycle::{Handle, Reloaded},
+    lifecycle::{ChangedKey, Handle, Reloaded},
     sink::{EventSink, NoSink},
     status::Listeners,
 };
@@ -25,7 +25,18 @@ pub struct Gateway {
     handle: Handle,
     channel: Channel,
     task: tokio::task::JoinHandle<()>,
+    directory: tempfile::TempDir,
 }
+
+/// What a test's gateway has unless the test says something else.
+const OWN: &[(&str, &str)] = &[
+    ("websocket.listen", "127.0.0.1:0"),
+    ("grpc.listen", "127.0.0.1:0"),
+    ("admin.listen", "127.0.0.1:0"),
+    ("shards", "3"),
+    // It reloads only when told to, so that a test knows when.
+    ("reload.watch", "false"),
+];
 
 impl Gateway {
     /// A gateway with default settings.
@@ -38,70 +49,89 @@ impl Gateway {
         Self::listening_to(Arc::new(NoSink), sets).await
     }
 
-    /// A gateway with its settings from a file, so that a reload can change them.
-    pub async fn of_file(file: &Path) -> Self {
-        Self::begin(Arc::new(NoSink), Some(file.to_owned()), &[], Vec::new()).await
-    }
-
-    /// The same, with a socket that somebody else listens on for it.
-    pub async fn inheriting(file: &Path, inherited: Vec<(Surface, TcpListener)>) -> Self {
-        Self::begin(Arc::new(NoSink), Some(file.to_owned()), &[], inherited).await
-    }
-
-    /// Reloads, and expects that it is accepted.
-    pub async fn reload(&self) {
-        let outcome = self.handle.reload().await.unwrap();
-        assert!(matches!(outcome, Reloaded::Accepted { .. }), "{outcome:?}");
-    }
-
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
-        Self::begin(sink, None, sets, Vec::new()).await
+        let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
+        let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
+        let directory = tempfile::tempdir().unwrap();
+        Self::from(sink, Source { file: None, sets }, directory, Vec::new()).await
     }
 
-    async fn begin(
+    /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
+    /// keys only, no `[sections]`.
+    pub async fn with_file(toml: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("gateway.toml");
+        std::fs::write(&file, with_own(toml)).unwrap();
+        let source = Source { file: Some(file), sets: Vec::new() };
+        Self::from(Arc::new(NoSink), source, directory, Vec::new()).await
+    }
+
+    /// A gateway with a configuration file that the test itself looks after.
+    pub async fn from_file(file: &Path) -> Self {
+        Self::inheriting(file, Vec::new()).await
+    }
+
+    /// The same, with sockets that somebody else listens on for it.
+    pub async fn inheriting(file: &Path, inherited: Vec<(Surface, TcpListener)>) -> Self {
+        let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let source = Source { file: Some(file.to_owned()), sets: own };
+        let directory = tempfile::tempdir().unwrap();
+        Self::from(Arc::new(NoSink), source, directory, inherited).await
+    }
+
+    async fn from(
         sink: Arc<dyn EventSink>,
-        file: Option<PathBuf>,
-        sets: &[&str],
+        mut source: Source,
+        directory: tempfile::TempDir,
         inherited: Vec<(Surface, TcpListener)>,
     ) -> Self {
-        let own = [
-            "websocket.listen=127.0.0.1:0",
-            "grpc.listen=127.0.0.1:0",
-            "admin.listen=127.0.0.1:0",
-            "shards=3",
-        ];
-        let directory = tempfile::tempdir().unwrap();
-        let socket = format!("control.socket={}", directory.path().join("control.sock").display());
-        let sets = own.iter().chain(sets).map(ToString::to_string).chain([socket]).collect();
-        let source = Source { file, sets };
+        let socket = directory.path().join("control.sock");
+        source.sets.push(format!("control.socket={}", socket.display()));
         let env: [(&str, &str); 0] = [];
         let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
-        let gateway = app::Gateway::start(Options {
-            loaded,
-            source,
-            telemetry: None,
-            sink,
-            read_at: std::time::SystemTime::now(),
-            inherited,
-        })
-        .await
-        .expect("the gateway starts");
+        let gateway =
+            app::Gateway::start(Options { loaded, source, telemetry: None, sink, inherited })
+                .await
+                .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
         let signals = app::Gateway::signals().unwrap();
         let task = tokio::spawn(async move {
-            let _directory = directory;
             gateway.run(signals).await.expect("the gateway ends well");
         });
         let grpc = format!("http://{}", listeners.grpc[0]);
         let channel = Endpoint::from_shared(grpc).unwrap().connect_lazy();
-        Self { listeners, hub, handle, channel, task }
+        Self { listeners, hub, handle, channel, task, directory }
+    }
+
+    /// Rewrites the file and reloads; answers the keys that changed.
+    pub async fn reload(&self, toml: &str) -> Vec<ChangedKey> {
+        match self.try_reload(toml).await {
+            Reloaded::Accepted { changed, .. } => changed,
+            Reloaded::Refused { faults } => panic!("the reload was refused: {faults:?}"),
+        }
+    }
+
+    /// Rewrites the file and reloads; answers the outcome.
+    pub async fn try_reload(&self, toml: &str) -> Reloaded {
+        std::fs::write(self.file("gateway.toml"), with_own(toml)).unwrap();
+        self.handle.reload().await.expect("the gateway runs")
+    }
+
+    /// A file in the gateway's own directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Where WebSocket clients connect.
     pub fn websocket(&self) -> SocketAddr {
         self.listeners.websocket[0]
+    }
+
+    /// Where WebSocket clients connect with TLS.
+    pub fn tls(&self) -> SocketAddr {
+        self.listeners.tls[0]
     }
 
     /// Where gRPC clients connect.
@@ -159,4 +189,16 @@ impl Drop for Gateway {
         self.hub.stop();
         self.task.abort();
     }
+}
+
+/// The test's keys, and its gateway's own ones where it says nothing.
+fn with_own(toml: &str) -> String {
+    let says = |key: &str| toml.lines().any(|line| line.trim_start().starts_with(key));
+    let own = OWN.iter().filter(|(key, _)| !says(key));
+    let quoted = |value: &str| match value.contains(':') {
+        true => format!("\"{value}\""),
+        false => value.to_owned(),
+    };
+    let own: String = own.map(|(key, value)| format!("{key} = {}\n", quoted(value))).collect();
+    own + toml
 }

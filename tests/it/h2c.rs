@@ -28,6 +28,7 @@ pub struct Http2 {
     send: SendRequest<Bytes>,
     /// Comes true when the connection is gone, with what it was gone for.
     connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
+    ping: h2::PingPong,
     authority: SocketAddr,
 }
 
@@ -41,30 +42,46 @@ impl Http2 {
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        let (send, mut connection) = h2::client::handshake(stream).await.unwrap();
+        let ping = connection.ping_pong().unwrap();
         let connection = tokio::spawn(connection);
-        Self { send, connection, authority: address }
+        Self { send, connection, ping, authority: address }
+    }
+
+    /// A whole call, which succeeds.
+    pub async fn count(&mut self) {
+        let mut call = self.begin(COUNT, &[]).await;
+        call.complete();
+        assert_eq!(call.status().await.unwrap().0, Code::Ok);
+    }
+
+    /// Asserts that there is room for no more calls before this one has ended.
+    pub async fn one_waits_for(&mut self, mut under_way: Begun) {
+        let mut next = self.begin(COUNT, &[]).await;
+        next.complete();
+        let waiting = tokio::spawn(next.status());
+        // The answer to a ping comes behind all that was there to be answered.
+        for _ in 0..10 {
+            let pong = self.ping.ping(h2::Ping::opaque());
+            soon("a pong", pong).await.unwrap();
+        }
+        assert!(!waiting.is_finished(), "there was room");
+        under_way.complete();
+        assert_eq!(under_way.status().await.unwrap().0, Code::Ok);
+        assert_eq!(soon("room", waiting).await.unwrap().unwrap().0, Code::Ok);
     }
 
     /// Begins a call; what is sent of its message is the test's.
     pub async fn begin(&mut self, path: &str, headers: &[(&str, &str)]) -> Begun {
-        self.try_begin(path, headers).await.unwrap()
-    }
-
-    pub async fn try_begin(
-        &mut self,
-        path: &str,
-        headers: &[(&str, &str)],
-    ) -> Result<Begun, h2::Error> {
         let mut request = http::Request::post(format!("http://{}{path}", self.authority))
             .header("content-type", "application/grpc")
             .header("te", "trailers");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let mut send = soon("room for a stream", self.send.clone().ready()).await?;
-        let (response, body) = send.send_request(request.body(()).unwrap(), false)?;
-        Ok(Begun { response, body })
+        let mut send = soon("room for a stream", self.send.clone().ready()).await.unwrap();
+        let (response, body) = send.send_request(request.body(()).unwrap(), false).unwrap();
+        Begun { response, body }
     }
 
     /// Waits for the end of the connection.

@@ -71,16 +71,9 @@ async fn more_calls_than_allowed_on_one_connection_are_refused() {
     let site = Site::with("grpc.max_streams = 2").await;
     let mut line = Http2::connect(site.gateway().grpc()).await;
     // The client's library keeps to the limit as soon as it has heard of it, which is now.
-    let mut first = line.begin(COUNT, &[]).await;
-    first.complete();
-    assert_eq!(first.status().await.unwrap().0, Code::Ok);
-    let (mut one, mut two) = (line.begin(COUNT, &[]).await, line.begin(COUNT, &[]).await);
-    let third = tokio::time::timeout(Duration::from_millis(50), line.try_begin(COUNT, &[])).await;
-    assert!(third.is_err(), "there is no room for a third");
-    one.complete();
-    two.complete();
-    assert_eq!(one.status().await.unwrap().0, Code::Ok);
-    assert_eq!(two.status().await.unwrap().0, Code::Ok);
+    line.count().await;
+    let (one, _two) = (line.begin(COUNT, &[]).await, line.begin(COUNT, &[]).await);
+    line.one_waits_for(one).await;
 
     // Who doesn't keep to it gets each of the others back.
     let mut raw = by_hand(site.gateway().grpc()).await;
@@ -96,22 +89,14 @@ async fn more_calls_than_allowed_on_one_connection_are_refused() {
 async fn a_changed_limit_of_calls_is_for_new_connections() {
     let site = Site::with("grpc.max_streams = 1").await;
     let mut old = Http2::connect(site.gateway().grpc()).await;
-    let mut call = old.begin(COUNT, &[]).await;
-    call.complete();
-    call.status().await.unwrap();
+    old.count().await;
     site.reload("grpc.max_streams = 3").await;
     let mut new = Http2::connect(site.gateway().grpc()).await;
-    let mut calls = Vec::new();
-    for _ in 0..3 {
-        calls.push(new.begin(COUNT, &[]).await);
-    }
-    for mut call in calls {
-        call.complete();
-        assert_eq!(call.status().await.unwrap().0, Code::Ok);
-    }
-    let _held = old.begin(COUNT, &[]).await;
-    let second = tokio::time::timeout(Duration::from_millis(50), old.try_begin(COUNT, &[])).await;
-    assert!(second.is_err(), "the old connection keeps its limit");
+    new.count().await;
+    let _held = (new.begin(COUNT, &[]).await, new.begin(COUNT, &[]).await);
+    new.count().await;
+    let held = old.begin(COUNT, &[]).await;
+    old.one_waits_for(held).await;
 }
 
 #[tokio::test]
@@ -148,9 +133,7 @@ async fn a_connection_on_which_no_http2_is_begun_is_closed() {
     let mut line = Http2::connect(address).await;
     let mut late = Raw::open(address).await;
     late.ended().await;
-    let mut call = line.begin(COUNT, &[]).await;
-    call.complete();
-    assert_eq!(call.status().await.unwrap().0, Code::Ok);
+    line.count().await;
 }
 
 #[tokio::test]
@@ -288,9 +271,7 @@ async fn metadata_that_is_too_large_is_refused_and_costs_only_its_call() {
     let _ = call.body.send_data(EMPTY.into(), true);
     let outcome = tokio::time::timeout(Duration::from_secs(30), call.response()).await.unwrap();
     assert!(outcome.is_none_or(|status| status != 200), "{outcome:?}");
-    let mut next = line.begin(COUNT, &[]).await;
-    next.complete();
-    assert_eq!(next.status().await.unwrap().0, Code::Ok);
+    line.count().await;
 }
 
 #[tokio::test]

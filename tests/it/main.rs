@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
+mod addresses;
 mod admin;
 mod authority;
 mod callers;
@@ -13,22 +14,31 @@ mod commands;
 mod compression;
 mod connections;
 mod corpus;
+mod dashboard;
 mod fault;
 mod gateway;
 mod h2c;
 mod hostile;
 mod hostile_head;
 mod hostile_many;
+mod issuer;
 mod lines;
 mod listeners;
+mod metrics;
 mod model;
+mod origins;
 mod peer;
 mod program;
+mod proxies;
 mod random;
+mod rates;
 mod raw;
 mod scale;
+mod scrape;
 mod settings;
 mod site;
 mod slow;
 mod tidy;
 mod upgrades;
+mod watch;
+mod wss;

@@ -12,6 +12,16 @@ use tokio::time::{Duration, sleep};
 /// Only ends a test that would hang.
 const HANG: u32 = 1200;
 
+/// Ports of the gateway's own.
+const OWN: &[&str] = &[
+    "--set",
+    "websocket.listen=127.0.0.1:0",
+    "--set",
+    "grpc.listen=127.0.0.1:0",
+    "--set",
+    "admin.listen=127.0.0.1:0",
+];
+
 /// A place for one gateway: its control socket, its settings, and the processes it leaves behind.
 pub struct Program {
     directory: tempfile::TempDir,
@@ -35,10 +45,15 @@ impl Program {
         path.display().to_string()
     }
 
-    /// The command, on ports of its own, not started yet.
+    /// The command, on ports of its own, not started yet. It reloads only when told to, so that a
+    /// test knows when.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let own = ["--set", "websocket.listen=127.0.0.1:0", "--set", "grpc.listen=127.0.0.1:0"];
-        self.bare_command(&[&own[..], &["--set", "admin.listen=127.0.0.1:0"], arguments].concat())
+        self.bare_command(&[OWN, &["--set", "reload.watch=false"], arguments].concat())
+    }
+
+    /// The command, on ports of its own, not started yet. It reloads when its files change.
+    pub fn watching_command(&self, arguments: &[&str]) -> Command {
+        self.bare_command(&[OWN, arguments].concat())
     }
 
     /// The command, on whatever addresses it is told. Settings of the machine are left out.
@@ -94,6 +109,11 @@ impl Program {
             sleep(Duration::from_millis(50)).await; // the process says nothing when it is ready
         }
         panic!("serve did not become ready: {}", self.log());
+    }
+
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.children.last().unwrap().id()
     }
 
     /// What the child wrote to standard error.

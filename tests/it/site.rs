@@ -3,7 +3,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
 
-use gateway_websocket::{app::Surface, grpc::proto};
+use gateway_websocket::{app::Surface, grpc::proto, lifecycle::Reloaded};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -43,7 +43,7 @@ impl Site {
     /// Starts the gateway, once the files are there.
     pub async fn start(&mut self, toml: &str) {
         self.settings(toml);
-        self.gateway = Some(Gateway::of_file(&self.path("gateway.toml")).await);
+        self.gateway = Some(Gateway::from_file(&self.path("gateway.toml")).await);
     }
 
     /// The same, with a listener of somebody else.
@@ -56,7 +56,13 @@ impl Site {
     /// Rewrites the settings and has them put in force.
     pub async fn reload(&self, toml: &str) {
         self.settings(toml);
-        self.gateway().reload().await;
+        self.reread().await;
+    }
+
+    /// Has all files read again, and expects that they are accepted.
+    pub async fn reread(&self) {
+        let outcome = self.gateway().handle().reload().await.unwrap();
+        assert!(matches!(outcome, Reloaded::Accepted { .. }), "{outcome:?}");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -76,7 +82,7 @@ impl Site {
     }
 
     fn settings(&self, toml: &str) {
-        self.write("gateway.toml", &format!("reload.watch = false\ndrain.window = \"0s\"\n{toml}"));
+        self.write("gateway.toml", &format!("drain.window = \"0s\"\n{toml}"));
     }
 
     pub fn gateway(&self) -> &Gateway {

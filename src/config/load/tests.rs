@@ -47,7 +47,7 @@ fn no_material(_: &Config, _: &BTreeMap<String, Origin>, _: &mut Vec<Fault>) -> 
 fn without_a_file_everything_has_its_default() {
     let nowhere = Path::new("/nonexistent/gateway.toml");
     let none = std::iter::empty::<(String, String)>();
-    let loaded = load_with(&Source::default(), none, nowhere, no_material).unwrap();
+    let loaded = load_with(&Source::default(), none, nowhere, None, no_material).unwrap();
     assert_eq!(loaded.config, Config::default());
     assert!(loaded.file.is_none() && loaded.origins.is_empty() && loaded.warnings.is_empty());
 }
@@ -57,7 +57,7 @@ fn the_default_file_is_read_if_it_is_there() {
     let case = Case::with_file("shards = 3");
     let file = case.directory.path().join("gateway.toml");
     let none = std::iter::empty::<(String, String)>();
-    let loaded = load_with(&Source::default(), none, &file, no_material).unwrap();
+    let loaded = load_with(&Source::default(), none, &file, None, no_material).unwrap();
     assert_eq!(loaded.config.shards, Auto::Set(3));
     assert_eq!(loaded.file, Some(file));
 }
@@ -227,4 +227,43 @@ fn the_shipped_file_holds_every_key_with_its_default() {
     for pair in lines.windows(2).filter(|pair| pair[1].contains(" = ")) {
         assert!(pair[1].starts_with('#') || pair[0].starts_with('#'), "{}", pair[1]);
     }
+}
+
+/// The faults of reading again what was read of `file` before, named by `--config` or not.
+fn again(file: &Path, named: bool) -> Result<Loaded, String> {
+    let source = Source { file: named.then(|| file.to_owned()), sets: Vec::new() };
+    let none = std::iter::empty::<(String, String)>();
+    let again = Some(Again { before: Some(file) });
+    let loaded = load_with(&source, none, file, again, no_material);
+    loaded.map_err(|faults| faults.to_string().replace(&file.display().to_string(), "FILE"))
+}
+
+#[test]
+fn a_file_that_is_empty_or_gone_when_it_is_read_again_is_a_fault() {
+    let case = Case::with_file("");
+    let file = case.directory.path().join("gateway.toml");
+    for named in [true, false] {
+        for empty in ["", "\n", " \t\r\n\n"] {
+            fs::write(&file, empty).unwrap();
+            assert!(case.load(&[]).is_ok(), "at start it is not");
+            let fault = again(&file, named).unwrap_err();
+            assert!(fault.starts_with("FILE: is empty; "), "{fault}");
+        }
+        fs::remove_file(&file).unwrap();
+        let fault = again(&file, named).unwrap_err();
+        assert_eq!(fault, "FILE: is gone; what it said stays in force");
+        fs::write(&file, "# everything has its default\n").unwrap();
+        assert_eq!(again(&file, named).unwrap().config, Config::default());
+        fs::write(&file, "shards = 3").unwrap();
+        assert_eq!(again(&file, named).unwrap().config.shards, Auto::Set(3));
+    }
+}
+
+#[test]
+fn without_a_file_before_none_is_needed_now() {
+    let nowhere = Path::new("/nonexistent/gateway.toml");
+    let none = std::iter::empty::<(String, String)>();
+    let again = Some(Again { before: None });
+    let loaded = load_with(&Source::default(), none, nowhere, again, no_material).unwrap();
+    assert_eq!((loaded.config, loaded.file), (Config::default(), None));
 }

@@ -222,6 +222,13 @@ async fn files_that_belong_together_rest_together_and_others_are_let_go() {
     assert_eq!(rests(&mut watch).await, [both[0].clone()]);
     place.write("conf/f", "long forgotten");
     is_restless(&mut watch).await;
+    watch.set(Vec::new(), SystemTime::now());
+    place.write("conf/certificate", "not watched");
+    is_restless(&mut watch).await;
+    watch.set(both.to_vec(), SystemTime::now());
+    is_restless(&mut watch).await;
+    place.write("conf/certificate", "watched again");
+    assert_eq!(rests(&mut watch).await, [both[0].clone()]);
 }
 
 #[tokio::test]
