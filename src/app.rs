@@ -154,7 +154,8 @@ impl Gateway {
         });
         if let Some(socket) = control {
             let shown = listeners.shown();
-            let context = control::Context::new(hub.clone(), handle.clone(), shown, started);
+            let context =
+                control::Context::new(hub.clone(), handle.clone(), live.clone(), shown, started);
             let serving = control::serve(socket, context, control_stopping);
             surfaces.spawn(async {
                 serving.await;
