@@ -15,6 +15,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .build_server(true)
         .build_client(true)
+        // Clients take any channel; the program itself, which is none, is built without one.
+        .build_transport(false)
         .compile_fds(descriptors)?;
     Ok(())
 }

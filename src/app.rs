@@ -15,7 +15,13 @@ mod reload;
 mod supervise;
 mod systemd;
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -40,6 +46,8 @@ pub struct Options {
     pub loaded: Loaded,
     /// Where it came from, for reloads.
     pub source: Source,
+    /// When it was loaded: what files say since then is news.
+    pub read_at: SystemTime,
     /// The handle of the log, to change its level; none leaves the log alone.
     pub telemetry: Option<telemetry::Handle>,
     /// Who listens to the clients.
@@ -60,6 +68,9 @@ pub enum StartError {
     /// The service manager handed over something else than listeners.
     #[error(transparent)]
     Inherit(#[from] InheritError),
+    /// gRPC can't be served.
+    #[error(transparent)]
+    Grpc(#[from] grpc::ServeError),
     /// The system refuses threads, signals or polls.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -84,8 +95,9 @@ pub struct Gateway {
     asks: Asks,
     live: Live,
     reload: reload::Reloader,
-    watch: Watch,
     listeners: listeners::Set,
+    /// The files that are watched; none if `reload.watch` says so.
+    watch: Option<Watch>,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -113,15 +125,18 @@ impl Gateway {
         let (hub, threads) = Hub::start(&live, options.sink)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
-        let watch = Watch::new(reload.files(config), options.loaded.read_at);
         asks.config.send_replace(reload.status());
 
         let (stop_grpc, grpc_stopping) = watch::channel(false);
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
-        let (grpc, serving) = grpc::Server::new(context, grpc_stopping);
-        surfaces.spawn(async { serving.await.map_err(|error| error.to_string()) });
+        let grpc = grpc::Server::new(context, grpc_stopping).await?;
+        let server = grpc.clone();
+        surfaces.spawn(async move {
+            server.run().await;
+            Ok(())
+        });
         let contexts = listeners::Contexts {
             websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
             grpc,
@@ -143,6 +158,7 @@ impl Gateway {
                 Ok(())
             });
         }
+        let watch = config.reload.watch.then(|| Watch::new(reload.files(config), options.read_at));
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();
@@ -153,8 +169,8 @@ impl Gateway {
             asks,
             live,
             reload,
-            watch,
             listeners,
+            watch,
             surfaces,
             stop_grpc,
             stop_control,

@@ -22,6 +22,7 @@ mod watch;
 use std::{ops::Deref, sync::Arc};
 
 use arc_swap::{ArcSwap, Cache};
+use tokio::sync::watch::{Receiver, Sender};
 
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
@@ -63,27 +64,52 @@ impl From<Config> for InForce {
 /// Whoever does one unit of work takes one snapshot for it, so that no handshake, call or tick sees
 /// the old value of one key beside the new value of another.
 #[derive(Clone, Debug)]
-pub struct Live(Arc<ArcSwap<InForce>>);
+pub struct Live {
+    current: Arc<ArcSwap<InForce>>,
+    swapped: Sender<()>,
+}
+
+/// Tells of swaps.
+#[derive(Clone, Debug)]
+pub struct Swaps(Receiver<()>);
+
+impl Swaps {
+    /// Waits for a swap that came after these swaps were asked for, or after the last that was
+    /// told. Can be dropped without missing one.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody is left who could swap.
+            std::future::pending().await
+        }
+    }
+}
 
 impl Live {
     /// Puts a configuration in force.
     pub fn new(first: impl Into<InForce>) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(first.into())))
+        let current = Arc::new(ArcSwap::from_pointee(first.into()));
+        Self { current, swapped: Sender::new(()) }
     }
 
     /// The configuration as it is now.
     pub fn snapshot(&self) -> Arc<InForce> {
-        self.0.load_full()
+        self.current.load_full()
     }
 
     /// A reader for one thread that looks often: it costs one atomic load while nothing changes.
     pub fn reader(&self) -> Reader {
-        Reader(Cache::new(Arc::clone(&self.0)))
+        Reader(Cache::new(Arc::clone(&self.current)))
     }
 
     /// Puts another configuration in force, as a whole.
     pub fn swap(&self, next: impl Into<InForce>) {
-        self.0.store(Arc::new(next.into()));
+        self.current.store(Arc::new(next.into()));
+        self.swapped.send_replace(());
+    }
+
+    /// Tells of swaps from now on. A snapshot that is taken afterwards misses none of them.
+    pub fn swaps(&self) -> Swaps {
+        Swaps(self.swapped.subscribe())
     }
 }
 
@@ -116,5 +142,17 @@ mod tests {
         assert_eq!(reader.current().limits.names, 7);
         assert_eq!(live.snapshot().limits.names, 7);
         assert_eq!(before.limits.names, 256);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_swap_is_told_once() {
+        let live = Live::new(Config::default());
+        live.swap(Config::default());
+        let mut swaps = live.swaps();
+        let none = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(none, swaps.next()).await.is_err());
+        live.clone().swap(Config::default());
+        swaps.next().await;
+        assert!(tokio::time::timeout(none, swaps.next()).await.is_err());
     }
 }

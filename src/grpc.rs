@@ -1,43 +1,45 @@
 //! The surface towards business systems: gRPC.
 //!
 //! ```text
-//!  listeners ─► accept loops ─► tonic ─► limit (grpc.max_message) ─► classic ─► hub
-//!                                  ├───► reflection (v1, v1alpha)
-//!                                  └───► health, which follows the life of the process
+//!  accept ─► allowed? ─► place (grpc.max_connections) ─► TLS ─► connection (HTTP/2)
+//!                                                                  │ each call
+//!   hub ◄─ classic ◄─ limit (grpc.max_message) ◄─ routes ◄─ welcome? deadline?
+//!                      reflection (v1, v1alpha) ◄──┤
+//!          health, which follows the process's life ◄──┘
 //! ```
 
+mod call;
 mod classic;
-mod incoming;
+mod connection;
+mod deadline;
+mod identity;
 mod limit;
 mod meter;
+mod peer;
 pub mod proto;
+mod refusals;
 mod services;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc};
 
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, watch},
-    time::sleep,
-};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    service::Routes,
-    transport::{self, Error},
-};
+use tokio::{net::TcpStream, sync::watch};
+use tonic::service::Routes;
 use tonic_health::{
     ServingStatus,
     server::{HealthReporter, HealthService},
 };
+
+pub use refusals::{Refusals, Refused};
 
 use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
     metrics::Calls,
-    net::{Entrance, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
+use peer::Unwelcome;
 
 /// What the calls work with. Cheap to clone.
 #[derive(Clone)]
@@ -66,71 +68,150 @@ pub enum ServeError {
     /// The descriptors that reflection serves can't be read: a fault of the build.
     #[error("gRPC reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
-    /// The transport gave up.
-    #[error("gRPC: {0}")]
-    Transport(#[from] Error),
 }
 
-/// A connection that is silent for so long is asked whether it lives ...
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// ... and has so long to answer.
-const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
-/// Time that calls under way have when the server stops.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// The gRPC server: connections come in by any number of entrances. Cheap to clone.
+/// Serves gRPC on any number of listeners, which come and go. Cheap to clone.
 #[derive(Clone)]
-pub struct Server {
-    give: mpsc::Sender<io::Result<TcpStream>>,
+pub struct Server(Arc<Shared>);
+
+/// What all connections share.
+struct Shared {
+    live: Live,
+    lifecycle: lifecycle::Handle,
+    routes: Routes,
+    calls: Arc<Calls>,
+    health: HealthReporter,
+    gate: Gate,
+    refusals: Refusals,
+    stop: Stop,
+    /// Each connection holds a receiver, so that the last one's end can be waited for.
+    connections: watch::Sender<()>,
+}
+
+/// What one connection holds while it lasts.
+struct Held {
+    _place: Option<Place>,
+    _connection: watch::Receiver<()>,
 }
 
 impl Server {
-    /// Makes the server and the future that serves it until `stop`; calls under way may finish
-    /// within two seconds.
-    pub fn new(
-        context: Context,
-        stop: Stop,
-    ) -> (Self, impl Future<Output = Result<(), ServeError>>) {
-        let (give, take) = mpsc::channel(incoming::WAITING);
-        (Self { give }, serve(ReceiverStream::new(take), context, stop))
+    /// A server without a listener, which ends what it accepted when `stop` is told.
+    pub async fn new(context: Context, stop: Stop) -> Result<Self, ServeError> {
+        let health = HealthReporter::new();
+        tell(&health, context.lifecycle.phase()).await;
+        let routes = routes(&context, &health)?;
+        let Context { hub: _, live, lifecycle, calls } = context;
+        Ok(Self(Arc::new(Shared {
+            live,
+            lifecycle,
+            routes,
+            calls,
+            health,
+            gate: Gate::default(),
+            refusals: Refusals::default(),
+            stop,
+            connections: watch::Sender::new(()),
+        })))
     }
 
-    /// Accepts at `entrance` until `stop`; connections accepted by then live on.
-    pub async fn accept(self, entrance: Entrance, stop: Stop) {
-        incoming::feed(entrance, self.give, stop).await;
+    /// Accepts connections at one entrance until `stop`. They live on when it has ended.
+    pub async fn accept(&self, entrance: Entrance, mut stop: Stop) {
+        let mut acceptor = Acceptor::new(entrance, "grpc");
+        loop {
+            let (stream, address) = tokio::select! {
+                () = stopped(&mut stop) => break,
+                accepted = acceptor.next() => accepted,
+            };
+            if !self.is_allowed(address) {
+                continue;
+            }
+            // Until there is a place nothing else is accepted: the kernel's backlog is the queue.
+            let place = tokio::select! {
+                place = self.place() => place,
+                () = stopped(&mut stop) => break,
+            };
+            self.serve(stream, address, place);
+        }
+        // Who waits already is let in, unless it would have to wait longer than the listener does.
+        while let Some((stream, address)) = acceptor.listener().waiting() {
+            if self.is_allowed(address)
+                && let Some(place) = self.place_now()
+            {
+                self.serve(stream, address, Some(place));
+            }
+        }
     }
-}
 
-async fn serve(
-    connections: ReceiverStream<io::Result<TcpStream>>,
-    context: Context,
-    mut stop: Stop,
-) -> Result<(), ServeError> {
-    let config = context.live.snapshot();
-    let health = HealthReporter::new();
-    let mut phase = context.lifecycle.watch_phase();
-    let now = *phase.borrow_and_update();
-    tell(&health, now).await;
-    let routes = meter::metered(routes(&context, &health)?, Arc::clone(&context.calls));
-    let server = transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-        .max_concurrent_streams(config.grpc.max_streams);
-    let mut asked = stop.clone();
-    let serving = server.serve_with_incoming_shutdown(routes, connections, async move {
-        stopped(&mut asked).await;
-    });
-    let overdue = async {
-        stopped(&mut stop).await;
-        sleep(GRACE).await;
-    };
-    tokio::select! {
-        outcome = serving => outcome?,
-        () = follow(health, phase) => {}
-        // A stream that never ends must not hold the process.
-        () = overdue => tracing::debug!("gRPC calls were cut off at the end of the grace"),
+    /// Tells the health service of each change of phase until the stop, and returns when all
+    /// connections have ended, which is soon after.
+    pub async fn run(&self) {
+        let mut stop = self.0.stop.clone();
+        tokio::select! {
+            () = self.follow() => {}
+            () = stopped(&mut stop) => {}
+        }
+        // The last change may have come together with the stop.
+        tell(&self.0.health, self.0.lifecycle.phase()).await;
+        self.0.connections.closed().await;
     }
-    Ok(())
+
+    /// What was turned away so far.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
+    /// Connections there are now.
+    pub fn connections(&self) -> usize {
+        self.0.connections.receiver_count()
+    }
+
+    /// Whether somebody may connect from there. Nothing was read from the connection by then.
+    fn is_allowed(&self, address: SocketAddr) -> bool {
+        let allowed = peer::is_allowed(address, &self.0.live.snapshot());
+        if !allowed {
+            let why = Unwelcome::Address;
+            self.0.refusals.addresses.note(address, "a gRPC connection was refused", why);
+        }
+        allowed
+    }
+
+    fn serve(&self, stream: TcpStream, address: SocketAddr, place: Option<Place>) {
+        let held = Held { _place: place, _connection: self.0.connections.subscribe() };
+        let server = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let _held = held;
+            connection::serve(server, stream, address).await;
+        });
+    }
+
+    /// A place under `grpc.max_connections`, also when the limit is raised meanwhile.
+    async fn place(&self) -> Option<Place> {
+        let mut swaps = self.0.live.swaps();
+        loop {
+            let limit = self.0.live.snapshot().grpc.max_connections;
+            tokio::select! {
+                place = self.0.gate.enter(limit) => return place,
+                () = swaps.next() => {}
+            }
+        }
+    }
+
+    /// A place, if there is one.
+    fn place_now(&self) -> Option<Place> {
+        self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
+    }
+
+    async fn follow(&self) {
+        let mut phase = self.0.lifecycle.watch_phase();
+        loop {
+            let now = *phase.borrow_and_update();
+            tell(&self.0.health, now).await;
+            if phase.changed().await.is_err() {
+                // Nobody can change the phase any more; the last word stays.
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 fn routes(
@@ -150,16 +231,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::CLASSIC)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-}
-
-/// Says each change of phase to the health service; never ends while there is a process.
-async fn follow(health: HealthReporter, mut phase: watch::Receiver<Phase>) {
-    while phase.changed().await.is_ok() {
-        let now = *phase.borrow_and_update();
-        tell(&health, now).await;
-    }
-    // Nobody can change the phase any more; the last word stays.
-    std::future::pending::<()>().await;
 }
 
 async fn tell(health: &HealthReporter, phase: Phase) {

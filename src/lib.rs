@@ -5,13 +5,14 @@
 //!
 //! ```text
 //! 0  ids  message  close  metrics  sink
-//! 1  config  tls  wire  net  directory
+//! 1  access  config  tls  wire  net  directory
 //! 2  shard
 //! 3  hub  lifecycle  status
 //! 4  ws  grpc  admin  control
 //! 5  app  telemetry  cli  main
 //! ```
 
+pub mod access;
 pub mod admin;
 pub mod app;
 pub mod cli;

@@ -5,19 +5,21 @@
 //!
 //! ```text
 //!  bind ──► listener ──► Acceptor (survives EMFILE) ──► ws   handshakes of its own
-//!                                                  ├──► grpc tonic
+//!                                                  ├──► grpc connections of its own
 //!                                                  └──► http admin, control
 //! ```
 
 pub mod accept;
 pub mod bind;
 pub mod entrance;
+pub mod gate;
 pub mod http;
 pub mod proxy;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};
 pub use entrance::Entrance;
+pub use gate::{Gate, Place};
 
 use tokio::sync::watch;
 

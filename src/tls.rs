@@ -30,11 +30,13 @@ use rustls::{
         CertificateDer, PrivateKeyDer,
         pem::{self, PemObject},
     },
-    server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier},
+    server::{
+        NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::{CertifiedKey, SingleCertAndKey},
 };
 
-pub use certificate::Certificate;
+pub use certificate::{Certificate, name};
 
 /// A larger file is a mistake: a chain of certificates takes some kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;
@@ -126,6 +128,7 @@ pub struct Server {
     config: Arc<rustls::ServerConfig>,
     certificate: Arc<Certificate>,
     authorities: Option<Authorities>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// The authorities of which clients must have a certificate, as far as they can be shown.
@@ -168,14 +171,20 @@ impl Server {
             None => (None, None),
             Some((path, (shown, store))) => (Some(shown), Some((path, store))),
         };
-        let config = build(key, store, protocol, &provider).map_err(|(path, problem)| {
-            let blamed = path.map(|path| blame(Role::ClientCa, path));
-            vec![blamed.unwrap_or_else(blame_certificate)(problem)]
-        })?;
+        let verifier = match store {
+            None => None,
+            Some((path, store)) => {
+                let blame = blame(Role::ClientCa, path);
+                Some(verify(store, &provider).map_err(|problem| vec![blame(problem)])?)
+            }
+        };
+        let config = build(key, verifier.clone(), protocol, &provider)
+            .map_err(|problem| vec![blame_certificate()(problem)])?;
         Ok(Self {
             config: Arc::new(config),
             certificate: Arc::new(certificate),
             authorities: shown,
+            verifier,
         })
     }
 
@@ -187,6 +196,12 @@ impl Server {
     /// The server's own certificate, as far as it can be shown.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
+    }
+
+    /// What judges the certificates of clients; none if they need none. It is another one each time
+    /// the files are read.
+    pub fn verifier(&self) -> Option<&Arc<dyn ClientCertVerifier>> {
+        self.verifier.as_ref()
     }
 
     /// When the certificate expires: seconds since 1970-01-01 UTC.
@@ -230,27 +245,21 @@ fn fit(
     }
 }
 
-/// Makes rustls' configuration. Where authorities are given, the path is theirs, for a fault.
-fn build<'a>(
+/// Makes rustls' configuration.
+fn build(
     key: CertifiedKey,
-    authorities: Option<(&'a Path, RootCertStore)>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     protocol: Protocol,
     provider: &Arc<CryptoProvider>,
-) -> Result<rustls::ServerConfig, (Option<&'a Path>, Problem)> {
-    let refused = |error: rustls::Error| (None, Problem::Refused(error.to_string()));
+) -> Result<rustls::ServerConfig, Problem> {
+    let refused = |error: rustls::Error| Problem::Refused(error.to_string());
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(refused)?;
-    let mutual = authorities.is_some();
-    let builder = match authorities {
+    let mutual = verifier.is_some();
+    let builder = match verifier {
         None => builder.with_no_client_auth(),
-        Some((path, store)) => {
-            let provider = Arc::clone(provider);
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider)
-                .build()
-                .map_err(|error| (Some(path), Problem::Refused(error.to_string())))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
     config.alpn_protocols = vec![protocol.alpn().to_vec()];
@@ -264,6 +273,16 @@ fn build<'a>(
         config.ticketer = tickets(protocol).map_err(refused)?;
     }
     Ok(config)
+}
+
+/// What judges the certificates of clients by the authorities in `store`.
+fn verify(
+    store: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Problem> {
+    WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider))
+        .build()
+        .map_err(|error| Problem::Refused(error.to_string()))
 }
 
 /// The keys of session tickets (RFC 5077, RFC 8446 §4.6.1), which change by themselves every six

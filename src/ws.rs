@@ -13,7 +13,6 @@
 mod addresses;
 mod caller;
 mod forwarded;
-mod gate;
 mod handshake;
 mod held;
 mod options;
@@ -31,11 +30,10 @@ use crate::{
     config::{InForce, Live},
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Entrance, Listener as _, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Stop, stopped},
 };
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
-use gate::Gate;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
 #[derive(Clone)]

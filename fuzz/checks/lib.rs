@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   fuzz_targets/*.rs  ──►┐
-//!   (libFuzzer's bytes)   ├── checks ──► wire::{Decoder, Inflater, Deflater}, ws::rehearse
+//!   (libFuzzer's bytes)   ├── checks ──► wire::{Decoder, Inflater, Deflater}, ws::rehearse,
+//!                         │      │       net::proxy::parse
 //!   tests/it/corpus.rs ──►┘      └─────► code that is wrong on purpose, to see them fail
 //!   (fuzz/corpus/*/*)
 //! ```
@@ -14,6 +15,7 @@ pub mod codec;
 pub mod head;
 pub mod inflate;
 mod peer;
+pub mod proxy;
 
 /// The first `N` bytes of an input are settings; the rest is what came from the network.
 fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {

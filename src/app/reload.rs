@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use super::listeners;
 use crate::{
-    config::{self, InForce, Live, Source},
+    config::{self, InForce, Live, Material, Source},
     lifecycle::{ChangedKey, Reloaded},
     status::ConfigStatus,
     telemetry,
@@ -28,7 +28,7 @@ pub(super) struct Reloader {
 
 /// Who asks for a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub(super) enum Why {
     /// A person, or a program in a person's place: every outcome is told.
     Asked,
     /// A file was seen to change. Files are touched without being changed, and a fault stays a
@@ -42,6 +42,7 @@ struct Plan {
     pending: Vec<String>,
     changed: Vec<ChangedKey>,
     in_vain: BTreeMap<String, String>,
+    warnings: Vec<String>,
     file: Option<PathBuf>,
 }
 
@@ -61,13 +62,15 @@ impl Reloader {
         Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status }
     }
 
-    pub(super) fn status(&self) -> ConfigStatus {
-        self.status.clone()
+    /// The files to watch, with `config` in force.
+    pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
+        let mut files = Material::files(config);
+        files.push(self.source.file.clone().unwrap_or_else(|| config::load::DEFAULT_FILE.into()));
+        files
     }
 
-    /// The files that are worth watching while this configuration is in force.
-    pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
-        if config.reload.watch { self.source.files(config) } else { Vec::new() }
+    pub(super) fn status(&self) -> ConfigStatus {
+        self.status.clone()
     }
 
     /// Says what a reload would do, and does nothing.
@@ -80,33 +83,20 @@ impl Reloader {
         }
     }
 
-    /// Reads the configuration again and puts it in force. A faulty one changes nothing.
-    pub(super) fn reload(&mut self, live: &Live, listeners: &mut listeners::Set) -> Reloaded {
-        let plan = self.prepare(live, listeners);
-        self.carry_out(plan, live, listeners, Why::Asked)
-    }
-
-    /// The same after files have changed and rested. If they are written to once more while they
-    /// are read, nothing is done: they will rest again.
-    pub(super) fn follow(
+    /// Reads the configuration again and puts it in force. A faulty one changes nothing. What was
+    /// read of files that turn out to have been `disturbed` meanwhile is forgotten.
+    pub(super) fn reload(
         &mut self,
-        live: &Live,
-        listeners: &mut listeners::Set,
-        watch: &mut config::Watch,
-    ) {
-        let plan = self.prepare(live, listeners);
-        if !watch.disturbed() {
-            self.carry_out(plan, live, listeners, Why::Seen);
-        }
-    }
-
-    fn carry_out(
-        &mut self,
-        plan: Result<Plan, Vec<String>>,
         live: &Live,
         listeners: &mut listeners::Set,
         why: Why,
+        disturbed: impl FnOnce() -> bool,
     ) -> Reloaded {
+        let plan = self.prepare(live, listeners);
+        if disturbed() {
+            let generation = self.status.generation;
+            return Reloaded::Accepted { changed: Vec::new(), generation };
+        }
         let outcome = plan.and_then(|plan| self.put_in_force(plan, live, listeners, why));
         outcome.unwrap_or_else(|faults| {
             if why == Why::Asked || faults != self.status.faults {
@@ -135,6 +125,9 @@ impl Reloader {
         if let Some(telemetry) = &self.telemetry {
             // Opened anew each time, so that a log that was rotated away is let go of.
             telemetry.change(&plan.next.config.log).map_err(|error| fault(&error))?;
+        }
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
         }
         live.swap(plan.next);
         if let Err(error) = listeners.apply(change) {
@@ -176,6 +169,7 @@ impl Reloader {
             }
         }
         let in_vain = in_vain(&loaded);
+        let warnings = loaded.warnings;
         for it in loaded.overridden {
             let before = self.in_vain.get(&it.key);
             if before != Some(&it.in_file) {
@@ -188,8 +182,8 @@ impl Reloader {
             }
         }
         let next = InForce { config: carried.config, material: loaded.material };
-        changed.extend(config::Material::changes(&current, &next).into_iter().map(told));
-        Ok(Plan { next, pending: carried.pending, changed, in_vain, file: loaded.file })
+        changed.extend(Material::changes(&current, &next).into_iter().map(told));
+        Ok(Plan { next, pending: carried.pending, changed, in_vain, warnings, file: loaded.file })
     }
 }
 

@@ -3,13 +3,15 @@
 //! | what comes | what is done |
 //! |---|---|
 //! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
-//! | SIGHUP, `reload`, a file that has changed and rested | load, check and swap the configuration, or nothing |
+//! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | a file of the configuration has changed | the same, if it says anything new |
 //! | `reload --plan` | the same, but for the swap |
 //! | `drain` | drain and stay |
 //! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
 
 use std::{
     io,
+    path::PathBuf,
     time::{Duration, SystemTime},
 };
 
@@ -18,9 +20,9 @@ use signal_hook_tokio::Signals;
 use tokio::{sync::oneshot, time::timeout};
 use tokio_stream::StreamExt as _;
 
-use super::{Gateway, RunError, Surface, drain::drain, systemd};
+use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
 use crate::{
-    config::Drain,
+    config::{Drain, Watch},
     lifecycle::{Ask, Drained, Reloaded},
     status::Phase,
 };
@@ -36,9 +38,9 @@ enum Wake {
     Ask(Ask),
     Signal(i32),
     Check,
-    Files,
     Surface(Result<(), String>),
     Listener(String),
+    Files(Vec<PathBuf>),
 }
 
 /// Where clients come in.
@@ -58,25 +60,30 @@ impl Gateway {
             let wake = tokio::select! {
                 Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
                 Some(signal) = signals.next() => Wake::Signal(signal),
-                _changed = self.watch.rested() => Wake::Files,
                 _ = check.tick() => Wake::Check,
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
                 }
+                files = rested(&mut self.watch) => Wake::Files(files),
                 error = self.listeners.failed() => Wake::Listener(error),
             };
             match wake {
                 Wake::Ask(Ask::Reload(reply)) => {
-                    let outcome = self.reload();
+                    let outcome = self.reload(Why::Asked);
                     // Who asked may be gone; the outcome stands in the status all the same.
                     let _ = reply.send(outcome);
+                }
+                Wake::Files(files) => {
+                    tracing::debug!(?files, "files have changed");
+                    // The outcome is logged and stands in the status: nobody asked.
+                    let _ = self.reload(Why::Seen);
                 }
                 Wake::Ask(Ask::Plan(reply)) => {
                     let _ = reply.send(self.reload.plan(&self.live, &self.listeners));
                 }
                 Wake::Signal(SIGHUP) => {
                     // The outcome is logged and stands in the status: a signal has no answer.
-                    let _ = self.reload();
+                    let _ = self.reload(Why::Asked);
                 }
                 Wake::Ask(Ask::Drain(reply)) => {
                     self.go_out_of_service(Phase::Draining, reply, &mut signals).await;
@@ -94,7 +101,6 @@ impl Gateway {
                     self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
                     return self.end().await;
                 }
-                Wake::Files => self.follow(),
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
                 Wake::Check => said = self.say_how_it_is(said),
                 Wake::Surface(Ok(())) => {
@@ -107,26 +113,28 @@ impl Gateway {
         }
     }
 
-    fn reload(&mut self) -> Reloaded {
-        self.reloading(|gateway| gateway.reload.reload(&gateway.live, &mut gateway.listeners))
-    }
-
-    /// Reloads because files have changed.
-    fn follow(&mut self) {
-        self.reloading(|gateway| {
-            gateway.reload.follow(&gateway.live, &mut gateway.listeners, &mut gateway.watch);
-        });
-    }
-
-    fn reloading<T>(&mut self, reload: impl FnOnce(&mut Self) -> T) -> T {
+    fn reload(&mut self, why: Why) -> Reloaded {
         systemd::reloading();
         let read_at = SystemTime::now();
-        let outcome = reload(self);
-        self.watch.set(self.reload.files(&self.live.snapshot()), read_at);
+        let watch = &mut self.watch;
+        let disturbed = || why == Why::Seen && watch.as_mut().is_some_and(Watch::disturbed);
+        let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
+        self.watch_again(read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
         outcome
+    }
+
+    /// Watches what the configuration in force names.
+    fn watch_again(&mut self, read_at: SystemTime) {
+        let config = self.live.snapshot();
+        let files = self.reload.files(&config);
+        match &mut self.watch {
+            _ if !config.reload.watch => self.watch = None,
+            Some(watch) => watch.set(files, read_at),
+            none => *none = Some(Watch::new(files, read_at)),
+        }
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
@@ -192,6 +200,14 @@ impl Gateway {
         self.threads.join();
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Waits for files that have changed; for ever if none is watched.
+async fn rested(watch: &mut Option<Watch>) -> Vec<PathBuf> {
+    match watch {
+        Some(watch) => watch.rested().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
@@ -14,6 +15,7 @@ const CONTROL_THREADS: usize = 4;
 
 /// Loads, checks and runs; returns when the gateway has ended.
 pub(super) fn run(source: Source, detached: bool) -> Exit {
+    let read_at = SystemTime::now();
     let loaded = match config::load_to_run(&source, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
@@ -23,7 +25,7 @@ pub(super) fn run(source: Source, detached: bool) -> Exit {
         let _ = rustix::process::setsid();
     }
     let logs_to_file = !loaded.config.log.file.as_os_str().is_empty();
-    match serve(loaded, source, detached) {
+    match serve(loaded, (source, read_at), detached) {
         Ok(()) => Exit::Done,
         Err(error) => {
             // Before it is ready, a detached gateway still has its parent's ear.
@@ -47,7 +49,11 @@ enum ServeError {
     System(#[from] io::Error),
 }
 
-fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeError> {
+fn serve(
+    loaded: Loaded,
+    (source, read_at): (Source, SystemTime),
+    detached: bool,
+) -> Result<(), ServeError> {
     let telemetry = telemetry::init(&loaded.config.log)?;
     if let Err(error) = machine::raise_files() {
         tracing::warn!(%error, "the file descriptor limit could not be raised");
@@ -69,7 +75,8 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         let signals = Gateway::signals()?;
         let inherited = Gateway::inherited().map_err(StartError::from)?;
         let sink = Arc::new(sink::NoSink);
-        let options = Options { loaded, source, telemetry: Some(telemetry), sink, inherited };
+        let options =
+            Options { loaded, source, read_at, telemetry: Some(telemetry), sink, inherited };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;

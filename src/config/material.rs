@@ -18,7 +18,10 @@ use super::{
     Change, Config, Fault, InForce, Origin,
     keys::{class_of, flatten},
 };
-use crate::tls::{self, Protocol, Role};
+use crate::{
+    access::Tokens,
+    tls::{self, Protocol, Role},
+};
 
 /// The contents of all files that the settings name.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,10 @@ pub struct Material {
     pub wss: Option<tls::Server>,
     /// What `grpc.certificate`, `grpc.key` and `grpc.client_ca` hold; none if they are not set.
     pub grpc_tls: Option<tls::Server>,
+    /// What `grpc.token_files` hold; nothing if none is set.
+    pub callers: Tokens,
+    /// Files of secrets that are open to more than their owner and group; one line each.
+    exposed: Vec<String>,
 }
 
 /// The reading of all files: what is to be read, and what is wrong so far.
@@ -48,6 +55,8 @@ const WSS: TlsKeys = TlsKeys { certificate: "tls.certificate", key: "tls.key", c
 const GRPC: TlsKeys =
     TlsKeys { certificate: "grpc.certificate", key: "grpc.key", client_ca: "grpc.client_ca" };
 
+const TOKENS: &str = "grpc.token_files";
+
 impl Material {
     /// Reads all files that `config` names; faults go to `faults`, with the origin of the key that
     /// names the file.
@@ -58,7 +67,10 @@ impl Material {
     ) -> Self {
         let mut reading = Reading { config, origins, faults };
         let (wss, grpc) = (&config.tls, &config.grpc);
+        let mut exposed = Vec::new();
         Self {
+            callers: reading.tokens(&mut exposed),
+            exposed,
             wss: reading.tls(
                 &WSS,
                 Protocol::WebSocket,
@@ -97,7 +109,8 @@ impl Material {
         .collect()
     }
 
-    /// What is allowed and probably not meant: certificates that have expired or soon will.
+    /// What is allowed and probably not meant: certificates that have expired or soon will,
+    /// secrets that lie open.
     pub fn warnings(&self) -> Vec<String> {
         self.warnings_at(SystemTime::now())
     }
@@ -111,12 +124,12 @@ impl Material {
     fn warnings_at(&self, now: SystemTime) -> Vec<String> {
         let warned =
             |(key, it): (&str, &tls::Certificate)| Some(format!("{key}: {}", it.warning(now)?));
-        self.certificates().filter_map(warned).collect()
+        self.certificates().filter_map(warned).chain(self.exposed.iter().cloned()).collect()
     }
 }
 
 /// What can be said of the contents of each file, by the key that names it.
-fn shown(material: &Material) -> [(&'static str, Option<String>); 3] {
+fn shown(material: &Material) -> [(&'static str, Option<String>); 4] {
     let certificate = |server: &Option<tls::Server>| {
         server.as_ref().map(|server| server.certificate().to_string())
     };
@@ -125,6 +138,7 @@ fn shown(material: &Material) -> [(&'static str, Option<String>); 3] {
         (WSS.certificate, certificate(&material.wss)),
         (GRPC.certificate, certificate(&material.grpc_tls)),
         (GRPC.client_ca, authorities),
+        (TOKENS, Some(&material.callers).filter(|it| !it.is_empty()).map(Tokens::to_string)),
     ]
 }
 
@@ -162,6 +176,19 @@ impl Reading<'_> {
                 None
             }
         }
+    }
+
+    /// The tokens of callers; none if one of the files is at fault.
+    fn tokens(&mut self, exposed: &mut Vec<String>) -> Tokens {
+        let files = self.config.grpc.token_files.0.iter().map(Path::new);
+        let (read, open) = Tokens::read(files);
+        exposed.extend(open.iter().map(|line| format!("{TOKENS}: {line}")));
+        read.unwrap_or_else(|errors| {
+            for error in errors {
+                self.fault(TOKENS, error.to_string());
+            }
+            Tokens::default()
+        })
     }
 
     /// The file that `key` names can't be used: `problem` says why.

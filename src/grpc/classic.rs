@@ -21,6 +21,7 @@ use super::proto::{
     UnBindUidResponse, UnGroupRequest, UnGroupResponse,
 };
 use crate::{
+    access::{AUDIT, Caller},
     close::{Cause, Close, code},
     config::{Config, Live},
     hub::{Hub, HubError},
@@ -107,9 +108,15 @@ impl Classic {
     pub(super) async fn clonse_client(
         &self,
         request: ClonseClientRequest,
+        caller: Option<Caller>,
     ) -> Answer<ClonseClientResponse> {
         if let Some(client) = client(&request.clientid) {
             let close = Close::new(Cause::Api, code::NORMAL, "");
+            // Before it is done, since a caller who hangs up afterwards must not go unnamed.
+            tracing::info!(
+                target: AUDIT, caller = caller.map(display), call = "ClonseClient", %client,
+                "a client is closed"
+            );
             done(self.hub.close(Target::Client(client), close).await)?;
         }
         Ok(ClonseClientResponse { result: !request.clientid.is_empty() })
@@ -165,7 +172,17 @@ impl Classic {
         Ok(LeaveGroupResponse { result })
     }
 
-    pub(super) async fn un_group(&self, request: UnGroupRequest) -> Answer<UnGroupResponse> {
+    pub(super) async fn un_group(
+        &self,
+        request: UnGroupRequest,
+        caller: Option<Caller>,
+    ) -> Answer<UnGroupResponse> {
+        if self.hub.group_exists(&request.group) {
+            tracing::info!(
+                target: AUDIT, caller = caller.map(display), call = "UnGroup",
+                group = ?request.group, "a group is dissolved"
+            );
+        }
         let result = known(self.hub.dissolve(&request.group).await)?;
         Ok(UnGroupResponse { result })
     }

@@ -1,4 +1,5 @@
-//! How large a request may be: `grpc.max_message`, as it is when the call comes in.
+//! How large a request may be and how long it may take: `grpc.max_message` and
+//! `limits.message_deadline`, as they are when the call comes in.
 //!
 //! tonic says that a message is too large, but not that an operator can change it; and it says it
 //! as `OUT_OF_RANGE`. Here it becomes `RESOURCE_EXHAUSTED` with the setting's name.
@@ -6,9 +7,11 @@
 use std::{
     convert::Infallible,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use tokio::time::{Sleep, sleep};
 use tonic::{
     Code, Status,
     body::Body,
@@ -58,10 +61,13 @@ where
     }
 
     fn call(&mut self, request: Request) -> Answer {
-        let limit = self.live.snapshot().grpc.max_message.bytes();
+        let config = self.live.snapshot();
+        let limit = config.grpc.max_message.bytes();
+        let time = config.limits.message_deadline;
         // A clone shares the handler; it exists to carry the bound of this call.
         let answer = (self.bound)(self.service.clone(), limit).call(request);
-        Answer { answer, limit }
+        let late = (!time.is_zero()).then(|| (Box::pin(sleep(time)), time));
+        Answer { answer, limit, late }
     }
 }
 
@@ -69,6 +75,8 @@ where
 pub(super) struct Answer {
     answer: BoxFuture<Response, Infallible>,
     limit: usize,
+    /// A shard answers at once, so what takes long is a request that comes byte by byte.
+    late: Option<(Pin<Box<Sleep>>, Duration)>,
 }
 
 impl Future for Answer {
@@ -79,7 +87,14 @@ impl Future for Answer {
         let named = |response: Response| {
             if is_too_large(&response) { refuse(limit) } else { response }
         };
-        self.answer.as_mut().poll(context).map_ok(named)
+        if let Poll::Ready(answered) = self.answer.as_mut().poll(context) {
+            return Poll::Ready(answered.map(named));
+        }
+        if let Some((late, time)) = &mut self.late {
+            ready!(late.as_mut().poll(context));
+            return Poll::Ready(Ok(give_up(*time)));
+        }
+        Poll::Pending
     }
 }
 
@@ -92,6 +107,11 @@ fn is_too_large(response: &Response) -> bool {
 fn refuse(limit: usize) -> Response {
     let text = format!("the request is larger than the {limit} bytes that grpc.max_message allows");
     Status::resource_exhausted(text).into_http()
+}
+
+fn give_up(time: Duration) -> Response {
+    let text = format!("the call took longer than the {time:?} of limits.message_deadline");
+    Status::deadline_exceeded(text).into_http()
 }
 
 #[cfg(test)]

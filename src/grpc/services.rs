@@ -5,10 +5,13 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, service::Routes};
 
 use super::{classic::Classic, limit::Limited, proto};
-use crate::{config::Live, hub::Hub};
+use crate::{access::Caller, config::Live, hub::Hub};
 
 macro_rules! services {
-    ($($module:ident $trait:ident $server:ident $call:ident $request:ident $response:ident;)+) => {
+    (
+        $($module:ident $trait:ident $server:ident $call:ident $request:ident $response:ident
+        $($audited:ident)?;)+
+    ) => {
         $(
             #[tonic::async_trait]
             impl proto::$module::$trait for Classic {
@@ -16,7 +19,8 @@ macro_rules! services {
                     &self,
                     request: Request<proto::$request>,
                 ) -> Result<Response<proto::$response>, Status> {
-                    Self::$call(self, request.into_inner()).await.map(Response::new)
+                    let answer = services!(@call self, $call, request $(, $audited)?);
+                    answer.await.map(Response::new)
                 }
             }
         )+
@@ -37,16 +41,24 @@ macro_rules! services {
             routes
         }
     };
+    (@call $classic:ident, $call:ident, $request:ident) => {
+        Classic::$call($classic, $request.into_inner())
+    };
+    // What can't be undone is done in somebody's name.
+    (@call $classic:ident, $call:ident, $request:ident, audited) => {{
+        let (_, extensions, request) = $request.into_parts();
+        Classic::$call($classic, request, extensions.get::<Caller>().cloned())
+    }};
 }
 
 services! {
     broadcast_message_server BroadcastMessage BroadcastMessageServer broadcast_message BroadcastMessageRequest BroadcastMessageResponse;
     send_message_to_client_server SendMessageToClient SendMessageToClientServer send_message_to_client SendMessageToClientRequest SendMessageToClientResponse;
-    clonse_client_server ClonseClient ClonseClientServer clonse_client ClonseClientRequest ClonseClientResponse;
+    clonse_client_server ClonseClient ClonseClientServer clonse_client ClonseClientRequest ClonseClientResponse audited;
     get_all_online_client_server GetAllOnlineClient GetAllOnlineClientServer get_all_online_client GetAllOnlineClientRequest GetAllOnlineClientResponse;
     client_is_online_server ClientIsOnline ClientIsOnlineServer client_is_online ClientIsOnlineRequest ClientIsOnlineResponse;
     count_online_client_server CountOnlineClient CountOnlineClientServer count_online_client CountOnlineClientRequest CountOnlineClientResponse;
-    un_group_server UnGroup UnGroupServer un_group UnGroupRequest UnGroupResponse;
+    un_group_server UnGroup UnGroupServer un_group UnGroupRequest UnGroupResponse audited;
     send_message_to_group_server SendMessageToGroup SendMessageToGroupServer send_message_to_group SendMessageToGroupRequest SendMessageToGroupResponse;
     count_online_group_server CountOnlineGroup CountOnlineGroupServer count_online_group CountOnlineGroupRequest CountOnlineGroupResponse;
     count_group_server CountGroup CountGroupServer count_group CountGroupRequest CountGroupResponse;

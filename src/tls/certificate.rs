@@ -35,6 +35,9 @@ const WARN: Duration = Duration::from_hours(14 * 24);
 /// A longer name is cut: it is shown to be recognised.
 const SHOWN: usize = 64;
 
+/// A certificate may leave it open whose it is.
+const NOBODY: &str = "nobody named";
+
 /// RFC 4519 §2.3, the common name.
 const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
 
@@ -83,6 +86,12 @@ impl fmt::Display for Certificate {
     }
 }
 
+/// Whom a certificate names, for the log: its common name, or else the first of its DNS names.
+pub fn name(certificate: &CertificateDer<'_>) -> String {
+    // Who was verified has a certificate that can be read.
+    X509::from_der(certificate).map_or_else(|_| NOBODY.to_owned(), |parsed| subject(&parsed))
+}
+
 fn seconds(time: Time) -> u64 {
     time.to_unix_duration().as_secs()
 }
@@ -99,7 +108,7 @@ fn subject(certificate: &X509) -> String {
     });
     let name = name.unwrap_or_else(|| content.subject().to_string());
     if name.is_empty() {
-        return "nobody named".to_owned();
+        return NOBODY.to_owned();
     }
     // Whoever made it may have written anything, and it goes to terminals and logs.
     name.chars().filter(|c| !c.is_control()).take(SHOWN).collect()

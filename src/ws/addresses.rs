@@ -382,6 +382,7 @@ mod tests {
             }
             // What is left is what still says something, once each entry was looked at.
             now += 2 * SECOND;
+            table.hand = 0;
             table.tidy(64, now);
             let busy = model.values().filter(|(stays, _)| *stays > 0).count();
             prop_assert_eq!(table.known.len(), busy);

@@ -8,6 +8,7 @@ use gateway_websocket::{
     message::Kind,
     wire::{Inflater, compress_once},
 };
+use tonic::transport::Endpoint;
 
 use crate::{
     client::Client,
@@ -62,7 +63,7 @@ async fn switched_off_by_a_reload_it_ends_for_clients_that_are_connected_too() {
     let status = program.serve(&["--config", &config]).await;
     let address = status.listeners.websocket[0];
     let grpc = format!("http://{}", status.listeners.grpc[0]);
-    let mut grpc = Broadcast::connect(grpc).await.unwrap();
+    let mut grpc = Broadcast::new(Endpoint::from_shared(grpc).unwrap().connect().await.unwrap());
     let (mut raw, response) = Raw::compressing(address).await;
     assert!(response.contains("permessage-deflate"), "{response}");
     converse(&mut raw, &mut grpc, true).await;

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use gateway_websocket::{
     config::Config,
     message::Kind,
+    net::proxy::{MOST, Progress, Violation as Unheard, Whom, parse},
     wire::{Decoder, Event, Flow, Limits, Violation},
 };
 
@@ -15,6 +16,7 @@ use checks::{
     codec::{self, Receiver},
     head::{self, Answered},
     inflate::{self, Deflate, Wire},
+    proxy::{self, Verdict},
 };
 
 /// The inputs that are kept for a target, by name.
@@ -64,6 +66,11 @@ fn the_corpus_of_the_inflater_holds() {
 #[test]
 fn the_corpus_of_the_upgrade_holds() {
     replay("head", |input| head::check(input, head::rehearse));
+}
+
+#[test]
+fn the_corpus_of_the_proxy_header_holds() {
+    replay("proxy", |input| proxy::check(input, parse));
 }
 
 /// A decoder with a fault of its own.
@@ -303,4 +310,91 @@ fn the_corpus_shows_who_is_too_kind_and_who_is_too_strict() {
     assert!(kind.contains("101 goes to right requests only"), "{kind}");
     let strict = complaints("head", |input| head::check(input, |_, _, _| no.clone()));
     assert!(strict.contains("a right request is accepted"), "{strict}");
+}
+
+/// What is said of the first bytes of a connection, made wrong.
+type Misread = fn(&[u8], Verdict) -> Verdict;
+
+#[test]
+fn the_corpus_shows_each_fault_of_a_reader_of_proxy_headers() {
+    let faults: [(Misread, &str); 9] = [
+        (
+            |bytes, verdict| match verdict {
+                Ok(Progress::More(_)) => Ok(Progress::More(bytes.len())),
+                verdict => verdict,
+            },
+            "more is asked for",
+        ),
+        (
+            |_, verdict| match verdict {
+                Ok(Progress::More(_)) => Ok(Progress::More(1 << 20)),
+                verdict => verdict,
+            },
+            "no more is asked for than a header has",
+        ),
+        // Sees a header only if something is behind it.
+        (
+            |bytes, verdict| match verdict {
+                Ok(Progress::Header { len, .. }) if bytes.len() == len && len < MOST => {
+                    Ok(Progress::More(len + 1))
+                }
+                verdict => verdict,
+            },
+            "nothing behind the header is read",
+        ),
+        (
+            |bytes, verdict| match verdict {
+                Ok(Progress::Header { whom, .. }) => {
+                    Ok(Progress::Header { whom, len: bytes.len() })
+                }
+                verdict => verdict,
+            },
+            "a second reader reads the same",
+        ),
+        // Takes the target for the client.
+        (
+            |_, verdict| match verdict {
+                Ok(Progress::Header { whom: Whom::Client(mut client), len }) => {
+                    client.set_port(80);
+                    Ok(Progress::Header { whom: Whom::Client(client), len })
+                }
+                verdict => verdict,
+            },
+            "a second reader reads the same",
+        ),
+        // Takes a proxy's own connection for somebody's.
+        (
+            |_, verdict| match verdict {
+                Ok(Progress::Header { whom: Whom::Proxy, len }) => {
+                    Ok(Progress::Header { whom: Whom::Unknown, len })
+                }
+                verdict => verdict,
+            },
+            "a second reader reads the same",
+        ),
+        // Doesn't mind a fault.
+        (
+            |bytes, verdict| match verdict {
+                Err(_) => Ok(Progress::Header { whom: Whom::Unknown, len: bytes.len() }),
+                verdict => verdict,
+            },
+            "a second reader says Wrong",
+        ),
+        // Waits for the end of what can be none.
+        (
+            |bytes, verdict| match verdict {
+                Err(Unheard::Signature) => Ok(Progress::More(bytes.len() + 1)),
+                verdict => verdict,
+            },
+            "a second reader says Wrong",
+        ),
+        // Too strict.
+        (|_, verdict| verdict.and(Err(Unheard::Signature)), "a second reader says Header"),
+    ];
+    for (misread, expected) in faults {
+        let found = complaints("proxy", |input| {
+            proxy::check(input, |bytes| misread(bytes, parse(bytes)));
+        });
+        assert!(found.contains(expected), "{expected:?} is not in\n{found}");
+    }
 }

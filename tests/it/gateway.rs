@@ -76,6 +76,7 @@ impl Gateway {
             source,
             telemetry: None,
             sink,
+            read_at: std::time::SystemTime::now(),
             inherited: Vec::new(),
         })
         .await

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests: a panic is how they fail")]
 
+mod addresses;
 mod admin;
 mod calls;
 mod classic;
@@ -17,13 +18,17 @@ mod hostile_head;
 mod hostile_many;
 mod listeners;
 mod model;
+mod origins;
 mod peer;
 mod program;
+mod proxies;
 mod random;
+mod rates;
 mod raw;
 mod scale;
 mod settings;
 mod slow;
+mod storm;
 mod tidy;
 mod upgrades;
 mod watch;

@@ -1,6 +1,6 @@
 //! Clients that speak bytes: hand-written requests and frames, for what no well-behaved client sends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -87,6 +87,20 @@ impl Raw {
     /// A TCP connection on which nothing was said yet.
     pub async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let buffer = Vec::new();
+        Self { stream, buffer }
+    }
+
+    /// A TCP connection that comes from an address of the test's choice.
+    pub async fn open_from(source: IpAddr, address: SocketAddr) -> Self {
+        let socket = match source {
+            IpAddr::V4(_) => TcpSocket::new_v4(),
+            IpAddr::V6(_) => TcpSocket::new_v6(),
+        };
+        let socket = socket.unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let stream = socket.connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let buffer = Vec::new();
         Self { stream, buffer }
@@ -179,14 +193,20 @@ impl Raw {
 
     /// The head of an HTTP response.
     pub async fn response(&mut self) -> String {
+        self.try_response().await.expect("a response before the end")
+    }
+
+    /// The head of an HTTP response; none if the connection ends, or is reset, before it.
+    pub async fn try_response(&mut self) -> Option<String> {
         loop {
             let end = self.buffer.windows(4).position(|end| end == b"\r\n\r\n");
             if let Some(end) = end {
                 let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
-                return String::from_utf8(head).unwrap();
+                return Some(String::from_utf8(head).unwrap());
             }
-            let more = self.more().await.unwrap();
-            assert!(more, "the end came before a response");
+            if !self.more().await.is_ok_and(|more| more) {
+                return None;
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 /// The layers of ARCHITECTURE.md, from the bottom up.
 const LAYERS: [&[&str]; 6] = [
     &["ids", "message", "close", "metrics", "sink"],
-    &["config", "tls", "wire", "net", "directory"],
+    &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
     &["hub", "lifecycle", "status"],
     &["ws", "grpc", "admin", "control"],

@@ -19,7 +19,7 @@ use gateway_websocket::{
     },
 };
 use tokio_tungstenite::tungstenite::Message;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::{client::Client, client::soon, program::Program};
 
@@ -49,8 +49,8 @@ impl Watched {
         let command = program.watching_command(&["--config", &config]);
         let status = program.spawn(command).await;
         let client = Client::connect(status.listeners.websocket[0]).await;
-        let grpc = format!("http://{}", status.listeners.grpc[0]);
-        let calls = Broadcast::connect(grpc).await.unwrap();
+        let grpc = Endpoint::from_shared(format!("http://{}", status.listeners.grpc[0])).unwrap();
+        let calls = Broadcast::new(grpc.connect().await.unwrap());
         Self { program, client, calls, changes: 0 }
     }
 

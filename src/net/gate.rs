@@ -1,12 +1,15 @@
-//! How many handshakes may be under way at once, by a limit that may change between two of them.
+//! How many of something may be at once, by a limit that may change while they are.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Lets a limited number of handshakes in.
+/// A place within; it is given back by drop.
+pub type Place = OwnedSemaphorePermit;
+
+/// Lets a limited number in: handshakes, connections.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub struct Gate {
     places: Arc<Semaphore>,
     /// Places there are, taken ones included. The lock is held for the comparison only.
     size: Mutex<usize>,
@@ -19,13 +22,20 @@ impl Default for Gate {
 }
 
 impl Gate {
-    /// Waits until fewer than `limit` handshakes are under way; the place is given back by drop.
+    /// Waits until fewer than `limit` are inside. Can be dropped without losing a place.
     ///
-    /// A lowered limit takes effect as places come back.
-    pub(super) async fn enter(&self, limit: usize) -> Option<OwnedSemaphorePermit> {
+    /// A lowered limit takes effect as places come back; a raised one with the next who comes, so
+    /// who waits while the limit changes has to come again.
+    pub async fn enter(&self, limit: usize) -> Option<Place> {
         self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
         // The semaphore is never closed, so there always is a permit.
         Arc::clone(&self.places).acquire_owned().await.ok()
+    }
+
+    /// A place, if fewer than `limit` are inside.
+    pub fn try_enter(&self, limit: usize) -> Option<Place> {
+        self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
+        Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
     fn resize(&self, limit: usize) {
@@ -62,6 +72,10 @@ mod tests {
         drop((first, second));
         assert!(is_shut(&gate, 1).await, "one is under way and one is allowed");
         drop(third);
-        assert!(gate.enter(1).await.is_some());
+        let only = gate.enter(1).await;
+        assert!(only.is_some());
+        assert!(gate.try_enter(1).is_none());
+        drop(only);
+        assert!(gate.try_enter(1).is_some());
     }
 }

@@ -1,0 +1,258 @@
+//! One connection of a business system: HTTP/2, from its first byte to its last.
+//!
+//! tonic's own server takes its settings once and lets nobody end a single connection, so the
+//! connections are carried here, with hyper's HTTP/2, and tonic does what is within the calls.
+//!
+//! | what comes | what is done |
+//! |---|---|
+//! | nothing, or no HTTP/2, within `limits.handshake` | closed |
+//! | a peer that answers no ping (`grpc.keepalive_*`) or takes no bytes | closed |
+//! | a configuration by which the peer may not be there | its calls are ended, then it is closed |
+//! | the stop | no more calls (GOAWAY), those under way have a grace |
+//! | floods of resets, pings, settings, headers | the limits of h2, then closed |
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout, timeout_at},
+};
+use tokio_rustls::TlsAcceptor;
+use tonic::{codegen::Service as _, service::Routes};
+
+use super::{
+    Shared,
+    identity::Identity,
+    meter,
+    peer::{Grant, Peer, Unwelcome},
+};
+use crate::{
+    config::{Grpc, InForce},
+    net::stopped,
+};
+
+/// What the calls of one connection share. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Line {
+    pub(super) server: Arc<Shared>,
+    pub(super) peer: Arc<Peer>,
+    pub(super) routes: Routes,
+}
+
+/// Time that calls under way have when the server stops.
+const GRACE: Duration = Duration::from_secs(2);
+/// Time that a peer that is not welcome any more has to read why.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Metadata of one call: a token of the largest size fits with room to spare.
+const HEADERS: u32 = 16 << 10;
+/// Bytes of requests that may be under way on one connection, and in one call of it.
+const WINDOW: u32 = 1 << 20;
+/// Answers that wait for one call's reader; more are not asked for.
+const SEND_BUFFER: usize = 256 << 10;
+/// Calls that were reset and are not taken note of yet (CVE-2023-44487), before the connection is
+/// ended for it.
+const RESETS: usize = 20;
+/// Calls that had to be reset because of what the peer sent (CVE-2025-8671), before the same.
+const PROVOKED: usize = 128;
+/// What every HTTP/2 client says first (RFC 9113 §3.4).
+const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
+
+/// Why a connection ends before its peer ends it.
+enum End {
+    Silent,
+    Unwelcome(Unwelcome),
+    Stop,
+}
+
+/// Carries one connection to its end. The peer's address is allowed.
+pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+    let config = server.live.snapshot();
+    set_options(&stream, &config.grpc);
+    let deadline = Instant::now() + config.limits.handshake;
+    let refuse = |why: &dyn fmt::Display| {
+        server.refusals.handshakes.note(address, "a TLS handshake for gRPC failed", why);
+    };
+    if config.grpc.certificate.as_os_str().is_empty() {
+        let peer = Peer { address, identity: None };
+        return carry(server, peer, stream, &config, deadline).await;
+    }
+    // Never in the clear where TLS is asked for.
+    let Some(tls) = &config.material.grpc_tls else {
+        return refuse(&"grpc.certificate was not read");
+    };
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let mut stop = server.stop.clone();
+    let shaken = tokio::select! {
+        shaken = timeout_at(deadline, handshake) => shaken,
+        () = stopped(&mut stop) => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => {
+            let peer = Peer { address, identity: Identity::of(stream.get_ref().1) };
+            carry(server, peer, stream, &config, deadline).await;
+        }
+        Ok(Err(error)) => refuse(&error),
+        Err(_) => refuse(&"it was not complete within limits.handshake"),
+    }
+}
+
+/// Speaks HTTP/2 over `io`, which has to be begun before `deadline`.
+async fn carry<I>(server: Arc<Shared>, peer: Peer, io: I, config: &InForce, deadline: Instant)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let heard = Arc::new(AtomicUsize::new(0));
+    let io = TokioIo::new(Heard { io, bytes: Arc::clone(&heard) });
+    let peer = Arc::new(peer);
+    let line = Line {
+        server: Arc::clone(&server),
+        peer: Arc::clone(&peer),
+        routes: server.routes.clone(),
+    };
+    // Counted from the outside: a call that is refused or ended early is a call.
+    let service = meter::metered(line, Arc::clone(&server.calls));
+    let service = service_fn(move |request| service.clone().call(request));
+    let connection = http2(&config.grpc).serve_connection(io, service);
+    tokio::pin!(connection);
+    let end = async {
+        let mut stop = server.stop.clone();
+        let swaps = server.live.swaps();
+        tokio::select! {
+            () = silence(deadline, &heard) => End::Silent,
+            why = peer.unwelcome(Grant::Exempt, &server.live, swaps) => End::Unwelcome(why),
+            () = stopped(&mut stop) => End::Stop,
+        }
+    };
+    let end = tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(peer = %peer.address, %error, "a gRPC connection broke");
+            }
+            return;
+        }
+        end = end => end,
+    };
+    let grace = match end {
+        End::Silent => {
+            let why = "no HTTP/2 within limits.handshake";
+            server.refusals.silent.note(peer.address, "a gRPC connection was closed", why);
+            return;
+        }
+        End::Unwelcome(why) => {
+            server.refusals.ended.note(peer.address, "a gRPC connection was ended", why);
+            FAREWELL
+        }
+        End::Stop => GRACE,
+    };
+    connection.as_mut().graceful_shutdown();
+    if timeout(grace, connection).await.is_err() {
+        tracing::debug!(peer = %peer.address, "calls were cut off at the end of the grace");
+    }
+}
+
+fn http2(grpc: &Grpc) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(grpc.max_streams)
+        .keep_alive_interval(keepalive(grpc))
+        .keep_alive_timeout(grpc.keepalive_timeout)
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_header_list_size(HEADERS)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(PROVOKED);
+    builder
+}
+
+fn keepalive(grpc: &Grpc) -> Option<Duration> {
+    Some(grpc.keepalive_interval).filter(|interval| !interval.is_zero())
+}
+
+/// Failing means that the peer has gone; the first read will say so too.
+fn set_options(stream: &TcpStream, grpc: &Grpc) {
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
+    if let Some(interval) = keepalive(grpc) {
+        // A ping that stays in our own buffer is answered by nobody: a peer that is gone, or that
+        // takes no bytes, is told by the kernel.
+        let deaf = interval + grpc.keepalive_timeout;
+        let _ = socket.set_tcp_user_timeout(Some(deaf));
+    }
+}
+
+/// Waits until `deadline`, and for ever if HTTP/2 was begun by then.
+async fn silence(deadline: Instant, heard: &AtomicUsize) {
+    sleep_until(deadline).await;
+    if heard.load(Ordering::Relaxed) >= PREFACE {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A stream that knows how many bytes were read from it.
+struct Heard<I> {
+    io: I,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
+        // Nobody else writes, and what the count says is of no use to other memory.
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        let read = buffer.filled().len() - before;
+        self.bytes.store(bytes.saturating_add(read), Ordering::Relaxed);
+        outcome
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
