@@ -1,19 +1,32 @@
-//! The surface towards probes: is the process alive, and is it in service?
+//! The surface towards probes and dashboards: is the process alive, is it in service, how is it?
 //!
-//! It changes nothing and tells nothing that a stranger on the network should not know.
+//! It changes nothing and tells nothing that a stranger on the network should not know: no name and
+//! no address of anybody, only numbers.
 
-use std::{future::ready, time::Duration};
+mod format;
+mod page;
+mod sheet;
 
-use hyper::{Method, Request, StatusCode, header};
+use std::{sync::Arc, time::Duration};
+
+use hyper::{
+    Method, Request, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue, VARY},
+};
+use prometheus_client::registry::Registry;
 
 use crate::{
+    config::Live,
+    hub::Hub,
     lifecycle,
+    metrics::{Calls, Reloads},
     net::{
         Acceptor, Entrance, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
     },
     status::Phase,
 };
+use format::Format;
 
 const BOUNDS: Bounds = Bounds {
     connections: 64,
@@ -23,14 +36,74 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(1),
 };
 
-/// Answers probes at `entrance` until `stop`.
-pub async fn serve(entrance: Entrance, lifecycle: lifecycle::Handle, stop: Stop) {
-    let handler = move |request: Request<_>| {
-        ready(answer(request.method(), request.uri().path(), lifecycle.phase()))
-    };
-    http::serve(Acceptor::new(entrance, "admin"), BOUNDS, handler, stop).await;
+/// What there is to ask for.
+const INDEX: &str = "\
+/livez    200 while the process lives
+/readyz   200 while it is in service, else 503
+/metrics  counters and gauges for Prometheus
+";
+
+/// What the page of metrics is made from.
+pub struct Context {
+    /// Clients, messages and shards.
+    pub hub: Hub,
+    /// The limits in force.
+    pub live: Live,
+    /// Where the process is in its life.
+    pub lifecycle: lifecycle::Handle,
+    /// gRPC calls.
+    pub calls: Arc<Calls>,
+    /// Reloads of the configuration.
+    pub reloads: Arc<Reloads>,
 }
 
+/// The surface, whatever it listens on. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    lifecycle: lifecycle::Handle,
+    metrics: Arc<Registry>,
+}
+
+impl Admin {
+    /// Tells of what is in `context`.
+    pub fn new(context: Context) -> Self {
+        let lifecycle = context.lifecycle.clone();
+        Self { lifecycle, metrics: Arc::new(page::registry(context)) }
+    }
+
+    /// Answers probes and scrapers at `entrance` until `stop`.
+    pub async fn serve(self, entrance: Entrance, stop: Stop) {
+        let handler = move |request: Request<_>| {
+            let admin = self.clone();
+            let scraped = (request.uri().path() == "/metrics" && reads(request.method()))
+                .then(|| Format::wanted(request.headers()));
+            async move {
+                match scraped {
+                    Some(format) => metrics(admin.metrics, format).await,
+                    None => answer(request.method(), request.uri().path(), admin.lifecycle.phase()),
+                }
+            }
+        };
+        http::serve(Acceptor::new(entrance, "admin"), BOUNDS, handler, stop).await;
+    }
+}
+
+/// The page of metrics. The kernel is asked for it, which may take a moment: not on a thread that
+/// serves calls.
+async fn metrics(metrics: Arc<Registry>, format: Format) -> Answer {
+    let writing =
+        tokio::task::spawn_blocking(move || Some(format.write(page::write(&metrics).ok()?)));
+    let Ok(Some(page)) = writing.await else {
+        return http::text(StatusCode::INTERNAL_SERVER_ERROR, "the page can't be written\n");
+    };
+    let mut answer = http::text(StatusCode::OK, page);
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    answer
+}
+
+/// Everything but the page of metrics.
 fn answer(method: &Method, path: &str, phase: Phase) -> Answer {
     let (status, text) = match path {
         "/livez" => (StatusCode::OK, "ok\n"),
@@ -40,18 +113,19 @@ fn answer(method: &Method, path: &str, phase: Phase) -> Answer {
             Phase::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             Phase::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         },
-        _ => (
-            StatusCode::NOT_FOUND,
-            "there is:\n/livez   200 while the process lives\n/readyz  200 while it is in service, else 503\n",
-        ),
+        "/" | "/metrics" => (StatusCode::OK, INDEX),
+        _ => return http::text(StatusCode::NOT_FOUND, format!("there is:\n{INDEX}")),
     };
-    if status != StatusCode::NOT_FOUND && !matches!(*method, Method::GET | Method::HEAD) {
-        let mut answer = http::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-        let allowed = header::HeaderValue::from_static("GET, HEAD");
-        answer.headers_mut().insert(header::ALLOW, allowed);
-        return answer;
+    if reads(method) {
+        return http::text(status, text);
     }
-    http::text(status, text)
+    let mut answer = http::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
+}
+
+fn reads(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD)
 }
 
 #[cfg(test)]
@@ -67,7 +141,8 @@ mod tests {
             ("/readyz", Phase::Ready, 200),
             ("/readyz", Phase::Draining, 503),
             ("/readyz", Phase::Stopping, 503),
-            ("/", Phase::Ready, 404),
+            ("/", Phase::Ready, 200),
+            ("/metrics/", Phase::Ready, 404),
             ("/readyz/", Phase::Ready, 404),
         ];
         for (path, phase, status) in cases {
@@ -75,5 +150,6 @@ mod tests {
         }
         assert_eq!(answer(&Method::HEAD, "/livez", Phase::Ready).status(), 200);
         assert_eq!(answer(&Method::POST, "/livez", Phase::Ready).status(), 405);
+        assert_eq!(answer(&Method::POST, "/metrics", Phase::Ready).status(), 405);
     }
 }

@@ -29,6 +29,7 @@ pub use listeners::Surface;
 pub use systemd::InheritError;
 
 use crate::{
+    admin,
     config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
     hub::Hub,
@@ -131,6 +132,13 @@ impl Gateway {
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
+        let told = admin::Context {
+            hub: hub.clone(),
+            live: live.clone(),
+            lifecycle: handle.clone(),
+            calls: Arc::clone(context.calls()),
+            reloads: Arc::clone(reload.counters()),
+        };
         let grpc = grpc::Server::new(context, grpc_stopping).await?;
         let server = grpc.clone();
         surfaces.spawn(async move {
@@ -140,7 +148,7 @@ impl Gateway {
         let contexts = listeners::Contexts {
             websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
             grpc,
-            admin: handle.clone(),
+            admin: admin::Admin::new(told),
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
         let listeners = listeners::Set::serve(contexts, bound, path)?;

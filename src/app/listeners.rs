@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use crate::{
     admin,
     config::{Config, value::Listen},
-    grpc, lifecycle,
+    grpc,
     net::{self, BindError, Entrance},
     status::Listeners,
     ws,
@@ -73,7 +73,7 @@ impl Surface {
 pub(super) struct Contexts {
     pub(super) websocket: ws::Context,
     pub(super) grpc: grpc::Server,
-    pub(super) admin: lifecycle::Handle,
+    pub(super) admin: admin::Admin,
 }
 
 /// A listener that is bound and not yet served.
@@ -247,7 +247,7 @@ impl Set {
             match surface {
                 Surface::WebSocket | Surface::Tls => ws::serve(entrance, websocket, stopping).await,
                 Surface::Grpc => grpc.accept(entrance, stopping).await,
-                Surface::Admin => admin::serve(entrance, admin, stopping).await,
+                Surface::Admin => admin.serve(entrance, stopping).await,
             }
             if *told.borrow() {
                 return Ok(());

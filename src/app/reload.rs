@@ -5,12 +5,13 @@
 //!     └───────────── faults ◄──────────────────────┴──────────────────────┘
 //! ```
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
 
 use super::listeners;
 use crate::{
     config::{self, InForce, Live, Material, Source},
     lifecycle::{ChangedKey, Reloaded},
+    metrics::Reloads,
     status::ConfigStatus,
     telemetry,
 };
@@ -24,6 +25,7 @@ pub(super) struct Reloader {
     /// What the file said in vain when it was loaded last.
     in_vain: BTreeMap<String, String>,
     status: ConfigStatus,
+    counters: Arc<Reloads>,
 }
 
 /// Who asks for a reload.
@@ -59,7 +61,13 @@ impl Reloader {
             ..ConfigStatus::default()
         };
         let in_vain = in_vain(loaded);
-        Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status }
+        let counters = Arc::default();
+        Self { source, telemetry, started_with: loaded.config.clone(), in_vain, status, counters }
+    }
+
+    /// How the reloads ended.
+    pub(super) fn counters(&self) -> &Arc<Reloads> {
+        &self.counters
     }
 
     /// The files to watch, with `config` in force.
@@ -97,7 +105,14 @@ impl Reloader {
             let generation = self.status.generation;
             return Reloaded::Accepted { changed: Vec::new(), generation };
         }
+        let before = self.status.generation;
         let outcome = plan.and_then(|plan| self.put_in_force(plan, live, listeners, why));
+        match &outcome {
+            Ok(Reloaded::Accepted { changed, generation }) => {
+                self.counters.accept(if *generation == before { 0 } else { changed.len() });
+            }
+            Ok(Reloaded::Refused { .. }) | Err(_) => self.counters.refuse(),
+        }
         outcome.unwrap_or_else(|faults| {
             if why == Why::Asked || faults != self.status.faults {
                 tracing::error!(?faults, "reload refused; the old configuration stays in force");

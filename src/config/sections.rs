@@ -93,7 +93,7 @@ pub enum Welcome {
 pub enum ProxyHeader {
     /// There is no proxy.
     None,
-    /// The binary header of version 2 of HAProxy's PROXY protocol, before everything else.
+    /// The binary header of version 2 of `HAProxy`'s PROXY protocol, before everything else.
     ProxyV2,
     /// The HTTP header `X-Forwarded-For`.
     XForwardedFor,

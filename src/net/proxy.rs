@@ -1,5 +1,5 @@
 //! The header that a proxy sends before everything else to tell for whom it connects: version 2 of
-//! HAProxy's PROXY protocol (`proxy-protocol.txt`, §2.2).
+//! `HAProxy`'s PROXY protocol (`proxy-protocol.txt`, §2.2).
 //!
 //! ```text
 //!   12 bytes   1 byte             1 byte              2 bytes   that many bytes
@@ -185,17 +185,19 @@ mod tests {
         vec![192, 0, 2, 7, 10, 0, 0, 1, 0x12, 0x34, 0, 80]
     }
 
-    fn client(address: &str) -> Result<Progress, Violation> {
-        let whom = Whom::Client(address.parse().unwrap());
-        Ok(Progress::Header { whom, len: 0 })
+    fn client(address: &str) -> Whom {
+        Whom::Client(address.parse().unwrap())
     }
 
-    /// The verdict, without the length if it is a header's.
-    fn verdict(bytes: &[u8]) -> Result<Progress, Violation> {
-        Ok(match parse(bytes)? {
-            Progress::Header { whom, .. } => Progress::Header { whom, len: 0 },
-            more @ Progress::More(_) => more,
-        })
+    /// For whom a whole header is.
+    fn whom(bytes: &[u8]) -> Result<Whom, Violation> {
+        match parse(bytes)? {
+            Progress::Header { whom, len } => {
+                assert_eq!(len, bytes.len());
+                Ok(whom)
+            }
+            Progress::More(wanted) => panic!("{wanted} bytes are asked for"),
+        }
     }
 
     #[test]
@@ -206,19 +208,18 @@ mod tests {
         let mut mapped = Ipv4Addr::new(192, 0, 2, 7).to_ipv6_mapped().octets().to_vec();
         mapped.extend([0; 20]);
         let tlv = [v4(), vec![0x03, 0, 4, 1, 2, 3, 4]].concat();
-        let plain = |whom| Ok(Progress::Header { whom, len: 0 });
         for (command, family, body, expected) in [
-            (0x21, 0x11, v4(), client("192.0.2.7:4660")),
-            (0x21, 0x12, v4(), client("192.0.2.7:4660")),
-            (0x21, 0x11, tlv, client("192.0.2.7:4660")),
-            (0x21, 0x21, v6, client("[2001:db8::7]:65535")),
-            (0x21, 0x21, mapped, client("192.0.2.7:0")),
-            (0x21, 0x31, vec![b'x'; 216], plain(Whom::Unknown)),
-            (0x21, 0x00, vec![], plain(Whom::Unknown)),
-            (0x21, 0x10, vec![9; 7], plain(Whom::Unknown)),
-            (0x20, 0x00, vec![], plain(Whom::Proxy)),
-            (0x20, 0x11, v4(), plain(Whom::Proxy)),
-            (0x20, 0x11, vec![], plain(Whom::Proxy)),
+            (0x21, 0x11, v4(), Ok(client("192.0.2.7:4660"))),
+            (0x21, 0x12, v4(), Ok(client("192.0.2.7:4660"))),
+            (0x21, 0x11, tlv, Ok(client("192.0.2.7:4660"))),
+            (0x21, 0x21, v6, Ok(client("[2001:db8::7]:65535"))),
+            (0x21, 0x21, mapped, Ok(client("192.0.2.7:0"))),
+            (0x21, 0x31, vec![b'x'; 216], Ok(Whom::Unknown)),
+            (0x21, 0x00, vec![], Ok(Whom::Unknown)),
+            (0x21, 0x10, vec![9; 7], Ok(Whom::Unknown)),
+            (0x20, 0x00, vec![], Ok(Whom::Proxy)),
+            (0x20, 0x11, v4(), Ok(Whom::Proxy)),
+            (0x20, 0x11, vec![], Ok(Whom::Proxy)),
             (0x11, 0x11, v4(), Err(Violation::Version(1))),
             (0x22, 0x11, v4(), Err(Violation::Command(2))),
             (0x21, 0x41, v4(), Err(Violation::Family(0x41))),
@@ -226,11 +227,11 @@ mod tests {
             (0x21, 0x11, vec![0; 11], Err(Violation::Short(27))),
             (0x21, 0x21, vec![0; 35], Err(Violation::Short(51))),
             (0x21, 0x31, vec![0; 215], Err(Violation::Short(231))),
-            (0x21, 0x11, vec![0; 4080], client("0.0.0.0:0")),
+            (0x21, 0x11, vec![0; 4080], Ok(client("0.0.0.0:0"))),
             (0x21, 0x11, vec![0; 4081], Err(Violation::Long(4097))),
         ] {
             let bytes = header(command, family, &body);
-            assert_eq!(verdict(&bytes), expected, "{command:#x} {family:#x} {}", body.len());
+            assert_eq!(whom(&bytes), expected, "{command:#x} {family:#x} {}", body.len());
         }
     }
 

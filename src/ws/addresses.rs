@@ -30,7 +30,7 @@ use crate::{
 enum Address {
     Four([u8; 4]),
     /// The first half of an IPv6 address.
-    Six([u8; 8]),
+    Six([u16; 4]),
 }
 
 impl From<IpAddr> for Address {
@@ -42,8 +42,8 @@ impl From<IpAddr> for Address {
         match Ipv6Addr::to_canonical(&six) {
             IpAddr::V4(four) => Self::Four(four.octets()),
             IpAddr::V6(six) => {
-                let [a, b, c, d, e, f, g, h, ..] = six.octets();
-                Self::Six([a, b, c, d, e, f, g, h])
+                let [a, b, c, d, ..] = six.segments();
+                Self::Six([a, b, c, d])
             }
         }
     }
@@ -228,11 +228,12 @@ mod tests {
     use super::*;
 
     fn limits(clients: usize, connections: u32, addresses: usize) -> Limits {
-        let mut limits = Limits::default();
-        limits.address_clients = clients;
-        limits.address_connections = connections;
-        limits.addresses = addresses;
-        limits
+        Limits {
+            address_clients: clients,
+            address_connections: connections,
+            addresses,
+            ..Limits::default()
+        }
     }
 
     fn address(text: &str) -> Address {

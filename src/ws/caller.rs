@@ -62,7 +62,7 @@ impl Caller {
         if websocket.proxy_header != ProxyHeader::None && websocket.proxies.contains(peer.ip()) {
             return Ok(caller);
         }
-        Ok(caller.known(peer, config, context)?)
+        Ok(Self::known(peer, config, context)?)
     }
 
     /// Reads what a proxy sends before everything else.
@@ -81,9 +81,9 @@ impl Caller {
         })?;
         let peer = self.peer;
         match whom {
-            Whom::Client(client) => Ok(self.known(client, config, context)?),
+            Whom::Client(client) => Ok(Self::known(client, config, context)?),
             // Clients whose address the proxy doesn't know share the proxy's.
-            Whom::Unknown => Ok(self.known(peer, config, context)?),
+            Whom::Unknown => Ok(Self::known(peer, config, context)?),
             // The proxy itself looks whether we live: no limit may tell it that we don't.
             Whom::Proxy => Ok(Self { owes: ProxyHeader::None, ..self }),
         }
@@ -101,7 +101,7 @@ impl Caller {
         }
         let client = forwarded::client(headers, &config.websocket.proxies);
         let client = client.ok_or(Refusal::Forwarded)?;
-        self.known(client, config, context).map_err(Refusal::Address)
+        Self::known(client, config, context).map_err(Refusal::Address)
     }
 
     /// Who it is.
@@ -116,7 +116,8 @@ impl Caller {
         }
     }
 
-    fn known(self, peer: SocketAddr, config: &Config, context: &Context) -> Result<Self, Over> {
+    /// The one at `peer`, if the limits of that address let it in.
+    fn known(peer: SocketAddr, config: &Config, context: &Context) -> Result<Self, Over> {
         let stay = context.addresses.enter(peer.ip(), &config.limits)?;
         Ok(Self { peer, owes: ProxyHeader::None, stay: stay.map(Arc::new) })
     }

@@ -34,18 +34,17 @@ pub(super) fn client(headers: &HeaderMap, proxies: &Networks) -> Option<SocketAd
 /// `192.0.2.7`, `192.0.2.7:4711`, `2001:db8::7`, `[2001:db8::7]` or `[2001:db8::7]:4711`.
 fn address(hop: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(hop.trim_ascii()).ok()?;
-    let (address, port) = match text.parse::<SocketAddr>() {
-        Ok(both) => (both.ip(), both.port()),
-        Err(_) => {
-            let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-            let address = match bare {
-                Some(six) => IpAddr::V6(six.parse().ok()?),
-                None => text.parse().ok()?,
-            };
-            (address, 0)
-        }
-    };
-    Some(SocketAddr::new(address.to_canonical(), port))
+    let both = text.parse::<SocketAddr>().ok();
+    let both = both.or_else(|| Some(SocketAddr::new(bare(text)?, 0)))?;
+    Some(SocketAddr::new(both.ip().to_canonical(), both.port()))
+}
+
+/// An address without a port, of IPv6 with or without brackets.
+fn bare(text: &str) -> Option<IpAddr> {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(six) => six.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-"""The README's first conversation, as written there: its Python blocks are run and their output read.
+"""The README as written there: the first conversation is run, the settings are checked.
 
 usage: readme.py GATEWAY_BINARY
 """
@@ -54,11 +54,43 @@ def conversation(binary, directory):
         subprocess.run([binary, socket, "stop"], check=True, stdout=subprocess.DEVNULL, timeout=60)
 
 
+def settings(binary, directory):
+    """All settings shown, together in one file, are a configuration that would be accepted."""
+    place = pathlib.Path(directory)
+    for name in ("grpc", "gateway", "clients"):
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+             "-nodes", "-subj", f"/CN={name}", "-days", "30",
+             "-keyout", place / f"{name}.key", "-out", place / f"{name}.crt"],
+            check=True, capture_output=True, timeout=60,
+        )
+    (place / "clients.crt").rename(place / "clients.pem")
+    (place / "tokens").write_text("billing 0123456789abcdef0123456789abcdef\n", encoding="utf-8")
+    (place / "tokens").chmod(0o600)
+    shown = blocks("toml")
+    assert len(shown) >= 3, shown
+    text = "\n".join(shown)
+    # A section may stand only once in a file, but in several places of a README.
+    sections = {}
+    for name, body in re.findall(r"^\[(\w+)\]\n((?:[^\[\n].*\n|\n)*)", text, re.MULTILINE):
+        sections[name] = sections.get(name, "") + body
+    assert {"grpc", "tls", "websocket", "limits"} <= set(sections), sections
+    whole = "\n".join(f"[{name}]\n{body}" for name, body in sections.items())
+    file = place / "gateway.toml"
+    file.write_text(whole.replace("/etc/gateway-websocket", directory), encoding="utf-8")
+    checked = subprocess.run(
+        [binary, "--config", file, "check"], capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked
+    assert "valid" in checked.stdout, checked
+
+
 def main():
     binary = pathlib.Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory() as directory:
-        conversation(binary, directory)
-    print("1 passed, 0 failed")
+    for part in (conversation, settings):
+        with tempfile.TemporaryDirectory() as directory:
+            part(binary, directory)
+    print("2 passed, 0 failed")
 
 
 main()

@@ -34,12 +34,22 @@ async fn a_gateway_out_of_service_is_alive_and_not_ready() {
 #[tokio::test]
 async fn another_path_is_not_found_and_names_those_that_are() {
     let gateway = Gateway::start().await;
-    for path in ["/", "/readyz/", "/metrics/nonsense"] {
+    for path in ["/live", "/readyz/", "/metrics/nonsense"] {
         let answer = page(&gateway, "GET", path).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
-        for known in ["/livez", "/readyz"] {
+        for known in ["/livez", "/readyz", "/metrics"] {
             assert!(answer.contains(known), "{path}: {answer}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_first_page_says_what_there_is() {
+    let gateway = Gateway::start().await;
+    let answer = page(&gateway, "GET", "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for known in ["/livez", "/readyz", "/metrics"] {
+        assert!(answer.contains(known), "{answer}");
     }
 }
 

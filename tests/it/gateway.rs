@@ -1,6 +1,10 @@
 //! A whole gateway within the test's process, on ports of its own, stopped on drop.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use gateway_websocket::{
     app::{self, Options},
@@ -46,10 +50,18 @@ impl Gateway {
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
+        Self::of(None, sink, sets).await
+    }
+
+    /// A gateway with a configuration file, which a reload reads again.
+    pub async fn from_file(file: &Path, sets: &[&str]) -> Self {
+        Self::of(Some(file.to_owned()), Arc::new(NoSink), sets).await
+    }
+
+    async fn of(file: Option<PathBuf>, sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
-        let directory = tempfile::tempdir().unwrap();
-        Self::from(sink, Source { file: None, sets }, directory).await
+        Self::from(sink, Source { file, sets }, tempfile::tempdir().unwrap()).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has

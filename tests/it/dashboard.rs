@@ -1,0 +1,113 @@
+//! What is written about the metrics is true: the table, the dashboard and the alerts name what the
+//! page of a running gateway has.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use crate::{gateway::Gateway, scrape::Page};
+
+fn shipped(file: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging").join(file);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The page of a gateway that has TLS and has seen a client and a call.
+async fn page() -> Page {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let certificate = format!("tls.certificate={}", file("certificate.pem", made.cert.pem()));
+    let key = format!("tls.key={}", file("key.pem", made.signing_key.serialize_pem()));
+    let gateway = Gateway::with(&[&certificate, &key]).await;
+    let client = gateway.connect().await;
+    gateway.send_message_to_client(client.id(), "hello").await;
+    Page::of(&gateway).await
+}
+
+/// All words in `text` that begin as the metrics' names do.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(|c| !is_part(c));
+    let named = words.filter(|word| {
+        ["gateway_websocket_", "process_"].iter().any(|prefix| word.starts_with(prefix))
+    });
+    named.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_table_names_what_the_page_has() {
+    let table: BTreeMap<String, String> = shipped("grafana/README.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| {
+            let (name, rest) = line.split_once("` | ")?;
+            Some((name.to_owned(), rest.split(' ').next()?.to_owned()))
+        })
+        .filter(|(name, _)| !metrics_in(name).is_empty())
+        .collect();
+    assert!(table.len() > 40, "{table:?}");
+    assert_eq!(table, page().await.families);
+}
+
+#[tokio::test]
+async fn each_metric_of_the_dashboard_and_of_the_alerts_is_on_the_page() {
+    let page = page().await;
+    let there = page.names();
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&shipped("grafana/gateway-websocket.json")).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 20);
+    for (what, text, least) in [
+        ("the dashboard", dashboard.to_string(), 30),
+        ("the alerts", shipped("prometheus/alerts.yaml"), 12),
+    ] {
+        let named = metrics_in(&text);
+        assert!(named.len() >= least, "{what} names {named:?}");
+        let missing: Vec<_> = named.iter().filter(|name| !there.contains(name.as_str())).collect();
+        assert_eq!(missing, Vec::<&String>::new(), "{what} names what isn't on the page");
+    }
+}
+
+#[test]
+fn each_panel_has_a_place_and_asks_for_the_instances_that_were_chosen() {
+    let dashboard: serde_json::Value =
+        serde_json::from_str(&shipped("grafana/gateway-websocket.json")).unwrap();
+    let mut ids = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+        let place = &panel["gridPos"];
+        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
+        if panel["type"] == "row" {
+            continue;
+        }
+        for target in panel["targets"].as_array().unwrap() {
+            let expression = target["expr"].as_str().unwrap();
+            let asked = metrics_in(expression).len();
+            assert!(asked > 0, "{expression}");
+            assert!(expression.contains(r#"instance=~"$instance""#), "{expression}");
+        }
+    }
+    let variables = dashboard["templating"]["list"].as_array().unwrap().iter();
+    let variables: Vec<_> = variables.map(|variable| variable["name"].as_str().unwrap()).collect();
+    assert_eq!(variables, ["datasource", "job", "instance"]);
+}
+
+#[test]
+fn each_alert_has_an_expression_a_severity_and_a_summary() {
+    let alerts = shipped("prometheus/alerts.yaml");
+    let rules: Vec<_> = alerts.split("\n      - alert: ").skip(1).collect();
+    assert!(rules.len() > 10);
+    let mut names = BTreeSet::new();
+    for rule in rules {
+        assert!(names.insert(rule.lines().next().unwrap()), "{rule}");
+        for part in ["\n        expr: ", "\n          severity: ", "\n          summary: \""] {
+            assert_eq!(rule.matches(part).count(), 1, "{part:?} in {rule}");
+        }
+        assert!(!rule.contains('\t'), "{rule}");
+    }
+}
