@@ -12,6 +12,7 @@ mod compression;
 mod connections;
 mod corpus;
 mod dashboard;
+mod effects;
 mod fault;
 mod gateway;
 mod hostile;

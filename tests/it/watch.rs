@@ -266,8 +266,8 @@ async fn links_are_followed_and_directories_that_are_replaced_are_too() {
     }
 }
 
-#[tokio::test]
-async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
+/// The case of `reload.watch` in `effects`.
+pub async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
     let mut watched = Watched::new().await;
     let file = watched.at("gateway.toml");
     let (quiet, watching) = ("reload.watch = false\n", "reload.watch = true\n");
