@@ -15,13 +15,7 @@ mod reload;
 mod supervise;
 mod systemd;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
@@ -47,8 +41,6 @@ pub struct Options {
     pub loaded: Loaded,
     /// Where it came from, for reloads.
     pub source: Source,
-    /// When it was loaded: what files say since then is news.
-    pub read_at: SystemTime,
     /// The handle of the log, to change its level; none leaves the log alone.
     pub telemetry: Option<telemetry::Handle>,
     /// Who listens to the clients.
@@ -97,8 +89,8 @@ pub struct Gateway {
     live: Live,
     reload: reload::Reloader,
     listeners: listeners::Set,
-    /// The files that are watched; none if `reload.watch` says so.
-    watch: Option<Watch>,
+    /// Watches the files of the configuration, or none if `reload.watch` says so.
+    watch: Watch,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -166,7 +158,7 @@ impl Gateway {
                 Ok(())
             });
         }
-        let watch = config.reload.watch.then(|| Watch::new(reload.files(config), options.read_at));
+        let watch = Watch::new(reload.files(config), options.loaded.read_at);
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();

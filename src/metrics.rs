@@ -209,11 +209,13 @@ pub struct HandshakeStats {
     pub timeouts: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.
     pub broken: Shared,
+    /// TLS handshakes that failed, whatever was wrong with them.
+    pub tls: Shared,
 }
 
 impl HandshakeStats {
     /// The handshakes that failed, each cause under its name.
-    pub fn failures(&self) -> [(&'static str, &Shared); 7] {
+    pub fn failures(&self) -> [(&'static str, &Shared); 8] {
         [
             ("refused", &self.refused),
             ("full", &self.full),
@@ -222,6 +224,7 @@ impl HandshakeStats {
             ("proxy", &self.proxy),
             ("timeouts", &self.timeouts),
             ("broken", &self.broken),
+            ("tls", &self.tls),
         ]
     }
 }

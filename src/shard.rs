@@ -28,6 +28,7 @@ mod members;
 mod outbound;
 mod run;
 mod session;
+mod tunnel;
 mod wheel;
 
 use std::{
@@ -50,6 +51,8 @@ use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::Event
 pub struct Newcomer {
     /// The socket, non-blocking.
     pub stream: TcpStream,
+    /// The TLS of the connection, its handshake done; none if it is plain.
+    pub tls: Option<Box<rustls::ServerConnection>>,
     /// The answer to the upgrade, which goes out before the first message.
     pub greeting: Vec<u8>,
     /// Bytes that were read beyond the upgrade request: the first of the client's frames.

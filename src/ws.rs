@@ -4,8 +4,8 @@
 //! a bare socket. What becomes of it then is the shard's; this module forgets it.
 //!
 //! ```text
-//!  accept ─► caller ─► gate ─► PROXY header ─► request ─► hub.adopt
-//!             │         │      └─ limits.handshake ─┴─ upgrade::answer says yes or why not
+//!  accept ─► caller ─► gate ─► PROXY header ─► TLS ─► request ─► hub.adopt
+//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not
 //!             │         └─ limits.max_handshakes
 //!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
@@ -18,9 +18,11 @@ mod held;
 mod options;
 mod origin;
 mod rehearsal;
+mod transport;
 mod upgrade;
 
 pub use rehearsal::rehearse;
+pub use transport::Transport;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -58,7 +60,7 @@ const REST: usize = 4096;
 
 /// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
 /// handshakes are over, each of which `limits.handshake` bounds.
-pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
+pub async fn serve(entrance: Entrance, transport: Transport, context: Context, mut stop: Stop) {
     let mut acceptor = Acceptor::new(entrance, "websocket");
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
@@ -83,7 +85,7 @@ pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
             inherited = Arc::clone(&config);
         }
         // Who was accepted is let in even if it is time to stop meanwhile.
-        admit(stream, peer, config, &context, &mut handshakes).await;
+        admit((stream, transport), peer, config, &context, &mut handshakes).await;
         while handshakes.try_join_next().is_some() {}
     }
     drop(acceptor);
@@ -94,7 +96,7 @@ pub async fn serve(entrance: Entrance, context: Context, mut stop: Stop) {
 /// is accepted: the kernel's backlog is the queue. Who is over the limits of its address is let go
 /// before the gate.
 async fn admit(
-    stream: TcpStream,
+    stream: (TcpStream, Transport),
     peer: SocketAddr,
     config: Arc<InForce>,
     context: &Context,
@@ -118,12 +120,24 @@ async fn admit(
     });
 }
 
-/// From the first byte to the hub: what a proxy says first, then the request.
-async fn lead(mut stream: TcpStream, caller: Caller, context: &Context, config: &InForce) {
+/// From the first byte to the hub: what a proxy says first, then TLS, then the request.
+async fn lead(
+    (mut stream, transport): (TcpStream, Transport),
+    caller: Caller,
+    context: &Context,
+    config: &InForce,
+) {
     let peer = caller.peer();
-    match caller.introduced(&mut stream, config, context).await {
-        Ok(caller) => handshake::run(stream, caller, context, config).await,
-        Err(unwanted) => turn_away(peer, &unwanted, context),
+    let caller = match caller.introduced(&mut stream, config, context).await {
+        Ok(caller) => caller,
+        Err(unwanted) => return turn_away(peer, &unwanted, context),
+    };
+    match transport.over(stream, config).await {
+        Ok(stream) => handshake::run(stream, caller, context, config).await,
+        Err(error) => {
+            context.hub.handshakes().tls.increment();
+            tracing::debug!(peer = %caller.peer(), %error, "no TLS");
+        }
     }
 }
 

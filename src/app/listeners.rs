@@ -19,7 +19,7 @@ use crate::{
     grpc,
     net::{self, BindError, Entrance},
     status::Listeners,
-    ws,
+    ws::{self, Transport},
 };
 
 /// What a listener leads to.
@@ -245,7 +245,10 @@ impl Set {
         );
         self.tasks.spawn(async move {
             match surface {
-                Surface::WebSocket | Surface::Tls => ws::serve(entrance, websocket, stopping).await,
+                Surface::WebSocket => {
+                    ws::serve(entrance, Transport::Plain, websocket, stopping).await;
+                }
+                Surface::Tls => ws::serve(entrance, Transport::Tls, websocket, stopping).await,
                 Surface::Grpc => grpc.accept(entrance, stopping).await,
                 Surface::Admin => admin.serve(entrance, stopping).await,
             }

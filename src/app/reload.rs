@@ -70,11 +70,9 @@ impl Reloader {
         &self.counters
     }
 
-    /// The files to watch, with `config` in force.
+    /// The files that are worth watching while this configuration is in force.
     pub(super) fn files(&self, config: &config::Config) -> Vec<PathBuf> {
-        let mut files = Material::files(config);
-        files.push(self.source.file.clone().unwrap_or_else(|| config::load::DEFAULT_FILE.into()));
-        files
+        if config.reload.watch { self.source.files(config) } else { Vec::new() }
     }
 
     pub(super) fn status(&self) -> ConfigStatus {

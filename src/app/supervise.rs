@@ -22,7 +22,7 @@ use tokio_stream::StreamExt as _;
 
 use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
 use crate::{
-    config::{Drain, Watch},
+    config::Drain,
     lifecycle::{Ask, Drained, Reloaded},
     status::Phase,
 };
@@ -64,7 +64,7 @@ impl Gateway {
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
                 }
-                files = rested(&mut self.watch) => Wake::Files(files),
+                files = self.watch.rested() => Wake::Files(files),
                 error = self.listeners.failed() => Wake::Listener(error),
             };
             match wake {
@@ -117,24 +117,13 @@ impl Gateway {
         systemd::reloading();
         let read_at = SystemTime::now();
         let watch = &mut self.watch;
-        let disturbed = || why == Why::Seen && watch.as_mut().is_some_and(Watch::disturbed);
+        let disturbed = || why == Why::Seen && watch.disturbed();
         let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
-        self.watch_again(read_at);
+        self.watch.set(self.reload.files(&self.live.snapshot()), read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
         outcome
-    }
-
-    /// Watches what the configuration in force names.
-    fn watch_again(&mut self, read_at: SystemTime) {
-        let config = self.live.snapshot();
-        let files = self.reload.files(&config);
-        match &mut self.watch {
-            _ if !config.reload.watch => self.watch = None,
-            Some(watch) => watch.set(files, read_at),
-            none => *none = Some(Watch::new(files, read_at)),
-        }
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
@@ -200,14 +189,6 @@ impl Gateway {
         self.threads.join();
         tracing::info!("stopped");
         Ok(())
-    }
-}
-
-/// Waits for files that have changed; for ever if none is watched.
-async fn rested(watch: &mut Option<Watch>) -> Vec<PathBuf> {
-    match watch {
-        Some(watch) => watch.rested().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
@@ -15,7 +14,6 @@ const CONTROL_THREADS: usize = 4;
 
 /// Loads, checks and runs; returns when the gateway has ended.
 pub(super) fn run(source: Source, detached: bool) -> Exit {
-    let read_at = SystemTime::now();
     let loaded = match config::load_to_run(&source, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
@@ -25,7 +23,7 @@ pub(super) fn run(source: Source, detached: bool) -> Exit {
         let _ = rustix::process::setsid();
     }
     let logs_to_file = !loaded.config.log.file.as_os_str().is_empty();
-    match serve(loaded, (source, read_at), detached) {
+    match serve(loaded, source, detached) {
         Ok(()) => Exit::Done,
         Err(error) => {
             // Before it is ready, a detached gateway still has its parent's ear.
@@ -49,11 +47,7 @@ enum ServeError {
     System(#[from] io::Error),
 }
 
-fn serve(
-    loaded: Loaded,
-    (source, read_at): (Source, SystemTime),
-    detached: bool,
-) -> Result<(), ServeError> {
+fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeError> {
     let telemetry = telemetry::init(&loaded.config.log)?;
     if let Err(error) = machine::raise_files() {
         tracing::warn!(%error, "the file descriptor limit could not be raised");
@@ -75,8 +69,7 @@ fn serve(
         let signals = Gateway::signals()?;
         let inherited = Gateway::inherited().map_err(StartError::from)?;
         let sink = Arc::new(sink::NoSink);
-        let options =
-            Options { loaded, source, read_at, telemetry: Some(telemetry), sink, inherited };
+        let options = Options { loaded, source, telemetry: Some(telemetry), sink, inherited };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;

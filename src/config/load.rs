@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use figment::Figment;
 use figment::error::Kind;
@@ -44,6 +45,16 @@ pub struct Source {
     pub sets: Vec<String>,
 }
 
+impl Source {
+    /// All files on which a configuration from here depends, the default one even if it isn't there
+    /// yet.
+    pub fn files(&self, config: &Config) -> Vec<PathBuf> {
+        let mut files = Material::files(config);
+        files.push(self.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE)));
+        files
+    }
+}
+
 /// A configuration that may be put in force.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -53,6 +64,8 @@ pub struct Loaded {
     pub material: Material,
     /// The file that was read, if any.
     pub file: Option<PathBuf>,
+    /// When the reading began.
+    pub read_at: SystemTime,
     /// Where each key that is not left to its default was set last.
     pub origins: BTreeMap<String, Origin>,
     /// Keys that the file sets in vain, because environment or flag sets them too.
@@ -79,6 +92,7 @@ impl Loaded {
             config,
             material: Material::default(),
             file: None,
+            read_at: SystemTime::now(),
             origins: BTreeMap::new(),
             overridden: Vec::new(),
             warnings: Vec::new(),
@@ -146,6 +160,7 @@ where
     V: Into<OsString>,
 {
     let mut faults = Vec::new();
+    let read_at = SystemTime::now();
     let file = file_to_read(source, default_file)
         .or_else(|| again.and_then(|again| again.before.map(Path::to_path_buf)));
     let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
@@ -203,6 +218,7 @@ where
         config,
         material,
         file,
+        read_at,
         origins,
     })
 }

@@ -11,6 +11,7 @@ use super::{
     outbound::{Frame, Outbound, Sort},
     run::Loop,
     session::{Allowance, Flags, Session, Stage},
+    tunnel::Tunnel,
 };
 use crate::{
     ids::{ClientId, MAX_SLOTS},
@@ -40,7 +41,11 @@ impl Loop {
         let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
-        self.doors.hang(slot, Door::new(stream, newcomer.window));
+        self.doors.hang(slot, Door::new(stream, newcomer.window, newcomer.tls.is_some()));
+        if let Some(tls) = newcomer.tls {
+            self.desk.tunnels.dig(slot, Tunnel::new(*tls));
+            self.desk.laden.grow_and_insert(slot as usize);
+        }
         self.generation = self.generation.wrapping_add(1);
         entry.insert(Session {
             id: ClientId::new(self.index, slot, self.generation, random),
@@ -70,7 +75,7 @@ impl Loop {
     }
 
     /// Answers the upgrade, tells the client its id, and listens to what it has said already.
-    fn greet(&mut self, slot: u32, mut greeting: Vec<u8>, leftover: Vec<u8>) {
+    fn greet(&mut self, slot: u32, mut greeting: Vec<u8>, mut leftover: Vec<u8>) {
         self.schedule(slot);
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
@@ -92,10 +97,16 @@ impl Loop {
             let close = drain.close.clone();
             return self.close(slot, &close);
         }
-        if !leftover.is_empty()
-            && let Some(session) = self.sessions.get_mut(slot as usize)
-        {
-            session.unread = Some(leftover.into_boxed_slice());
+        if let Some(tunnel) = self.desk.tunnels.get(slot) {
+            // What the handshake opened and nobody has asked for yet.
+            if tunnel.open(&[], &mut leftover).is_err() {
+                return self.lost(slot);
+            }
+        } else if leftover.is_empty() {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(slot as usize) {
+            session.unread = (!leftover.is_empty()).then(|| leftover.into_boxed_slice());
             self.read(slot);
         }
     }

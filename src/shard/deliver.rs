@@ -36,6 +36,7 @@ use super::{
     outbound::{Flushed, Frame, Meter, Sort, State},
     run::Loop,
     session::{Session, slot_at},
+    tunnel::Tunnels,
     wheel::Tick,
 };
 use crate::{
@@ -59,8 +60,11 @@ pub(super) struct Desk {
     /// Sockets with something to write.
     pub(super) dirty: Vec<u32>,
     /// Every session with something in its queue. It may hold one whose queue was emptied in this
-    /// turn, but never lacks one.
+    /// turn, but never lacks one. A client with TLS is in it as long as it lives: what is sent to it
+    /// has to pass its tunnel.
     pub(super) laden: FixedBitSet,
+    /// The TLS of those who have it.
+    pub(super) tunnels: Tunnels,
     pub(super) press: Press,
     /// Clients that a fan-out found to be too slow or gone; they are closed right after it.
     victims: Vec<(u32, Cause)>,
@@ -100,6 +104,7 @@ impl Desk {
             tick: 0,
             dirty: Vec::new(),
             laden: FixedBitSet::new(),
+            tunnels: Tunnels::default(),
             press: Press::default(),
             victims: Vec::new(),
         }
@@ -218,7 +223,7 @@ impl Desk {
     /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
     fn make_room(&mut self, slot: u32, door: &Door, session: &mut Session, bytes: usize) -> bool {
         if !session.flags.blocked {
-            if self.flush(door, session).is_err() {
+            if self.flush(slot, door, session).is_err() {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return false;
@@ -253,8 +258,17 @@ impl Desk {
     }
 
     /// Writes what the socket takes.
-    fn flush(&mut self, mut door: &Door, session: &mut Session) -> std::io::Result<Flushed> {
-        let flushed = session.out.flush(&mut door, &self.meter)?;
+    fn flush(
+        &mut self,
+        slot: u32,
+        mut door: &Door,
+        session: &mut Session,
+    ) -> std::io::Result<Flushed> {
+        let flushed = if door.is_sealed() {
+            self.tunnels.flush(slot, door, &mut session.out, &self.meter)?
+        } else {
+            session.out.flush(&mut door, &self.meter)?
+        };
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
@@ -390,9 +404,9 @@ impl Loop {
             return;
         };
         session.flags.dirty = false;
+        let Some(door) = self.doors.get(slot) else { return };
         if !session.flags.blocked {
-            let Some(door) = self.doors.get(slot) else { return };
-            match self.desk.flush(door, session) {
+            match self.desk.flush(slot, door, session) {
                 Ok(flushed) if flushed.state == State::Unfinished => {
                     self.desk.mark_dirty(slot, session);
                 }
@@ -400,7 +414,7 @@ impl Loop {
                 Err(_) => return self.lost(slot),
             }
         }
-        if session.out.is_empty() {
+        if session.out.is_empty() && !door.is_sealed() {
             self.desk.laden.remove(slot as usize);
         }
         if session.flags.sent_close {

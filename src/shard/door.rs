@@ -26,11 +26,17 @@ pub(super) struct Door {
     window: u8,
     /// The client can be sent to: it is not on its way out.
     open: bool,
+    /// What goes through it belongs to TLS: it may only be written by the client's tunnel.
+    sealed: bool,
 }
 
 impl Door {
-    pub(super) fn new(socket: TcpStream, window: Option<u8>) -> Self {
-        Self { socket, window: window.unwrap_or(PLAIN), open: true }
+    pub(super) fn new(socket: TcpStream, window: Option<u8>, sealed: bool) -> Self {
+        Self { socket, window: window.unwrap_or(PLAIN), open: true, sealed }
+    }
+
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     pub(super) fn window(&self) -> u8 {

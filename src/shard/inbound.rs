@@ -74,6 +74,11 @@ impl Loop {
         let Some(mut door) = self.doors.get(slot) else {
             return false;
         };
+        let sealed = door.is_sealed();
+        if sealed && self.desk.tunnels.get(slot).is_none_or(|tunnel| tunnel.has_ended()) {
+            self.hung_up(slot);
+            return false;
+        }
         match door.read(buffer) {
             Ok(0) => {
                 self.hung_up(slot);
@@ -85,6 +90,9 @@ impl Loop {
                 // announced, unless the end of the stream was announced together with these.
                 let more = count == buffer.len() || session.flags.hung_up;
                 self.desk.stats.bytes_in.add(count as u64);
+                if sealed {
+                    return self.open(slot, &buffer[..count]) || more;
+                }
                 self.hear(slot, &mut buffer[..count]);
                 more
             }
@@ -95,6 +103,30 @@ impl Loop {
                 false
             }
         }
+    }
+
+    /// Opens what came through a client's tunnel, and hears what it said; true if that was the last
+    /// of it, so that the end has to be seen to.
+    pub(super) fn open(&mut self, slot: u32, bytes: &[u8]) -> bool {
+        let Some(tunnel) = self.desk.tunnels.get(slot) else { return false };
+        // A panic in an earlier step may have taken the buffer with it.
+        let mut opened = std::mem::take(&mut self.opened);
+        opened.clear();
+        let outcome = tunnel.open(bytes, &mut opened);
+        let (ended, answers) = (tunnel.has_ended(), tunnel.wants_write());
+        if answers && let Some(session) = self.sessions.get_mut(slot as usize) {
+            self.desk.mark_dirty(slot, session);
+        }
+        if !opened.is_empty() {
+            self.hear(slot, &mut opened);
+        }
+        self.opened = opened;
+        if let Err(error) = outcome {
+            tracing::debug!(shard = self.index, slot, %error, "TLS failed");
+            self.lost(slot);
+            return false;
+        }
+        ended
     }
 
     /// Parses bytes of the client and does what they ask.

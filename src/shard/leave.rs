@@ -127,6 +127,9 @@ impl Loop {
             // Bytes left unread would turn our farewell into a reset: end our side, read on until
             // the client ends its own or `limits.close_wait` is over.
             if let Some(door) = self.doors.get(slot) {
+                if let Some(tunnel) = self.desk.tunnels.get(slot) {
+                    tunnel.end(door);
+                }
                 door.shut_write();
             }
         }
@@ -145,9 +148,13 @@ impl Loop {
         let Some(mut session) = self.sessions.try_remove(slot as usize) else {
             return;
         };
-        drop(self.doors.take(slot));
+        let door = self.doors.take(slot);
         self.desk.laden.remove(slot as usize);
-        let dropped = session.out.abandon(&self.desk.meter);
+        let mut dropped = session.out.abandon(&self.desk.meter);
+        if let (Some(door), Some(mut tunnel)) = (door, self.desk.tunnels.take(slot)) {
+            dropped += tunnel.messages();
+            tunnel.end(&door);
+        }
         self.partial -= session.decoder.partial_bytes();
         let stats = &self.desk.stats;
         stats.drop_messages(Drop::Closed, dropped);

@@ -93,7 +93,10 @@ pub(super) struct Outbound {
     /// Bytes waiting, frames counted in full.
     bytes: usize,
     /// Messages waiting, the half-written one included.
-    messages: usize,
+    messages: u32,
+    /// Of the bytes, those that were sealed and that the socket has not taken: they are no frames
+    /// any more.
+    held: u32,
 }
 
 /// What one flush achieved.
@@ -120,7 +123,7 @@ pub(super) enum State {
 
 impl Outbound {
     pub(super) fn is_empty(&self) -> bool {
-        self.head.is_none() && self.pong.is_none() && self.ping.is_none()
+        self.head.is_none() && self.pong.is_none() && self.ping.is_none() && self.held == 0
     }
 
     /// Bytes waiting.
@@ -135,7 +138,7 @@ impl Outbound {
 
     /// Messages waiting.
     #[cfg(test)]
-    pub(super) fn messages(&self) -> usize {
+    pub(super) fn messages(&self) -> u32 {
         self.messages
     }
 
@@ -143,7 +146,7 @@ impl Outbound {
     pub(super) fn append(&mut self, frame: Rc<Frame>, sort: Sort, meter: &Meter) {
         meter.set(meter.get() + ENTRY_BYTES);
         self.bytes += frame.len();
-        self.messages += usize::from(sort == Sort::Message);
+        self.messages += u32::from(sort == Sort::Message);
         let entry = Entry { frame, sort };
         if self.head.is_none() {
             self.head = Some(entry);
@@ -203,8 +206,8 @@ impl Outbound {
         }
         let kept = half_written.as_ref().is_some_and(|entry| entry.sort == Sort::Message);
         self.head = half_written;
-        debug_assert_eq!(self.messages, usize::from(kept), "only a half-written message is left");
-        (before - self.messages) as u64
+        debug_assert_eq!(self.messages, u32::from(kept), "only a half-written message is left");
+        u64::from(before - self.messages)
     }
 
     /// Gives up the half-written frame too: the socket is gone. Answers how many messages that were.
@@ -218,9 +221,24 @@ impl Outbound {
         dropped
     }
 
-    /// Bytes of a frame that has been begun and so can't be dropped any more.
+    /// Bytes of a frame that has been begun and so can't be dropped any more, and of what is held.
     pub(super) fn begun_bytes(&self) -> usize {
-        self.head.as_ref().filter(|_| self.written > 0).map_or(0, |head| head.frame.len())
+        let begun = self.head.as_ref().filter(|_| self.written > 0);
+        begun.map_or(0, |head| head.frame.len()) + self.held as usize
+    }
+
+    /// Says how many bytes the socket has yet to take of what was sealed.
+    pub(super) fn hold(&mut self, bytes: usize) {
+        let held = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.bytes = self.bytes - self.held as usize + held as usize;
+        self.held = held;
+    }
+
+    /// What is to be written next, frame by frame.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
+        let head = self.head.iter().map(|head| &head.frame.bytes[self.written..]);
+        let rest = self.rest.iter().flat_map(|rest| rest.iter());
+        head.chain(rest.map(|entry| entry.frame.bytes()))
     }
 
     /// Writes as much as the socket takes in this turn.
@@ -275,7 +293,7 @@ impl Outbound {
     }
 
     /// Puts a waiting pong and ping in line: before everything of which nothing was written yet.
-    fn promote(&mut self, meter: &Meter) {
+    pub(super) fn promote(&mut self, meter: &Meter) {
         for frame in [self.ping.take(), self.pong.take()].into_iter().flatten() {
             meter.set(meter.get() + ENTRY_BYTES);
             self.bytes += frame.len();
@@ -289,7 +307,8 @@ impl Outbound {
         }
     }
 
-    fn advance(&mut self, mut taken: usize, meter: &Meter, flushed: &mut Flushed) {
+    /// Takes the bytes that were written off the queue.
+    pub(super) fn advance(&mut self, mut taken: usize, meter: &Meter, flushed: &mut Flushed) {
         flushed.bytes += taken as u64;
         while let Some(head) = &self.head {
             let left = head.frame.len() - self.written;
@@ -320,7 +339,7 @@ impl Outbound {
     fn forget(&mut self, entry: &Entry, meter: &Meter) {
         meter.set(meter.get() - ENTRY_BYTES);
         self.bytes -= entry.frame.len();
-        self.messages -= usize::from(entry.sort == Sort::Message);
+        self.messages -= u32::from(entry.sort == Sort::Message);
     }
 }
 

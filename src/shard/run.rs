@@ -73,6 +73,8 @@ pub(super) struct Loop {
     pub(super) frames: Frames,
     /// Taken out while a session is being read.
     pub(super) buffer: Vec<u8>,
+    /// What was opened of a client's TLS; taken out while it is being heard.
+    pub(super) opened: Vec<u8>,
     pub(super) inflater: Inflater,
     /// What the inflater writes to; taken out while a message is being heard.
     pub(super) inflated: Vec<u8>,
@@ -137,6 +139,7 @@ pub(super) fn run(
         wheel: Wheel::new(Instant::now()),
         frames,
         buffer: Vec::new(),
+        opened: Vec::new(),
         inflater: Inflater::default(),
         inflated: Vec::new(),
         again: Vec::new(),

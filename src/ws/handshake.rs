@@ -2,6 +2,7 @@
 //!
 //! hyper reads the request and writes the answer, hyper-tungstenite makes the accept key; then both
 //! are taken off the socket again and dropped, so that nothing of them lives as long as the client.
+//! With TLS the connection's keys go to the hub together with the socket.
 
 use std::{
     convert::Infallible,
@@ -19,12 +20,12 @@ use hyper::{
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use super::{
     Context,
     caller::Caller,
     held::{Held, Hold},
+    transport::Connection,
     upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
@@ -57,7 +58,7 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: TcpStream, caller: Caller, context: &Context, config: &Config) {
+pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &Config) {
     let peer = caller.peer();
     let stats = context.hub.handshakes();
     let outcome = Mutex::new(Outcome::Nothing);
@@ -167,9 +168,9 @@ async fn hand_over(
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
     let (stream, greeting) = parts.io.into_inner().into_parts();
-    let stream = stream.into_std()?;
+    let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, greeting, leftover, peer, window, seat });
+    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, seat });
     Ok(())
 }

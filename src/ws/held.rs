@@ -1,4 +1,4 @@
-//! A TCP stream whose last answer can be held back.
+//! A connection whose last answer can be held back.
 //!
 //! The answer that accepts a WebSocket and the first message to the client leave one after the
 //! other, from two threads. Sent one by one they cost two system calls and two packets; held back
@@ -14,14 +14,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::transport::Connection;
 
 /// The stream, as hyper sees it.
 pub(super) struct Held {
-    stream: TcpStream,
+    stream: Connection,
     hold: Hold,
     unsent: Vec<u8>,
 }
@@ -41,12 +40,12 @@ impl Hold {
 }
 
 impl Held {
-    pub(super) fn new(stream: TcpStream, hold: Hold) -> Self {
+    pub(super) fn new(stream: Connection, hold: Hold) -> Self {
         Self { stream, hold, unsent: Vec::new() }
     }
 
     /// The stream and what is still to be written to it.
-    pub(super) fn into_parts(self) -> (TcpStream, Vec<u8>) {
+    pub(super) fn into_parts(self) -> (Connection, Vec<u8>) {
         (self.stream, self.unsent)
     }
 }

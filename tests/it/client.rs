@@ -3,7 +3,10 @@
 use std::{future::Future, net::SocketAddr, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     WebSocketStream, client_async, client_async_with_config,
     tungstenite::{
@@ -22,9 +25,9 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     outcome.unwrap_or_else(|_| panic!("{what} did not come within {HANG:?}"))
 }
 
-pub struct Client {
+pub struct Client<S = TcpStream> {
     id: String,
-    socket: WebSocketStream<TcpStream>,
+    socket: WebSocketStream<S>,
 }
 
 impl Client {
@@ -47,15 +50,6 @@ impl Client {
         Self { id: String::new(), socket }
     }
 
-    /// Connects over a stream that is there already, and reads the client id.
-    pub async fn over(stream: TcpStream) -> Self {
-        let request = format!("ws://{}/", stream.peer_addr().unwrap());
-        let (socket, _) = soon("the upgrade", client_async(request, stream)).await.unwrap();
-        let mut client = Self { id: String::new(), socket };
-        client.id = client.next_text().await;
-        client
-    }
-
     /// Connects with a request of the test's own; answers the response too.
     pub async fn connect_with(
         address: SocketAddr,
@@ -64,6 +58,17 @@ impl Client {
         let stream = TcpStream::connect(address).await?;
         let (socket, response) = soon("the upgrade", client_async(request, stream)).await?;
         Ok((Self { id: String::new(), socket }, response))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// Connects over a stream that is there already, and reads the client id.
+    pub async fn over(stream: S) -> Self {
+        let upgrade = client_async("ws://gateway.example/", stream);
+        let (socket, _) = soon("the upgrade", upgrade).await.unwrap();
+        let mut client = Self { id: String::new(), socket };
+        client.id = client.next_text().await;
+        client
     }
 
     /// The client id.
@@ -128,7 +133,7 @@ impl Client {
     }
 
     /// The raw socket, for clients that misbehave.
-    pub fn raw(&mut self) -> &mut TcpStream {
+    pub fn raw(&mut self) -> &mut S {
         self.socket.get_mut()
     }
 }

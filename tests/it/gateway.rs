@@ -50,18 +50,10 @@ impl Gateway {
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
-        Self::of(None, sink, sets).await
-    }
-
-    /// A gateway with a configuration file, which a reload reads again.
-    pub async fn from_file(file: &Path, sets: &[&str]) -> Self {
-        Self::of(Some(file.to_owned()), Arc::new(NoSink), sets).await
-    }
-
-    async fn of(file: Option<PathBuf>, sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
-        Self::from(sink, Source { file, sets }, tempfile::tempdir().unwrap()).await
+        let directory = tempfile::tempdir().unwrap();
+        Self::from(sink, Source { file: None, sets }, directory).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
@@ -72,6 +64,13 @@ impl Gateway {
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
         Self::from(Arc::new(NoSink), source, directory).await
+    }
+
+    /// A gateway with a configuration file that the test itself looks after.
+    pub async fn from_file(file: &Path) -> Self {
+        let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let source = Source { file: Some(file.to_owned()), sets: own };
+        Self::from(Arc::new(NoSink), source, tempfile::tempdir().unwrap()).await
     }
 
     async fn from(
@@ -88,7 +87,6 @@ impl Gateway {
             source,
             telemetry: None,
             sink,
-            read_at: std::time::SystemTime::now(),
             inherited: Vec::new(),
         })
         .await
@@ -126,6 +124,11 @@ impl Gateway {
     /// Where WebSocket clients connect.
     pub fn websocket(&self) -> SocketAddr {
         self.listeners.websocket[0]
+    }
+
+    /// Where WebSocket clients connect with TLS.
+    pub fn tls(&self) -> SocketAddr {
+        self.listeners.tls[0]
     }
 
     /// Where gRPC clients connect.

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admin;
+mod authority;
 mod calls;
 mod classic;
 mod client;
@@ -36,3 +37,4 @@ mod storm;
 mod tidy;
 mod upgrades;
 mod watch;
+mod wss;

@@ -269,7 +269,7 @@ async fn reloads_are_counted_by_their_outcome() {
     let file = directory.path().join("gateway.toml");
     let write = |toml: &str| std::fs::write(&file, toml).unwrap();
     write("limits.max_clients = 10\n");
-    let gateway = Gateway::from_file(&file, &[]).await;
+    let gateway = Gateway::from_file(&file).await;
     assert_eq!(Page::of(&gateway).await.get("config_last_reload_timestamp_seconds"), 0.0);
 
     write("limits.max_clients = 11\n");

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
@@ -77,8 +77,8 @@ impl Frame {
 }
 
 /// One connection, read and written as bytes.
-pub struct Raw {
-    stream: TcpStream,
+pub struct Raw<S = TcpStream> {
+    stream: S,
     /// Read and not yet taken.
     buffer: Vec<u8>,
 }
@@ -122,13 +122,6 @@ impl Raw {
         raw
     }
 
-    /// Asks for the upgrade and reads the answer.
-    pub async fn upgrade(&mut self) {
-        self.send(request(&[])).await;
-        let head = self.response().await;
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-    }
-
     /// An upgraded connection on which permessage-deflate is agreed if the gateway is for it, and
     /// the gateway's answer.
     pub async fn compressing(address: SocketAddr) -> (Self, String) {
@@ -140,13 +133,6 @@ impl Raw {
         Self::open_narrow(address).await.offer().await
     }
 
-    async fn offer(mut self) -> (Self, String) {
-        self.send(request(&["Sec-WebSocket-Extensions: permessage-deflate"])).await;
-        let head = self.response().await;
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        (self, head)
-    }
-
     /// A client that was welcomed, with its id.
     pub async fn welcomed(address: SocketAddr) -> (Self, String) {
         Self::open(address).await.enter().await
@@ -156,8 +142,31 @@ impl Raw {
     pub async fn narrow(address: SocketAddr) -> (Self, String) {
         Self::open_narrow(address).await.enter().await
     }
+}
 
-    async fn enter(mut self) -> (Self, String) {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    /// Speaks over a stream on which nothing was said yet.
+    pub fn over(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
+    /// Asks for the upgrade and reads the answer.
+    pub async fn upgrade(&mut self) {
+        self.send(request(&[])).await;
+        let head = self.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+
+    /// Asks for the upgrade with permessage-deflate; answers the gateway's answer too.
+    pub async fn offer(mut self) -> (Self, String) {
+        self.send(request(&["Sec-WebSocket-Extensions: permessage-deflate"])).await;
+        let head = self.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        (self, head)
+    }
+
+    /// Asks for the upgrade and reads the client id.
+    pub async fn enter(mut self) -> (Self, String) {
         self.upgrade().await;
         let id = self.data().await.text().to_owned();
         assert_eq!(id.len(), 36);
@@ -172,7 +181,8 @@ impl Raw {
 
     /// Writes all the bytes, if the gateway takes them.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
-        soon("room", self.stream.write_all(bytes.as_ref())).await
+        soon("room", self.stream.write_all(bytes.as_ref())).await?;
+        soon("room", self.stream.flush()).await
     }
 
     /// Ends the client's side of the stream.
@@ -181,13 +191,13 @@ impl Raw {
     }
 
     /// The socket, of which all that was read was taken.
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> S {
         assert!(self.buffer.is_empty(), "{:?} was read and not taken", self.buffer);
         self.stream
     }
 
     /// The socket.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub fn stream(&mut self) -> &mut S {
         &mut self.stream
     }
 
@@ -219,6 +229,12 @@ impl Raw {
     /// Waits for the end of the stream, which may be a reset; what comes before doesn't matter.
     pub async fn ended(&mut self) {
         self.rest().await;
+    }
+
+    /// Waits for the end of the stream, which must be as the peer wanted it: no reset, and with TLS
+    /// a close_notify.
+    pub async fn ended_well(&mut self) {
+        while self.more().await.expect("the stream ends as it should") {}
     }
 
     /// The next frame, of any kind; none at the end of the stream.

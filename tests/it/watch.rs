@@ -49,8 +49,8 @@ impl Watched {
         let command = program.watching_command(&["--config", &config]);
         let status = program.spawn(command).await;
         let client = Client::connect(status.listeners.websocket[0]).await;
-        let grpc = Endpoint::from_shared(format!("http://{}", status.listeners.grpc[0])).unwrap();
-        let calls = Broadcast::new(grpc.connect().await.unwrap());
+        let grpc = format!("http://{}", status.listeners.grpc[0]);
+        let calls = Broadcast::new(Endpoint::from_shared(grpc).unwrap().connect_lazy());
         Self { program, client, calls, changes: 0 }
     }
 

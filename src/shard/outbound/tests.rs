@@ -140,7 +140,7 @@ fn what_a_socket_did_not_take_is_queued_message_by_message() {
         assert_eq!(flushed.state, State::Blocked);
         assert_eq!(flushed.bytes, taken as u64);
         assert_eq!(flushed.messages, (taken / 10) as u64);
-        assert_eq!(out.messages(), 3 - taken / 10);
+        assert_eq!(out.messages() as usize, 3 - taken / 10);
         assert_eq!(out.begun_bytes(), if taken % 10 == 0 { 0 } else { 10 });
 
         let mut socket = Socket { room: usize::MAX, taken: all[..taken].to_vec() };

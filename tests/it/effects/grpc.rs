@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What every HTTP/2 client says first, with no settings of its own (RFC 9113 §3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const MAX_CONCURRENT_STREAMS: u16 = 3;

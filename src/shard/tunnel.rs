@@ -1,0 +1,293 @@
+//! TLS between a session and its socket, driven sans-io.
+//!
+//! ```text
+//!  queue ──► at most a record of plaintext ──► seal ──► send ──► socket
+//!                                                └─ what it doesn't take: rest ─┘ (goes first)
+//!  socket ──► ciphertext ──► open ──► plaintext ──► the session hears it
+//! ```
+//!
+//! The handshake is over when a client arrives here. Its frames wait in its queue like those of any
+//! other client and are sealed only when the socket is believed to take them, a record at a time:
+//! so messages can be dropped until then, and no more than one sealed record is ever held back.
+//! A record that was begun has to be ended, whatever becomes of the queue.
+//!
+//! The sessions know nothing of this, the doors no more than one bit.
+
+use std::{
+    io::{self, BufRead as _, ErrorKind, IoSlice, Read, Write},
+    rc::Rc,
+};
+
+use rustls::ServerConnection;
+use smallvec::SmallVec;
+
+use super::{
+    door::Door,
+    outbound::{Flushed, Frame, Meter, Outbound, State},
+};
+
+/// The TLS state of one client.
+pub(super) struct Tunnel {
+    tls: ServerConnection,
+    /// The sealed record that the socket has taken only a part of. It is on the books of the queue
+    /// and of the shard in full until it is gone.
+    rest: Option<Rc<Frame>>,
+    /// How much of that was taken.
+    sent: usize,
+    /// What that record carries to its end.
+    carried: Carried,
+    /// The client said that nothing more comes from it.
+    ended: bool,
+}
+
+/// What is complete when a sealed record is on its way as a whole.
+#[derive(Clone, Copy, Default)]
+struct Carried {
+    messages: u64,
+    closed: bool,
+}
+
+/// Plaintext of one record (RFC 8446 §5.1).
+const RECORD: usize = 1 << 14;
+
+/// Frames that one record is made of at most.
+const FRAMES: usize = 64;
+
+/// Records that one client may send in one turn before its neighbours have theirs: as much as a
+/// plain client's default send buffer takes.
+const RECORDS_PER_TURN: usize = 16;
+
+impl Tunnel {
+    pub(super) fn new(tls: ServerConnection) -> Self {
+        Self { tls, rest: None, sent: 0, carried: Carried::default(), ended: false }
+    }
+
+    /// Whether the client has said that nothing more comes from it (`close_notify`).
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether TLS itself has something to say: the answer to something that was opened.
+    pub(super) fn wants_write(&self) -> bool {
+        self.tls.wants_write()
+    }
+
+    /// Messages that were sealed and are not yet on their way.
+    pub(super) fn messages(&self) -> u64 {
+        self.carried.messages
+    }
+
+    /// Takes what was read from the socket, and appends what the client said to `opened`. After an
+    /// error the connection is of no use any more.
+    pub(super) fn open(
+        &mut self,
+        mut bytes: &[u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<(), rustls::Error> {
+        let much = bytes.len() > SMALL;
+        loop {
+            // What has come already, when the client arrived here, is looked at first.
+            self.ended |= self.tls.process_new_packets()?.peer_has_closed();
+            self.take_opened(opened);
+            // What follows a close_notify is ignored (RFC 8446 §6.1).
+            if bytes.is_empty() || self.ended {
+                break;
+            }
+            // Fails only if it was not emptied before, which it was.
+            let taken = self.tls.read_tls(&mut bytes);
+            if !taken.is_ok_and(|taken| taken > 0) {
+                return Err(rustls::Error::General("the record layer is stuck".to_owned()));
+            }
+        }
+        if much {
+            // rustls gives back the buffer of large records when it is about to read the next time.
+            let _ = self.tls.read_tls(&mut Nothing);
+        }
+        Ok(())
+    }
+
+    fn take_opened(&mut self, opened: &mut Vec<u8>) {
+        let mut reader = self.tls.reader();
+        // An error says that nothing is left, or nothing will come any more.
+        while let Ok(chunk) = reader.fill_buf()
+            && !chunk.is_empty()
+        {
+            opened.extend_from_slice(chunk);
+            let count = chunk.len();
+            reader.consume(count);
+        }
+    }
+
+    /// Writes as much of the queue as the socket takes in this turn. `scratch` is what records are
+    /// sealed into; it is left empty.
+    fn flush(
+        &mut self,
+        door: &Door,
+        out: &mut Outbound,
+        meter: &Meter,
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<Flushed> {
+        let mut flushed = Flushed { state: State::Unfinished, ..Flushed::default() };
+        out.promote(meter);
+        if !self.send_rest(door, &mut flushed)? {
+            flushed.state = State::Blocked;
+            return Ok(flushed);
+        }
+        out.hold(0);
+        for _ in 0..RECORDS_PER_TURN {
+            scratch.clear();
+            self.seal(out, meter, scratch)?;
+            if scratch.is_empty() {
+                flushed.state = State::Empty;
+                break;
+            }
+            let sent = write(door, scratch)?;
+            flushed.bytes += sent as u64;
+            if sent < scratch.len() {
+                let rest = Frame::new(scratch[sent..].into(), meter);
+                out.hold(rest.len());
+                self.rest = Some(rest);
+                flushed.state = State::Blocked;
+                break;
+            }
+            self.settle(&mut flushed);
+        }
+        scratch.clear();
+        Ok(flushed)
+    }
+
+    /// Sends what is left of a record; false if the socket still doesn't take all of it.
+    fn send_rest(&mut self, door: &Door, flushed: &mut Flushed) -> io::Result<bool> {
+        if let Some(rest) = &self.rest {
+            let wanted = &rest.bytes()[self.sent..];
+            let sent = write(door, wanted)?;
+            flushed.bytes += sent as u64;
+            if sent < wanted.len() {
+                self.sent += sent;
+                return Ok(false);
+            }
+            (self.rest, self.sent) = (None, 0);
+            self.settle(flushed);
+        }
+        Ok(true)
+    }
+
+    /// A record is on its way as a whole.
+    fn settle(&mut self, flushed: &mut Flushed) {
+        let Carried { messages, closed } = std::mem::take(&mut self.carried);
+        flushed.messages += messages;
+        flushed.closed |= closed;
+    }
+
+    /// Appends to `sealed` what TLS itself has to say, and a record of what waits in the queue.
+    fn seal(&mut self, out: &mut Outbound, meter: &Meter, sealed: &mut Vec<u8>) -> io::Result<()> {
+        let taken = {
+            let mut slices: SmallVec<[IoSlice<'_>; FRAMES]> = SmallVec::new();
+            let mut room = RECORD;
+            for bytes in out.waiting().take(FRAMES) {
+                let part = &bytes[..bytes.len().min(room)];
+                room -= part.len();
+                slices.push(IoSlice::new(part));
+                if room == 0 {
+                    break;
+                }
+            }
+            match slices.as_slice() {
+                [] => None,
+                slices => Some(self.tls.writer().write_vectored(slices)?),
+            }
+        };
+        if let Some(taken) = taken {
+            if taken == 0 {
+                return Err(ErrorKind::WriteZero.into());
+            }
+            let mut advanced = Flushed::default();
+            out.advance(taken, meter, &mut advanced);
+            self.carried = Carried { messages: advanced.messages, closed: advanced.closed };
+        }
+        while self.tls.wants_write() {
+            self.tls.write_tls(sealed)?;
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes from us, or why. Without effect if a record is half written:
+    /// it would be taken for a part of that.
+    pub(super) fn end(&mut self, door: &Door) {
+        if self.rest.is_some() {
+            return;
+        }
+        self.tls.send_close_notify();
+        let mut sealed = Vec::new();
+        while self.tls.wants_write() && self.tls.write_tls(&mut sealed).is_ok() {}
+        // Who doesn't take it finds the end of the stream all the same.
+        let _ = write(door, &sealed);
+    }
+}
+
+/// Below this, rustls' buffer for what was read is as small as it gets.
+const SMALL: usize = 4096;
+
+/// A source that has nothing now.
+struct Nothing;
+
+impl Read for Nothing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+}
+
+/// Writes what the socket takes. A short write means a full socket buffer, of which the poll will
+/// tell when it has room again.
+fn write(mut door: &Door, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match door.write(bytes) {
+            Ok(0) if !bytes.is_empty() => return Err(ErrorKind::WriteZero.into()),
+            Ok(sent) => return Ok(sent),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The tunnels by slot: nothing at all while there is no client with TLS.
+#[derive(Default)]
+pub(super) struct Tunnels {
+    tunnels: Vec<Option<Box<Tunnel>>>,
+    scratch: Vec<u8>,
+}
+
+impl Tunnels {
+    /// Puts the tunnel of a new session in its place.
+    pub(super) fn dig(&mut self, slot: u32, tunnel: Tunnel) {
+        let slot = slot as usize;
+        if self.tunnels.len() <= slot {
+            self.tunnels.resize_with(slot + 1, || None);
+        }
+        self.tunnels[slot] = Some(Box::new(tunnel));
+    }
+
+    pub(super) fn get(&mut self, slot: u32) -> Option<&mut Tunnel> {
+        self.tunnels.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Tunnel>> {
+        self.tunnels.get_mut(slot as usize)?.take()
+    }
+
+    /// Writes as much of a client's queue as its socket takes in this turn.
+    pub(super) fn flush(
+        &mut self,
+        slot: u32,
+        door: &Door,
+        out: &mut Outbound,
+        meter: &Meter,
+    ) -> io::Result<Flushed> {
+        let Self { tunnels, scratch } = self;
+        let tunnel = tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut);
+        // A door that is sealed has a tunnel; nothing may leave by it as it is.
+        let tunnel = tunnel.ok_or(ErrorKind::NotConnected)?;
+        tunnel.flush(door, out, meter, scratch)
+    }
+}

@@ -1,0 +1,116 @@
+//! What a WebSocket is carried over: TCP, or TLS over TCP.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConnection, server::TlsStream};
+
+use crate::config::InForce;
+
+/// What the clients of one listener speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP (`ws:`).
+    Plain,
+    /// TLS (`wss:`), with the certificate in force when the client connects.
+    Tls,
+}
+
+/// A connection that is ready for HTTP.
+pub(super) enum Connection {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// Brings a socket to where HTTP can begin: with TLS that takes a handshake.
+    pub(super) async fn over(self, stream: TcpStream, config: &InForce) -> io::Result<Connection> {
+        if self == Self::Plain {
+            return Ok(Connection::Plain(stream));
+        }
+        // A configuration that has addresses for TLS has a certificate too.
+        let server = config.material.wss.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let stream = TlsAcceptor::from(server.config()).accept(stream).await?;
+        Ok(Connection::Tls(Box::new(stream)))
+    }
+}
+
+impl Connection {
+    /// The bare socket, and the state of its TLS.
+    pub(super) fn into_parts(
+        self,
+    ) -> io::Result<(std::net::TcpStream, Option<Box<ServerConnection>>)> {
+        match self {
+            Self::Plain(stream) => Ok((stream.into_std()?, None)),
+            Self::Tls(stream) => {
+                let (stream, tls) = stream.into_inner();
+                Ok((stream.into_std()?, Some(Box::new(tls))))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
