@@ -35,7 +35,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::Calls,
+    metrics::{Callers, Calls},
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
@@ -158,6 +158,11 @@ impl Server {
     /// What was turned away so far.
     pub fn refusals(&self) -> &Refusals {
         &self.0.refusals
+    }
+
+    /// How it stands with the connections, for metrics.
+    pub fn callers(&self) -> Callers {
+        Callers { connections: self.connections() as u64, refused: self.refusals().counts() }
     }
 
     /// Connections there are now.

@@ -102,7 +102,7 @@ impl Gateway {
                     return self.end().await;
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
-                Wake::Check => said = self.say_how_it_is(said),
+                Wake::Check => said = self.say_how_it_is(&said),
                 Wake::Surface(Ok(())) => {
                     return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
                 }
@@ -127,7 +127,7 @@ impl Gateway {
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
-    fn say_how_it_is(&self, said: String) -> String {
+    fn say_how_it_is(&self, said: &str) -> String {
         let (clients, groups) = (self.hub.count_clients(), self.hub.count_groups());
         let now = match self.reload.status().faults.len() {
             0 => format!("{clients} clients, {groups} groups"),

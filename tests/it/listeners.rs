@@ -6,7 +6,11 @@ use std::{
     process::Command,
 };
 
-use crate::{client::Client, program::Program};
+use crate::{
+    client::{Client, soon},
+    program::Program,
+    raw::{Raw, request},
+};
 
 /// An address of this process's own, so that tests beside it take no port away.
 pub fn host() -> Ipv4Addr {
@@ -69,6 +73,42 @@ async fn addresses_come_and_go_with_a_reload_and_clients_stay() {
     assert_eq!(status.listeners.websocket, [address(new)]);
     assert_eq!(status.listeners.grpc, [address(other_grpc)]);
     assert_eq!(status.config.pending, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn who_came_before_an_address_goes_is_let_in_after_it() {
+    let host = host();
+    let [old, new, grpc] = [free_port(), free_port(), free_port()];
+    let mut program = Program::new();
+    let toml = |websocket: u16| {
+        format!(
+            "websocket.listen = \"{host}:{websocket}\"\ngrpc.listen = \"{host}:{grpc}\"\n\
+             limits.max_handshakes = 1\n"
+        )
+    };
+    serve(&mut program, &toml(old)).await;
+    // The first takes the only place, the second is accepted and waits, the others do in the backlog.
+    let upgrade = request(&[]);
+    let mut slow = Raw::open(address(old)).await;
+    slow.send(&upgrade[..40]).await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let mut raw = Raw::open(address(old)).await;
+        raw.send(&upgrade).await;
+        others.push(raw);
+    }
+    reload(&program, 0, &toml(new), &["websocket.listen"]);
+    slow.send(&upgrade[40..]).await;
+    for raw in others.iter_mut().chain([&mut slow]) {
+        let head = raw.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+    let closed = async {
+        while listens(old) {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of the old address", closed).await;
 }
 
 #[tokio::test]
