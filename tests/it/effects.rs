@@ -144,5 +144,6 @@ fn is_file(key: &str) -> bool {
 }
 
 fn toml(settings: &BTreeMap<String, String>) -> String {
-    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    let lines: Vec<_> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    lines.join("\n")
 }

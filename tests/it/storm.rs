@@ -218,11 +218,11 @@ async fn clients_notice_nothing_of_a_storm_of_rewrites() {
 
     stop.store(true, Ordering::Relaxed);
     let sent = soon("the publisher's end", publisher).await.unwrap();
-    let (mut seen, mut clients) = ([0, 0], Vec::new());
+    let (mut formats, mut clients) = ([0, 0], Vec::new());
     for listener in listeners {
         let (mut client, kinds) = soon("a client's last number", listener).await.unwrap();
         assert_eq!(kinds[0] + kinds[1], sent);
-        seen = kinds;
+        formats = kinds;
         client.send(crate::raw::frame(TEXT, b"ping")).await;
         assert_eq!(client.data().await.text(), "pong");
         clients.push(client);
@@ -234,13 +234,13 @@ async fn clients_notice_nothing_of_a_storm_of_rewrites() {
         "{rewrites} rewrites, {} put in force; {sent} messages to each of {CLIENTS} clients, \
          {} as text, {} as binary; {} KiB, then {} KiB",
         now.config.generation,
-        seen[0],
-        seen[1],
+        formats[0],
+        formats[1],
         before / 1024,
         after / 1024
     );
     assert!(now.config.generation > rewrites as u64 / 50, "the storm passed it by");
-    assert!(seen.iter().all(|kind| *kind > 0), "both formats were in force: {seen:?}");
+    assert!(formats.iter().all(|kind| *kind > 0), "both were in force: {formats:?}");
     assert!(program.log().contains("reload refused"), "{}", program.log());
     assert!(after < before + FLAT, "{before} bytes before, {after} after");
 }

@@ -97,7 +97,7 @@ impl Watched {
     async fn time_to_rest(&self) {
         let marker = self.program.file("marker");
         fs::write(&marker, "before").unwrap();
-        let mut watch = Watch::new(vec![marker.clone()], SystemTime::now());
+        let mut watch = Watch::new(std::slice::from_ref(&marker), SystemTime::now());
         fs::write(&marker, "after").unwrap();
         assert_eq!(soon("the marker", watch.rested()).await, [marker]);
     }
@@ -110,7 +110,7 @@ impl Watched {
         };
         let refusal = async {
             while !refused() {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         soon(words, refusal).await;

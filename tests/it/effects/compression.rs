@@ -16,8 +16,8 @@ async fn compressing(stage: &Stage) -> (Raw, String) {
 
 /// The frame in which a message of words comes.
 async fn frame_of(stage: &Stage, raw: &mut Raw, id: &str, words: usize) -> Frame {
-    let text: String = (0..words).map(|n| format!("{} is {}, ", n, n * n % 97)).collect();
-    assert!(stage.gateway.send_message_to_client(id, text).await.result);
+    let text: Vec<_> = (0..words).map(|n| format!("{} is {}", n, n * n % 97)).collect();
+    assert!(stage.gateway.send_message_to_client(id, text.join(", ")).await.result);
     raw.data().await
 }
 

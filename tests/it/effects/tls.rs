@@ -55,9 +55,10 @@ pub(super) async fn tls_listen() {
     let authority = Authority::new();
     let (old, new) = (address(free_port()), address(free_port()));
     let mut stage = stage(&authority, "tls", old).await;
-    let mut before = Client::over(authority.connect(old).await).await;
+    let mut before = Box::pin(Client::over(authority.connect(old).await)).await;
     stage.change("tls.listen", &format!("[\"{new}\"]")).await;
-    is_served(&mut Client::over(authority.connect(new).await).await).await;
+    let mut after = Box::pin(Client::over(authority.connect(new).await)).await;
+    is_served(&mut after).await;
     assert!(std::net::TcpStream::connect(old).is_err());
     is_served(&mut before).await;
 }
