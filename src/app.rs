@@ -162,7 +162,7 @@ impl Gateway {
                 Ok(())
             });
         }
-        let watch = Watch::new(reload.files(config), options.loaded.read_at);
+        let watch = Watch::new(&reload.files(config), options.loaded.read_at);
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();
