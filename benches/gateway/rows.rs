@@ -28,8 +28,8 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 8] =
-    ["setup", "one", "ahead", "latency", "echo", "memory", "large", "storm"];
+pub(crate) const NAMES: [&str; 9] =
+    ["setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm"];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
 const STRETCH: Duration = Duration::from_millis(100);
@@ -84,7 +84,7 @@ impl Plan {
         if self.has("memory") || self.has("large") {
             self.crowd(&mut raw, small, report)?;
         }
-        if self.has("memory") {
+        if self.has("secure") {
             self.secure(report)?;
         }
         if self.has("storm") {

@@ -121,6 +121,8 @@ impl Case {
 
     /// Flushes and reads until nothing is left; answers the messages that were written.
     fn drain(&mut self) -> u64 {
+        // Only to be done sooner: a window that closes is opened again after a while.
+        SockRef::from(&self.socket).set_recv_buffer_size(1 << 20).unwrap();
         let mut messages = 0;
         while !self.out.is_empty() || self.tunnel.rest.is_some() {
             messages += self.flush().messages;
