@@ -33,6 +33,9 @@ const CHECK: Duration = Duration::from_secs(1);
 /// Time that the surfaces have to end once the clients are gone.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Time that handshakes under way have before a stop refuses them.
+const LET_IN: Duration = Duration::from_millis(500);
+
 /// What woke the supervisor.
 enum Wake {
     Ask(Ask),
@@ -155,9 +158,11 @@ impl Gateway {
             systemd::stopping(longest(&config.drain));
         }
         let listeners = &mut self.listeners;
-        let stop_accepting = || {
+        let stop_accepting = async || {
             if phase == Phase::Stopping {
-                listeners.close(CLIENTS);
+                // Who was accepted already is not refused: where systemd holds the sockets, whoever
+                // comes later is served by the next process.
+                let _ = timeout(LET_IN, listeners.close(CLIENTS)).await;
             }
         };
         let drained = tokio::select! {
@@ -175,7 +180,7 @@ impl Gateway {
 
     /// Takes everything down. The clients are gone, or are cut off here.
     async fn end(mut self) -> Result<(), RunError> {
-        self.listeners.close(&Surface::ALL);
+        drop(self.listeners.close(&Surface::ALL));
         self.stop_grpc.send_replace(true);
         self.hub.stop();
         self.stop_control.send_replace(true);

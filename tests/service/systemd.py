@@ -503,7 +503,7 @@ class Trial:
             f"systemctl stop {UNIT}; systemctl enable --now {UNIT}.socket {UNIT}-grpc.socket;"
             f" systemctl start {UNIT}"
         )
-        restarts = 3
+        restarts = 10
         with people.Knocking() as knocking:
             for _ in range(restarts):
                 served, before = knocking.served, self.service.pid()
