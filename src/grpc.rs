@@ -39,7 +39,6 @@ use crate::{
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
-use peer::Unwelcome;
 
 /// What the calls work with. Cheap to clone.
 #[derive(Clone)]
@@ -172,12 +171,11 @@ impl Server {
 
     /// Whether somebody may connect from there. Nothing was read from the connection by then.
     fn is_allowed(&self, address: SocketAddr) -> bool {
-        let allowed = peer::is_allowed(address, &self.0.live.snapshot());
-        if !allowed {
-            let why = Unwelcome::Address;
+        let checked = peer::check_address(address, &self.0.live.snapshot());
+        if let Err(why) = checked {
             self.0.refusals.addresses.note(address, "a gRPC connection was refused", why);
         }
-        allowed
+        checked.is_ok()
     }
 
     fn serve(&self, stream: TcpStream, address: SocketAddr, place: Option<Place>) {

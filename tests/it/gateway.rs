@@ -7,13 +7,14 @@ use std::{
 };
 
 use gateway_websocket::{
-    app::{self, Options},
+    app::{self, Options, Surface},
     config::{self, Source},
     hub::Hub,
     lifecycle::{ChangedKey, Handle, Reloaded},
     sink::{EventSink, NoSink},
     status::Listeners,
 };
+use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::client::Client;
@@ -53,7 +54,7 @@ impl Gateway {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
-        Self::from(sink, Source { file: None, sets }, directory).await
+        Self::from(sink, Source { file: None, sets }, directory, Vec::new()).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
@@ -63,34 +64,36 @@ impl Gateway {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
-        Self::from(Arc::new(NoSink), source, directory).await
+        Self::from(Arc::new(NoSink), source, directory, Vec::new()).await
     }
 
     /// A gateway with a configuration file that the test itself looks after.
     pub async fn from_file(file: &Path) -> Self {
+        Self::inheriting(file, Vec::new()).await
+    }
+
+    /// The same, with sockets that somebody else listens on for it.
+    pub async fn inheriting(file: &Path, inherited: Vec<(Surface, TcpListener)>) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let source = Source { file: Some(file.to_owned()), sets: own };
-        Self::from(Arc::new(NoSink), source, tempfile::tempdir().unwrap()).await
+        let directory = tempfile::tempdir().unwrap();
+        Self::from(Arc::new(NoSink), source, directory, inherited).await
     }
 
     async fn from(
         sink: Arc<dyn EventSink>,
         mut source: Source,
         directory: tempfile::TempDir,
+        inherited: Vec<(Surface, TcpListener)>,
     ) -> Self {
         let socket = directory.path().join("control.sock");
         source.sets.push(format!("control.socket={}", socket.display()));
         let env: [(&str, &str); 0] = [];
         let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
-        let gateway = app::Gateway::start(Options {
-            loaded,
-            source,
-            telemetry: None,
-            sink,
-            inherited: Vec::new(),
-        })
-        .await
-        .expect("the gateway starts");
+        let gateway =
+            app::Gateway::start(Options { loaded, source, telemetry: None, sink, inherited })
+                .await
+                .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
         let signals = app::Gateway::signals().unwrap();

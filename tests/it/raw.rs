@@ -185,6 +185,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
         soon("room", self.stream.flush()).await
     }
 
+    /// Writes all the bytes, unless nothing was taken for a while; answers nothing then.
+    pub async fn send_now(&mut self, bytes: &[u8]) -> Option<std::io::Result<()>> {
+        let taken = std::time::Duration::from_millis(500);
+        tokio::time::timeout(taken, self.stream.write_all(bytes)).await.ok()
+    }
+
+    /// Waits until the gateway has let go of a connection that is not read.
+    pub async fn reset(&mut self) {
+        let writing = async { while self.stream.write_all(&[0; 64]).await.is_ok() {} };
+        soon("the end of the connection", writing).await;
+    }
+
+    /// Reads until these bytes have come.
+    pub async fn read_past(&mut self, wanted: &[u8]) {
+        loop {
+            let found = self.buffer.windows(wanted.len()).position(|bytes| bytes == wanted);
+            if let Some(start) = found {
+                self.buffer.drain(..start + wanted.len());
+                return;
+            }
+            assert!(self.more().await.unwrap(), "the end came before {wanted:?}");
+        }
+    }
+
     /// Ends the client's side of the stream.
     pub async fn hang_up(&mut self) -> std::io::Result<()> {
         self.stream.shutdown().await
