@@ -8,7 +8,7 @@ use crate::{client::Client, program::Program};
 struct Manager(UnixDatagram);
 
 /// Only ends a test that would hang.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_mins(1);
 
 impl Manager {
     fn at(path: &Path) -> Self {
