@@ -154,14 +154,15 @@ impl Gateway {
         });
         if let Some(socket) = control {
             let shown = listeners.shown();
-            let context = control::Context::new(hub.clone(), handle.clone(), shown, started);
+            let context =
+                control::Context::new(hub.clone(), handle.clone(), live.clone(), shown, started);
             let serving = control::serve(socket, context, control_stopping);
             surfaces.spawn(async {
                 serving.await;
                 Ok(())
             });
         }
-        let watch = Watch::new(reload.files(config), options.loaded.read_at);
+        let watch = Watch::new(&reload.files(config), options.loaded.read_at);
         asks.phase.send_replace(Phase::Ready);
         say_ready(config, &listeners.shown().borrow());
         systemd::ready();

@@ -79,7 +79,7 @@ impl Swaps {
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             // Nobody is left who could swap.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -97,7 +97,7 @@ impl Server {
     /// A server without a listener, which ends what it accepted when `stop` is told.
     pub async fn new(context: Context, stop: Stop) -> Result<Self, ServeError> {
         let health = HealthReporter::new();
-        tell(&health, context.lifecycle.phase()).await;
+        tell(&health, serving(context.lifecycle.phase())).await;
         let routes = routes(&context, &health)?;
         let Context { hub: _, live, lifecycle, calls } = context;
         Ok(Self(Arc::new(Shared {
@@ -145,12 +145,13 @@ impl Server {
     /// connections have ended, which is soon after.
     pub async fn run(&self) {
         let mut stop = self.0.stop.clone();
+        let mut told = None;
         tokio::select! {
-            () = self.follow() => {}
+            () = self.follow(&mut told) => {}
             () = stopped(&mut stop) => {}
         }
         // The last change may have come together with the stop.
-        tell(&self.0.health, self.0.lifecycle.phase()).await;
+        self.tell(self.0.lifecycle.phase(), &mut told).await;
         self.0.connections.closed().await;
     }
 
@@ -204,11 +205,21 @@ impl Server {
         self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
     }
 
-    async fn follow(&self) {
+    /// Tells the health service what the phase means, unless that was told before: who watches is
+    /// to hear of changes.
+    async fn tell(&self, phase: Phase, told: &mut Option<ServingStatus>) {
+        let status = serving(phase);
+        if *told != Some(status) {
+            tell(&self.0.health, status).await;
+            *told = Some(status);
+        }
+    }
+
+    async fn follow(&self, told: &mut Option<ServingStatus>) {
         let mut phase = self.0.lifecycle.watch_phase();
         loop {
             let now = *phase.borrow_and_update();
-            tell(&self.0.health, now).await;
+            self.tell(now, told).await;
             if phase.changed().await.is_err() {
                 // Nobody can change the phase any more; the last word stays.
                 return std::future::pending().await;
@@ -236,11 +247,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn tell(health: &HealthReporter, phase: Phase) {
-    let status = match phase {
+fn serving(phase: Phase) -> ServingStatus {
+    match phase {
         Phase::Ready => ServingStatus::Serving,
         Phase::Starting | Phase::Draining | Phase::Stopping => ServingStatus::NotServing,
-    };
+    }
+}
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
     for service in std::iter::once(&"").chain(services::NAMES) {
         health.set_service_status(service, status).await;
     }

@@ -280,7 +280,8 @@ mod tests {
     #[test]
     fn what_can_not_be_used_is_told_by_file_and_line_and_without_the_secret() {
         let long = "x".repeat(MOST + 1);
-        let many: String = (0..=MAX_TOKENS).map(|n| format!("{n:020}\n")).collect();
+        let many: Vec<_> = (0..=MAX_TOKENS).map(|n| format!("{n:020}")).collect();
+        let many = many.join("\n");
         let huge = "#".repeat(usize::try_from(MAX_FILE).unwrap() + 1);
         for (text, fault) in [
             ("", "/tokens holds no token"),

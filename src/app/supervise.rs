@@ -122,7 +122,7 @@ impl Gateway {
         let watch = &mut self.watch;
         let disturbed = || why == Why::Seen && watch.disturbed();
         let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
-        self.watch.set(self.reload.files(&self.live.snapshot()), read_at);
+        self.watch.set(&self.reload.files(&self.live.snapshot()), read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();

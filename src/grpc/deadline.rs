@@ -22,8 +22,8 @@ fn parse(text: &str) -> Option<Duration> {
     }
     let number: u64 = digits.parse().ok()?;
     Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
+        "H" => Duration::from_hours(number),
+        "M" => Duration::from_mins(number),
         "S" => Duration::from_secs(number),
         "m" => Duration::from_millis(number),
         "u" => Duration::from_micros(number),
@@ -41,8 +41,8 @@ mod tests {
     #[test]
     fn each_unit_is_known() {
         for (text, time) in [
-            ("2H", Duration::from_secs(7200)),
-            ("2M", Duration::from_secs(120)),
+            ("2H", Duration::from_hours(2)),
+            ("2M", Duration::from_mins(2)),
             ("2S", Duration::from_secs(2)),
             ("2m", Duration::from_millis(2)),
             ("2u", Duration::from_micros(2)),
@@ -51,7 +51,7 @@ mod tests {
         ] {
             assert_eq!(parse(text), Some(time), "{text}");
         }
-        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_hours(99_999_999)));
     }
 
     #[test]

@@ -65,15 +65,15 @@ where
         let limit = config.grpc.max_message.bytes();
         let time = config.limits.message_deadline;
         // A clone shares the handler; it exists to carry the bound of this call.
-        let answer = (self.bound)(self.service.clone(), limit).call(request);
+        let call = (self.bound)(self.service.clone(), limit).call(request);
         let late = (!time.is_zero()).then(|| (Box::pin(sleep(time)), time));
-        Answer { answer, limit, late }
+        Answer { call, limit, late }
     }
 }
 
 /// An answer under way.
 pub(super) struct Answer {
-    answer: BoxFuture<Response, Infallible>,
+    call: BoxFuture<Response, Infallible>,
     limit: usize,
     /// A shard answers at once, so what takes long is a request that comes byte by byte.
     late: Option<(Pin<Box<Sleep>>, Duration)>,
@@ -87,7 +87,7 @@ impl Future for Answer {
         let named = |response: Response| {
             if is_too_large(&response) { refuse(limit) } else { response }
         };
-        if let Poll::Ready(answered) = self.answer.as_mut().poll(context) {
+        if let Poll::Ready(answered) = self.call.as_mut().poll(context) {
             return Poll::Ready(answered.map(named));
         }
         if let Some((late, time)) = &mut self.late {

@@ -111,11 +111,6 @@ impl Program {
         panic!("serve did not become ready: {}", self.log());
     }
 
-    /// The child's process id.
-    pub fn pid(&self) -> u32 {
-        self.children.last().unwrap().id()
-    }
-
     /// What the child wrote to standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.file("log")).unwrap_or_default()

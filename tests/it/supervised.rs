@@ -8,7 +8,7 @@ use crate::{client::Client, program::Program};
 struct Manager(UnixDatagram);
 
 /// Only ends a test that would hang.
-const HANG: Duration = Duration::from_secs(60);
+const HANG: Duration = Duration::from_mins(1);
 
 impl Manager {
     fn at(path: &Path) -> Self {
@@ -50,7 +50,7 @@ async fn supervised(env: &[(&str, &str)]) -> (Program, Manager, gateway_websocke
 
 #[tokio::test]
 async fn ready_is_said_when_everything_listens() {
-    let mut program = Program::new();
+    let program = Program::new();
     let manager = Manager::at(&program.file("notify"));
     let mut command = program.command(&[]);
     command.env("NOTIFY_SOCKET", program.file("notify"));
