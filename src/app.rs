@@ -152,6 +152,11 @@ impl Gateway {
             pulse.await;
             Ok(())
         });
+        let watch = Watch::new(&reload.files(config), options.loaded.read_at);
+        asks.phase.send_replace(Phase::Ready);
+        say_ready(config, &listeners.shown().borrow());
+        systemd::ready();
+        // Last, so that whoever it answers finds the gateway in service.
         if let Some(socket) = control {
             let shown = listeners.shown();
             let context =
@@ -162,10 +167,6 @@ impl Gateway {
                 Ok(())
             });
         }
-        let watch = Watch::new(&reload.files(config), options.loaded.read_at);
-        asks.phase.send_replace(Phase::Ready);
-        say_ready(config, &listeners.shown().borrow());
-        systemd::ready();
         Ok(Self {
             hub,
             threads,
