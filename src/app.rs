@@ -19,7 +19,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-pub use listeners::Surface;
+pub use listeners::{ListenError, Surface};
 pub use systemd::InheritError;
 
 use crate::{
@@ -28,7 +28,6 @@ use crate::{
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
-    net::BindError,
     shard::Threads,
     sink::EventSink,
     status::{Listeners, Phase},
@@ -52,9 +51,9 @@ pub struct Options {
 /// Why the gateway could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is not to be had.
+    /// An address is not to be had, or may not be listened on.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Listen(#[from] ListenError),
     /// Another gateway owns the control socket, or it can't be made where it was asked for.
     #[error(transparent)]
     Control(#[from] control::PlaceError),

@@ -15,7 +15,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::{
     admin,
-    config::{Config, value::Listen},
+    config::{Config, check::is_open, value::Listen},
     grpc,
     net::{self, BindError, Entrance},
     status::Listeners,
@@ -110,11 +110,48 @@ pub(super) struct Change {
     gone: Vec<(Surface, SocketAddr)>,
 }
 
+/// Why it can't be listened as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A socket was handed over that would let anybody call.
+    #[error(
+        "the socket handed over as \"grpc\" listens on {0}, beyond this machine, where it needs one of \
+         grpc.allow, grpc.token_files and grpc.client_ca (grpc.unprotected = true insists)"
+    )]
+    Unprotected(SocketAddr),
+    /// A socket was handed over for wss, and there is no certificate.
+    #[error("the socket handed over as \"tls\" needs tls.certificate and tls.key")]
+    NoCertificate,
+}
+
+/// Whether `config` allows to serve an inherited socket. Of the others it has been checked where
+/// they listen.
+fn may_serve(surface: Surface, address: SocketAddr, config: &Config) -> Result<(), ListenError> {
+    let grpc = &config.grpc;
+    match surface {
+        Surface::Grpc if !address.ip().is_loopback() && is_open(grpc) && !grpc.unprotected => {
+            Err(ListenError::Unprotected(address))
+        }
+        Surface::Tls if config.tls.certificate.as_os_str().is_empty() => {
+            Err(ListenError::NoCertificate)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Binds everything that `config` asks for, but for surfaces that have inherited sockets.
 pub(super) fn bind(
     config: &Config,
     inherited: Vec<(Surface, TcpListener)>,
-) -> Result<Vec<Bound>, BindError> {
+) -> Result<Vec<Bound>, ListenError> {
+    for (surface, listener) in &inherited {
+        if let Ok(address) = listener.local_addr() {
+            may_serve(*surface, address, config)?;
+        }
+    }
     let given: Vec<Surface> = inherited.iter().map(|(surface, _)| *surface).collect();
     let mut bound: Vec<Bound> = inherited
         .into_iter()
@@ -164,7 +201,10 @@ impl Set {
 
     /// Binds what `config` asks for and is not there yet. Nothing has changed until the answer is
     /// [`apply`](Self::apply)d; dropping it closes what was bound.
-    pub(super) fn prepare(&self, config: &Config) -> Result<Change, BindError> {
+    pub(super) fn prepare(&self, config: &Config) -> Result<Change, ListenError> {
+        for open in self.open.iter().filter(|open| open.wish.is_none()) {
+            may_serve(open.surface, open.address, config)?;
+        }
         let pinned = self.pinned();
         let mut gone: Vec<&Open> = self.open.iter().filter(|open| open.wish.is_some()).collect();
         let mut wanted = Vec::new();

@@ -302,10 +302,12 @@ fn is_remote(grpc: &Grpc) -> bool {
 
 /// Whether anybody on the network may call.
 fn is_unprotected(grpc: &Grpc) -> bool {
-    is_remote(grpc)
-        && grpc.allow.is_empty()
-        && grpc.token_files.0.is_empty()
-        && grpc.client_ca.as_os_str().is_empty()
+    is_remote(grpc) && is_open(grpc)
+}
+
+/// Whether nothing but the address it listens on keeps anybody from calling.
+pub fn is_open(grpc: &Grpc) -> bool {
+    grpc.allow.is_empty() && grpc.token_files.0.is_empty() && grpc.client_ca.as_os_str().is_empty()
 }
 
 /// RFC 9110 §5.6.2.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     client::{Client, soon},
-    program::Program,
+    program::{Program, Said},
     raw::{Raw, request},
 };
 
@@ -249,10 +249,18 @@ async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
     assert_eq!(program.ended().await, Some(0));
     assert!(listens(handed.port()), "no connect is refused");
 
-    let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", listener.as_raw_fd());
-    let mut wrong = Command::new("sh");
-    wrong.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
-    wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "web");
-    let said = crate::program::Said::of(wrong.output().unwrap());
-    said.expect(1, &["\"web\"", "FileDescriptorName=", "websocket, tls, grpc or admin"]);
+    // What is handed over has to be known, and allowed.
+    let everywhere = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    rustix::io::fcntl_setfd(&everywhere, rustix::io::FdFlags::empty()).unwrap();
+    for (socket, name, words) in [
+        (&listener, "web", ["\"web\"", "FileDescriptorName=", "websocket, tls, grpc or admin"]),
+        (&everywhere, "grpc", ["\"grpc\"", "grpc.token_files", "grpc.unprotected"]),
+        (&listener, "tls", ["\"tls\"", "tls.certificate", "tls.key"]),
+    ] {
+        let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", socket.as_raw_fd());
+        let mut wrong = Command::new("sh");
+        wrong.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
+        wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+        Said::of(wrong.output().unwrap()).expect(1, &words);
+    }
 }
