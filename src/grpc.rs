@@ -97,7 +97,7 @@ impl Server {
     /// A server without a listener, which ends what it accepted when `stop` is told.
     pub async fn new(context: Context, stop: Stop) -> Result<Self, ServeError> {
         let health = HealthReporter::new();
-        tell(&health, context.lifecycle.phase()).await;
+        tell(&health, status(context.lifecycle.phase())).await;
         let routes = routes(&context, &health)?;
         let Context { hub: _, live, lifecycle, calls } = context;
         Ok(Self(Arc::new(Shared {
@@ -145,12 +145,31 @@ impl Server {
     /// connections have ended, which is soon after.
     pub async fn run(&self) {
         let mut stop = self.0.stop.clone();
-        tokio::select! {
-            () = self.follow() => {}
-            () = stopped(&mut stop) => {}
+        let mut phase = self.0.lifecycle.watch_phase();
+        let mut told = None;
+        let mut stopping = false;
+        loop {
+            let now = status(*phase.borrow_and_update());
+            // Who watches is sent whatever is told, so the same is not told twice.
+            if told != Some(now) {
+                tell(&self.0.health, now).await;
+                told = Some(now);
+            }
+            // The last change may have come together with the stop, so that is looked at once more.
+            if stopping {
+                break;
+            }
+            let changed = async {
+                if phase.changed().await.is_err() {
+                    // Nobody can change the phase any more; the last word stays.
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = changed => {}
+                () = stopped(&mut stop) => stopping = true,
+            }
         }
-        // The last change may have come together with the stop.
-        tell(&self.0.health, self.0.lifecycle.phase()).await;
         self.0.connections.closed().await;
     }
 
@@ -198,18 +217,6 @@ impl Server {
     fn place_now(&self) -> Option<Place> {
         self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
     }
-
-    async fn follow(&self) {
-        let mut phase = self.0.lifecycle.watch_phase();
-        loop {
-            let now = *phase.borrow_and_update();
-            tell(&self.0.health, now).await;
-            if phase.changed().await.is_err() {
-                // Nobody can change the phase any more; the last word stays.
-                return std::future::pending().await;
-            }
-        }
-    }
 }
 
 fn routes(
@@ -231,11 +238,14 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-async fn tell(health: &HealthReporter, phase: Phase) {
-    let status = match phase {
+fn status(phase: Phase) -> ServingStatus {
+    match phase {
         Phase::Ready => ServingStatus::Serving,
         Phase::Starting | Phase::Draining | Phase::Stopping => ServingStatus::NotServing,
-    };
+    }
+}
+
+async fn tell(health: &HealthReporter, status: ServingStatus) {
     for service in std::iter::once(&"").chain(services::NAMES) {
         health.set_service_status(service, status).await;
     }
