@@ -19,7 +19,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::{Calls, Reloads},
+    metrics::{Callers, Calls, Reloads},
     net::{
         Acceptor, Entrance, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
@@ -53,6 +53,8 @@ pub struct Context {
     pub lifecycle: lifecycle::Handle,
     /// gRPC calls.
     pub calls: Arc<Calls>,
+    /// Says how it stands with the connections of callers.
+    pub callers: Box<dyn Fn() -> Callers + Send + Sync>,
     /// Reloads of the configuration.
     pub reloads: Arc<Reloads>,
 }

@@ -124,19 +124,22 @@ impl Gateway {
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
         let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
-        let told = admin::Context {
-            hub: hub.clone(),
-            live: live.clone(),
-            lifecycle: handle.clone(),
-            calls: Arc::clone(context.calls()),
-            reloads: Arc::clone(reload.counters()),
-        };
+        let calls = Arc::clone(context.calls());
         let grpc = grpc::Server::new(context, grpc_stopping).await?;
         let server = grpc.clone();
         surfaces.spawn(async move {
             server.run().await;
             Ok(())
         });
+        let counted = grpc.clone();
+        let told = admin::Context {
+            hub: hub.clone(),
+            live: live.clone(),
+            lifecycle: handle.clone(),
+            calls,
+            callers: Box::new(move || counted.callers()),
+            reloads: Arc::clone(reload.counters()),
+        };
         let contexts = listeners::Contexts {
             websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
             grpc,
@@ -149,19 +152,21 @@ impl Gateway {
             pulse.await;
             Ok(())
         });
+        let watch = Watch::new(&reload.files(config), options.loaded.read_at);
+        asks.phase.send_replace(Phase::Ready);
+        say_ready(config, &listeners.shown().borrow());
+        systemd::ready();
+        // Last, so that whoever it answers finds the gateway in service.
         if let Some(socket) = control {
             let shown = listeners.shown();
-            let context = control::Context::new(hub.clone(), handle.clone(), shown, started);
+            let context =
+                control::Context::new(hub.clone(), handle.clone(), live.clone(), shown, started);
             let serving = control::serve(socket, context, control_stopping);
             surfaces.spawn(async {
                 serving.await;
                 Ok(())
             });
         }
-        let watch = Watch::new(reload.files(config), options.loaded.read_at);
-        asks.phase.send_replace(Phase::Ready);
-        say_ready(config, &listeners.shown().borrow());
-        systemd::ready();
         Ok(Self {
             hub,
             threads,

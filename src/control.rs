@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::unix::UCred, sync::watch};
 
 use crate::{
+    config::Live,
     hub::Hub,
     lifecycle::{self, Gone},
     net::{
@@ -44,20 +45,22 @@ use crate::{
 pub struct Context {
     hub: Hub,
     lifecycle: lifecycle::Handle,
+    live: Live,
     listeners: watch::Receiver<Listeners>,
     started: Instant,
 }
 
 impl Context {
-    /// Answers speak of `hub` and of a process that listens on `listeners` since `started`;
+    /// Answers speak of `hub`, of what is in force, and of a process that listens on `listeners` since `started`;
     /// commands go to `lifecycle`.
     pub fn new(
         hub: Hub,
         lifecycle: lifecycle::Handle,
+        live: Live,
         listeners: watch::Receiver<Listeners>,
         started: Instant,
     ) -> Self {
-        Self { hub, lifecycle, listeners, started }
+        Self { hub, lifecycle, live, listeners, started }
     }
 }
 

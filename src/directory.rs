@@ -7,17 +7,22 @@
 //! never touches it.
 //!
 //! Names are spread over striped mutexes: each is held for one look-up or one small change, so
-//! shards hardly ever meet there, and no lock is held while another is taken.
+//! shards hardly ever meet there, and no lock is held while another is taken. How many names there
+//! are is told without a lock.
 
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
+    ops::{Deref, DerefMut},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use smallvec::SmallVec;
 
-use crate::ids::{ClientId, Name};
+use crate::{
+    ids::{ClientId, Name},
+    metrics::Single,
+};
 
 /// Where uids and groups are.
 #[derive(Default)]
@@ -59,7 +64,7 @@ impl Directory {
     }
 
     /// Distinct uids.
-    pub fn count_users(&self) -> usize {
+    pub fn count_users(&self) -> u64 {
         self.users.len()
     }
 
@@ -94,7 +99,7 @@ impl Directory {
     }
 
     /// Groups that exist, that is, have a member.
-    pub fn count_groups(&self) -> usize {
+    pub fn count_groups(&self) -> u64 {
         self.groups.len()
     }
 }
@@ -171,8 +176,20 @@ type Map<V> = HashMap<Name, V>;
 
 /// A map by name, cut into stripes with a lock each.
 struct Stripes<V> {
-    stripes: Box<[Mutex<Map<V>>]>,
+    stripes: Box<[Stripe<V>]>,
     hasher: RandomState,
+}
+
+struct Stripe<V> {
+    map: Mutex<Map<V>>,
+    /// How many names there are; written under the lock.
+    len: Single,
+}
+
+/// A stripe of which somebody has the lock.
+struct Locked<'a, V> {
+    map: MutexGuard<'a, Map<V>>,
+    len: &'a Single,
 }
 
 /// Enough that a few dozen shards rarely meet, few enough that walking them all is cheap.
@@ -180,36 +197,68 @@ const STRIPES: usize = 64;
 
 impl<V> Default for Stripes<V> {
     fn default() -> Self {
-        let stripes = std::iter::repeat_with(Mutex::default).take(STRIPES).collect();
+        let stripes = std::iter::repeat_with(Stripe::default).take(STRIPES).collect();
         Self { stripes, hasher: RandomState::new() }
     }
 }
 
+impl<V> Default for Stripe<V> {
+    fn default() -> Self {
+        Self { map: Mutex::default(), len: Single::default() }
+    }
+}
+
+impl<V> Stripe<V> {
+    /// A panic while a stripe was locked leaves each single map entry whole, so poison is no reason
+    /// to take the directory away from everybody.
+    fn lock(&self) -> Locked<'_, V> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { map, len: &self.len }
+    }
+}
+
+impl<V> Deref for Locked<'_, V> {
+    type Target = Map<V>;
+
+    fn deref(&self) -> &Map<V> {
+        &self.map
+    }
+}
+
+impl<V> DerefMut for Locked<'_, V> {
+    fn deref_mut(&mut self) -> &mut Map<V> {
+        &mut self.map
+    }
+}
+
+impl<V> Drop for Locked<'_, V> {
+    fn drop(&mut self) {
+        let len = self.map.len() as u64;
+        if self.len.get() != len {
+            self.len.set(len);
+        }
+    }
+}
+
 impl<V> Stripes<V> {
-    fn stripe(&self, name: &str) -> MutexGuard<'_, Map<V>> {
+    fn stripe(&self, name: &str) -> Locked<'_, V> {
         let hash = self.hasher.hash_one(name);
         // The modulus keeps the index below STRIPES, whatever the width of usize.
         #[expect(clippy::cast_possible_truncation, reason = "STRIPES fits into any usize")]
-        lock(&self.stripes[(hash % STRIPES as u64) as usize])
+        self.stripes[(hash % STRIPES as u64) as usize].lock()
     }
 
-    fn len(&self) -> usize {
-        self.stripes.iter().map(|stripe| lock(stripe).len()).sum()
+    fn len(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.len.get()).sum()
     }
 
     fn names(&self) -> Vec<Name> {
         let mut names = Vec::new();
         for stripe in &self.stripes {
-            names.extend(lock(stripe).keys().cloned());
+            names.extend(stripe.lock().keys().cloned());
         }
         names
     }
-}
-
-/// A panic while a stripe was locked leaves each single map entry whole, so poison is no reason to
-/// take the directory away from everybody.
-fn lock<V>(stripe: &Mutex<Map<V>>) -> MutexGuard<'_, Map<V>> {
-    stripe.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::Calls,
+    metrics::{Callers, Calls},
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
     status::Phase,
 };
@@ -97,7 +97,7 @@ impl Server {
     /// A server without a listener, which ends what it accepted when `stop` is told.
     pub async fn new(context: Context, stop: Stop) -> Result<Self, ServeError> {
         let health = HealthReporter::new();
-        tell(&health, status(context.lifecycle.phase())).await;
+        tell(&health, serving(context.lifecycle.phase())).await;
         let routes = routes(&context, &health)?;
         let Context { hub: _, live, lifecycle, calls } = context;
         Ok(Self(Arc::new(Shared {
@@ -145,37 +145,24 @@ impl Server {
     /// connections have ended, which is soon after.
     pub async fn run(&self) {
         let mut stop = self.0.stop.clone();
-        let mut phase = self.0.lifecycle.watch_phase();
         let mut told = None;
-        let mut stopping = false;
-        loop {
-            let now = status(*phase.borrow_and_update());
-            // Who watches is sent whatever is told, so the same is not told twice.
-            if told != Some(now) {
-                tell(&self.0.health, now).await;
-                told = Some(now);
-            }
-            // The last change may have come together with the stop, so that is looked at once more.
-            if stopping {
-                break;
-            }
-            let changed = async {
-                if phase.changed().await.is_err() {
-                    // Nobody can change the phase any more; the last word stays.
-                    std::future::pending::<()>().await;
-                }
-            };
-            tokio::select! {
-                () = changed => {}
-                () = stopped(&mut stop) => stopping = true,
-            }
+        tokio::select! {
+            () = self.follow(&mut told) => {}
+            () = stopped(&mut stop) => {}
         }
+        // The last change may have come together with the stop.
+        self.tell(self.0.lifecycle.phase(), &mut told).await;
         self.0.connections.closed().await;
     }
 
     /// What was turned away so far.
     pub fn refusals(&self) -> &Refusals {
         &self.0.refusals
+    }
+
+    /// How it stands with the connections, for metrics.
+    pub fn callers(&self) -> Callers {
+        Callers { connections: self.connections() as u64, refused: self.refusals().counts() }
     }
 
     /// Connections there are now.
@@ -217,6 +204,28 @@ impl Server {
     fn place_now(&self) -> Option<Place> {
         self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
     }
+
+    /// Tells the health service what the phase means, unless that was told before: who watches is
+    /// to hear of changes.
+    async fn tell(&self, phase: Phase, told: &mut Option<ServingStatus>) {
+        let status = serving(phase);
+        if *told != Some(status) {
+            tell(&self.0.health, status).await;
+            *told = Some(status);
+        }
+    }
+
+    async fn follow(&self, told: &mut Option<ServingStatus>) {
+        let mut phase = self.0.lifecycle.watch_phase();
+        loop {
+            let now = *phase.borrow_and_update();
+            self.tell(now, told).await;
+            if phase.changed().await.is_err() {
+                // Nobody can change the phase any more; the last word stays.
+                return std::future::pending().await;
+            }
+        }
+    }
 }
 
 fn routes(
@@ -238,7 +247,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
-fn status(phase: Phase) -> ServingStatus {
+fn serving(phase: Phase) -> ServingStatus {
     match phase {
         Phase::Ready => ServingStatus::Serving,
         Phase::Starting | Phase::Draining | Phase::Stopping => ServingStatus::NotServing,

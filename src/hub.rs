@@ -256,12 +256,12 @@ impl Hub {
 
     /// Distinct uids that have a client.
     pub fn count_users(&self) -> u64 {
-        self.0.directory.count_users() as u64
+        self.0.directory.count_users()
     }
 
     /// Groups that have a member.
     pub fn count_groups(&self) -> u64 {
-        self.0.directory.count_groups() as u64
+        self.0.directory.count_groups()
     }
 
     /// Clients in a group.

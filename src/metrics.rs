@@ -245,6 +245,15 @@ impl BusyStats {
     }
 }
 
+/// Connections of callers, at one moment.
+#[derive(Clone, Debug)]
+pub struct Callers {
+    /// gRPC connections there are.
+    pub connections: u64,
+    /// What was turned away so far, by cause.
+    pub refused: Vec<(&'static str, u64)>,
+}
+
 /// How reloads of the configuration ended.
 #[derive(Debug, Default)]
 pub struct Reloads {
@@ -262,9 +271,9 @@ impl Reloads {
     /// Counts one as accepted: `changed` keys have a new value.
     pub fn accept(&self, changed: usize) {
         if changed == 0 {
-            self.unchanged.increment()
+            self.unchanged.increment();
         } else {
-            self.accepted.increment()
+            self.accepted.increment();
         }
         self.last.set(now());
     }

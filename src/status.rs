@@ -39,8 +39,26 @@ pub struct Status {
     pub closed: BTreeMap<String, u64>,
     /// Connections that never became a client, by cause; zeros are left out.
     pub refused: BTreeMap<String, u64>,
+    /// The certificates in force.
+    #[serde(default)]
+    pub certificates: Vec<CertificateStatus>,
     /// The configuration in force.
     pub config: ConfigStatus,
+}
+
+/// One server certificate in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The setting that names it.
+    pub key: String,
+    /// Whom it names.
+    pub subject: String,
+    /// The day on which it expires, as 2026-12-31.
+    pub until: String,
+    /// When it expires: seconds since 1970-01-01 UTC.
+    pub not_after: u64,
+    /// Whole days until then; negative when it has expired.
+    pub days_left: i64,
 }
 
 /// Where in its life the process is.

@@ -32,7 +32,7 @@ use crate::{
     config::{InForce, Live},
     hub::Hub,
     lifecycle,
-    net::{Acceptor, Entrance, Gate, Listener as _, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
 };
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
@@ -107,7 +107,7 @@ async fn admit(
         Ok(caller) => caller,
         Err(unwanted) => return turn_away(peer, &unwanted, context),
     };
-    let place = context.gate.enter(config.limits.max_handshakes).await;
+    let place = place(context).await;
     let context = context.clone();
     handshakes.spawn(async move {
         let _place = place;
@@ -118,6 +118,18 @@ async fn admit(
             tracing::debug!(%peer, ?limit, "the handshake took too long");
         }
     });
+}
+
+/// A place under `limits.max_handshakes`, also when the limit is raised meanwhile.
+async fn place(context: &Context) -> Option<Place> {
+    let mut swaps = context.live.swaps();
+    loop {
+        let limit = context.live.snapshot().limits.max_handshakes;
+        tokio::select! {
+            place = context.gate.enter(limit) => return place,
+            () = swaps.next() => {}
+        }
+    }
 }
 
 /// From the first byte to the hub: what a proxy says first, then TLS, then the request.

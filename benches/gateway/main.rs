@@ -26,6 +26,7 @@ mod generator;
 mod publisher;
 mod raw;
 mod rows;
+mod secure;
 mod side;
 mod stamp;
 mod table;

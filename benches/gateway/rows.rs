@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 
 use crate::{
     Outcome,
+    secure::Crowd,
     side::{Side, Window},
     table::{Bound, Figure, Report, Row},
 };
@@ -27,8 +28,8 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 8] =
-    ["setup", "one", "ahead", "latency", "echo", "memory", "large", "storm"];
+pub(crate) const NAMES: [&str; 9] =
+    ["setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm"];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
 const STRETCH: Duration = Duration::from_millis(100);
@@ -82,6 +83,9 @@ impl Plan {
         drop(gateway);
         if self.has("memory") || self.has("large") {
             self.crowd(&mut raw, small, report)?;
+        }
+        if self.has("secure") {
+            self.secure(report)?;
         }
         if self.has("storm") {
             self.storm(report)?;
@@ -236,6 +240,23 @@ impl Plan {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// What an idle client takes that is connected over TLS.
+    fn secure(&self, report: &mut Report) -> Outcome<()> {
+        const CROWD: usize = 2000;
+        let mut crowd = Crowd::new()?;
+        let set = crowd.settings();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let gateway = Side::gateway(&self.gateway, &set)?;
+        let address = gateway.tls.ok_or("no TLS address")?;
+        // The first connections also pay for what is made once.
+        crowd.grow(address, 100)?;
+        let before = gateway.memory()?;
+        crowd.grow(address, CROWD)?;
+        let bytes = gateway.memory()?.saturating_sub(before) as f64 / CROWD as f64;
+        report.add(alone("memory per idle client over TLS", "bytes", bytes, f64::NAN, f64::NAN));
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -26,6 +27,8 @@ pub(crate) struct Side {
     generator: Child,
     pub(crate) publisher: Publisher,
     clients: usize,
+    /// Where a gateway listens for TLS, if it does.
+    pub(crate) tls: Option<SocketAddr>,
     /// The control socket and the log of a gateway.
     _directory: Option<tempfile::TempDir>,
 }
@@ -51,7 +54,7 @@ impl Side {
         let address = server.line()?;
         let generator = Child::start(myself(&["generator", &address, "1"])?, CLIENTS)?;
         let publisher = Publisher::of_raw_loop(&address)?;
-        Ok(Self { server, generator, publisher, clients: 0, _directory: None })
+        Ok(Self { server, generator, publisher, clients: 0, tls: None, _directory: None })
     }
 
     /// A gateway with one shard, otherwise as it comes but for what is `set`.
@@ -75,13 +78,13 @@ impl Side {
                 format!("the gateway did not start: {}", std::fs::read_to_string(log)?).into()
             );
         };
-        let address =
-            |addresses: &[std::net::SocketAddr]| addresses.first().map(ToString::to_string);
+        let address = |addresses: &[SocketAddr]| addresses.first().map(ToString::to_string);
         let websocket = address(&status.listeners.websocket).ok_or("no WebSocket address")?;
         let grpc = address(&status.listeners.grpc).ok_or("no gRPC address")?;
         let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
         let publisher = Publisher::of_gateway(&grpc)?;
-        Ok(Self { server, generator, publisher, clients: 0, _directory: Some(directory) })
+        let tls = status.listeners.tls.first().copied();
+        Ok(Self { server, generator, publisher, clients: 0, tls, _directory: Some(directory) })
     }
 
     /// Opens more clients, until there are `clients`.

@@ -16,7 +16,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::{Calls, CloseCode, Drop, Process, Reloads, ShardStats, Single},
+    metrics::{Callers, Calls, CloseCode, Drop, Process, Reloads, ShardStats, Single},
     status::Phase,
 };
 
@@ -25,7 +25,7 @@ const PREFIX: &str = "gateway_websocket";
 
 /// The parts of the page, ready to be written.
 pub(super) fn registry(context: Context) -> Registry {
-    let Context { hub, live, lifecycle, calls, reloads } = context;
+    let Context { hub, live, lifecycle, calls, callers, reloads } = context;
     let mut registry = Registry::default();
     let started = Process::clock();
     registry.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
@@ -40,7 +40,10 @@ pub(super) fn registry(context: Context) -> Registry {
         limits(sheet, &hub, &live)?;
         certificates(sheet, &live)
     })));
-    ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| grpc(sheet, &calls))));
+    ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
+        grpc(sheet, &calls)?;
+        connections(sheet, &callers())
+    })));
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         life(sheet, &lifecycle, &reloads)
     })));
@@ -139,8 +142,8 @@ fn handshakes(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
 }
 
 fn shards(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
-    let names: Vec<String> = (0..hub.shard_stats().count()).map(|at| at.to_string()).collect();
-    let named = || names.iter().map(String::as_str);
+    let indices: Vec<String> = (0..hub.shard_stats().count()).map(|at| at.to_string()).collect();
+    let named = || indices.iter().map(String::as_str);
     let mut rows = sheet.gauges("shard_clients", None, "Clients connected now, by shard.")?;
     for (name, shard) in named().zip(hub.shard_stats()) {
         rows.row(&[("shard", name)], shard.clients.get())?;
@@ -194,6 +197,8 @@ fn limits(sheet: &mut Sheet<'_>, hub: &Hub, live: &Live) -> fmt::Result {
     sheet.gauge("clients_limit", None, "limits.max_clients as it is in force.", clients)?;
     let handshakes = most(limits.max_handshakes);
     sheet.gauge("handshakes_limit", None, "limits.max_handshakes.", handshakes)?;
+    let callers = most(config.grpc.max_connections);
+    sheet.gauge("grpc_connections_limit", None, "grpc.max_connections.", callers)?;
     let calls = most(limits.inbox);
     sheet.gauge("shard_waiting_calls_limit", None, "limits.inbox, for each shard.", calls)?;
     let queue = limits.queued_budget();
@@ -232,6 +237,17 @@ fn grpc(sheet: &mut Sheet<'_>, calls: &Calls) -> fmt::Result {
     let mut rows = sheet.histograms("grpc_call_duration", help)?;
     for method in calls.methods() {
         rows.row(&[("method", &method.name)], &method.duration)?;
+    }
+    Ok(())
+}
+
+fn connections(sheet: &mut Sheet<'_>, callers: &Callers) -> fmt::Result {
+    let now = callers.connections;
+    sheet.gauge("grpc_connections", None, "gRPC connections there are now.", now)?;
+    let help = "gRPC connections and calls that were turned away, by cause.";
+    let mut rows = sheet.counters("grpc_refused", None, help)?;
+    for &(cause, refused) in &callers.refused {
+        rows.row(&[("cause", cause)], refused)?;
     }
     Ok(())
 }

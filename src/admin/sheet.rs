@@ -44,7 +44,7 @@ impl Sheet<'_> {
         name: &str,
         unit: Option<&Unit>,
         help: &str,
-        value: impl EncodeCounterValue,
+        value: impl EncodeCounterValue + Copy,
     ) -> fmt::Result {
         self.counters(name, unit, help)?.row(&[], value)
     }
@@ -65,7 +65,7 @@ impl Sheet<'_> {
         name: &str,
         unit: Option<&Unit>,
         help: &str,
-        value: impl EncodeGaugeValue,
+        value: impl EncodeGaugeValue + Copy,
     ) -> fmt::Result {
         self.gauges(name, unit, help)?.row(&[], value)
     }
@@ -92,7 +92,7 @@ impl Counters<'_> {
     pub(super) fn row(
         &mut self,
         labels: Labels<'_>,
-        value: impl EncodeCounterValue,
+        value: impl EncodeCounterValue + Copy,
     ) -> fmt::Result {
         let none = None::<&prometheus_client::metrics::exemplar::Exemplar<NoLabelSet, f64>>;
         match labels {
@@ -106,7 +106,11 @@ impl Counters<'_> {
 pub(super) struct Gauges<'a>(MetricEncoder<'a>);
 
 impl Gauges<'_> {
-    pub(super) fn row(&mut self, labels: Labels<'_>, value: impl EncodeGaugeValue) -> fmt::Result {
+    pub(super) fn row(
+        &mut self,
+        labels: Labels<'_>,
+        value: impl EncodeGaugeValue + Copy,
+    ) -> fmt::Result {
         match labels {
             [] => self.0.encode_gauge(&value),
             _ => self.0.encode_family(&labels)?.encode_gauge(&value),

@@ -17,13 +17,17 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Closes all clients as `[drain]` says, and answers when the last socket is gone or the time is
 /// over. Sockets that are left then are the caller's to cut off.
 ///
-/// `stop_accepting` is called when the delay is over; if it does nothing, newcomers go on being
-/// refused with 503.
-pub(super) async fn drain(hub: &Hub, config: &Config, stop_accepting: impl FnOnce()) -> Drained {
+/// `stop_accepting` is called when the delay is over, and waited for; if it does nothing, newcomers go
+/// on being refused with 503.
+pub(super) async fn drain(
+    hub: &Hub,
+    config: &Config,
+    stop_accepting: impl AsyncFnOnce(),
+) -> Drained {
     let settings = &config.drain;
     // Load balancers need the time to see that readiness went red; clients are still served.
     sleep(settings.delay).await;
-    stop_accepting();
+    stop_accepting().await;
     let before = closed(hub);
     let reason = match settings.close_code {
         code::RESTART => "the gateway restarts",

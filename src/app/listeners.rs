@@ -208,12 +208,21 @@ impl Set {
         Ok(())
     }
 
-    /// Closes the listeners of some surfaces; answers at once.
-    pub(super) fn close(&mut self, surfaces: &[Surface]) {
-        for open in self.open.extract_if(.., |open| surfaces.contains(&open.surface)) {
-            open.stop.send_replace(true);
+    /// Closes the listeners of some surfaces. That is done at once; the future waits until they
+    /// have let go of what they had begun, and may be dropped.
+    pub(super) fn close(&mut self, surfaces: &[Surface]) -> impl Future<Output = ()> + use<> {
+        let closing = self.open.extract_if(.., |open| surfaces.contains(&open.surface));
+        let closing: Vec<_> = closing.map(|open| open.stop).collect();
+        for stop in &closing {
+            stop.send_replace(true);
         }
         self.show();
+        async move {
+            for stop in closing {
+                // The other end is the listener's task's.
+                stop.closed().await;
+            }
+        }
     }
 
     /// Waits until a listener has ended although nobody asked for it.

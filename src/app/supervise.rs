@@ -33,6 +33,9 @@ const CHECK: Duration = Duration::from_secs(1);
 /// Time that the surfaces have to end once the clients are gone.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// Time that handshakes under way have before a stop refuses them.
+const LET_IN: Duration = Duration::from_millis(500);
+
 /// What woke the supervisor.
 enum Wake {
     Ask(Ask),
@@ -102,7 +105,7 @@ impl Gateway {
                     return self.end().await;
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
-                Wake::Check => said = self.say_how_it_is(said),
+                Wake::Check => said = self.say_how_it_is(&said),
                 Wake::Surface(Ok(())) => {
                     return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
                 }
@@ -119,7 +122,7 @@ impl Gateway {
         let watch = &mut self.watch;
         let disturbed = || why == Why::Seen && watch.disturbed();
         let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
-        self.watch.set(self.reload.files(&self.live.snapshot()), read_at);
+        self.watch.set(&self.reload.files(&self.live.snapshot()), read_at);
         self.asks.config.send_replace(self.reload.status());
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
@@ -127,7 +130,7 @@ impl Gateway {
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
-    fn say_how_it_is(&self, said: String) -> String {
+    fn say_how_it_is(&self, said: &str) -> String {
         let (clients, groups) = (self.hub.count_clients(), self.hub.count_groups());
         let now = match self.reload.status().faults.len() {
             0 => format!("{clients} clients, {groups} groups"),
@@ -155,9 +158,11 @@ impl Gateway {
             systemd::stopping(longest(&config.drain));
         }
         let listeners = &mut self.listeners;
-        let stop_accepting = || {
+        let stop_accepting = async || {
             if phase == Phase::Stopping {
-                listeners.close(CLIENTS);
+                // Who was accepted already is not refused: where systemd holds the sockets, whoever
+                // comes later is served by the next process.
+                let _ = timeout(LET_IN, listeners.close(CLIENTS)).await;
             }
         };
         let drained = tokio::select! {
@@ -175,7 +180,7 @@ impl Gateway {
 
     /// Takes everything down. The clients are gone, or are cut off here.
     async fn end(mut self) -> Result<(), RunError> {
-        self.listeners.close(&Surface::ALL);
+        drop(self.listeners.close(&Surface::ALL));
         self.stop_grpc.send_replace(true);
         self.hub.stop();
         self.stop_control.send_replace(true);

@@ -1,4 +1,4 @@
-//! What is said to the service manager, and what it hands over: sd_notify(3), sd_listen_fds(3).
+//! What is said to the service manager, and what it hands over: `sd_notify(3)`, `sd_listen_fds(3)`.
 //!
 //! Without a service manager all of this is silence. What can't be said is logged once and changes
 //! nothing else: the gateway serves its clients, whoever watches it.

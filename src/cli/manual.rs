@@ -135,19 +135,16 @@ fn commands(roff: &mut Roff, command: &Command) {
 fn paragraphs(roff: &mut Roff, after: &str) {
     for block in after.split("\n\n") {
         let (head, rest) = block.split_once('\n').unwrap_or((block, ""));
-        match head.strip_suffix(':') {
-            Some(name) => {
-                roff.control("SH", [name.to_uppercase().as_str()]);
-                roff.control("nf", []);
-                for line in rest.lines() {
-                    roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
-                }
-                roff.control("fi", []);
+        if let Some(name) = head.strip_suffix(':') {
+            roff.control("SH", [name.to_uppercase().as_str()]);
+            roff.control("nf", []);
+            for line in rest.lines() {
+                roff.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
             }
-            None => {
-                roff.control("PP", []);
-                roff.text([roman(block)]);
-            }
+            roff.control("fi", []);
+        } else {
+            roff.control("PP", []);
+            roff.text([roman(block)]);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::start::Announcement;
 use crate::config::value::Size;
 use crate::lifecycle::{ChangedKey, Drained, Reloaded};
-use crate::status::{Listeners, Phase, Status};
+use crate::status::{CertificateStatus, Listeners, Phase, Status};
 
 /// Lines of a name and a value, the values one under the other.
 #[derive(Default)]
@@ -32,6 +32,9 @@ impl Table {
     }
 }
 
+/// A certificate that has fewer days left needs attention: by then it should have been renewed.
+const EXPIRING: i64 = 14;
+
 /// The answer of `status`: what is wrong stands at the top, if anything is.
 pub(super) fn status(status: &Status) -> String {
     let mut table = Table::default();
@@ -46,9 +49,15 @@ pub(super) fn status(status: &Status) -> String {
         table.row("FAULT", format!("last reload refused: {fault}"));
     }
     table.some("PENDING", pending(&status.config.pending));
+    for certificate in status.certificates.iter().filter(|it| it.days_left < EXPIRING) {
+        table.row("EXPIRING", expiry(certificate));
+    }
     table.row("process", format!("pid {}, version {}", status.pid, status.version));
     table.row("running for", age(status.uptime_seconds));
     listeners(&mut table, &status.listeners);
+    for certificate in status.certificates.iter().filter(|it| it.days_left >= EXPIRING) {
+        table.row("certificate", expiry(certificate));
+    }
     table.row("clients", grouped(status.clients));
     table.row("users", grouped(status.users));
     table.row("groups", grouped(status.groups));
@@ -155,6 +164,14 @@ fn listeners(table: &mut Table, listeners: &Listeners) {
     }
 }
 
+fn expiry(certificate: &CertificateStatus) -> String {
+    let CertificateStatus { key, subject, until, days_left, .. } = certificate;
+    match days_left {
+        ..0 => format!("{key}: {subject} expired on {until}"),
+        days => format!("{key}: {subject} until {until}, {days} days left"),
+    }
+}
+
 fn pending(keys: &[String]) -> String {
     match keys {
         [] => String::new(),
@@ -250,6 +267,13 @@ mod tests {
             opened: 20_000,
             closed: BTreeMap::from([("peer".into(), 2_000)]),
             refused: BTreeMap::new(),
+            certificates: vec![CertificateStatus {
+                key: "tls.certificate".into(),
+                subject: "CN=example.com".into(),
+                until: "2031-03-01".into(),
+                not_after: 1_930_089_600,
+                days_left: 60,
+            }],
             config: ConfigStatus { generation: 2, ..ConfigStatus::default() },
         }
     }
@@ -263,6 +287,7 @@ running for    3d 4h
 websocket      0.0.0.0:20818, [::]:20818
 grpc           127.0.0.1:20819
 control        /run/gateway-websocket/control.sock
+certificate    tls.certificate: CN=example.com until 2031-03-01, 60 days left
 clients        18,000
 users          950
 groups         7
@@ -285,11 +310,17 @@ configuration  no file, reloaded 1 time";
         picture.phase = Phase::Draining;
         picture.config.faults = vec!["x.toml: shards = 0".into()];
         picture.config.pending = vec!["shards".into(), "grpc.listen".into()];
+        picture.certificates[0].days_left = 3;
         let text = status(&picture);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "state          draining: no new clients");
         assert_eq!(lines[1], "FAULT          last reload refused: x.toml: shards = 0");
         assert_eq!(lines[2], "PENDING        shards, grpc.listen (a restart puts them in force)");
+        let expiring =
+            "EXPIRING       tls.certificate: CN=example.com until 2031-03-01, 3 days left";
+        assert_eq!(lines[3], expiring);
+        picture.certificates[0].days_left = -1;
+        assert!(status(&picture).contains("CN=example.com expired on 2031-03-01"));
     }
 
     #[test]

@@ -96,7 +96,7 @@ struct Seen {
 impl Watch {
     /// Watches these files, which were read at `read_at`: what changed since then counts as seen.
     /// A file that doesn't exist is watched for.
-    pub fn new(files: Vec<PathBuf>, read_at: SystemTime) -> Self {
+    pub fn new(files: &[PathBuf], read_at: SystemTime) -> Self {
         let mut watch = Self {
             shared: Arc::default(),
             files: Vec::new(),
@@ -115,7 +115,7 @@ impl Watch {
 
     /// Watches these files from now on, and no others; none is nothing at all. Call it after each
     /// reload.
-    pub fn set(&mut self, files: Vec<PathBuf>, read_at: SystemTime) {
+    pub fn set(&mut self, files: &[PathBuf], read_at: SystemTime) {
         let absolute = files.iter().filter_map(|file| std::path::absolute(file).ok());
         let mut files: Vec<PathBuf> = absolute.collect();
         files.sort_unstable();
@@ -184,10 +184,8 @@ impl Watch {
     /// What can't be watched, and why; none if all is well.
     pub fn trouble(&self) -> Option<String> {
         let (directory, reason) = self.trouble.first_key_value()?;
-        Some(match directory.as_os_str().is_empty() {
-            true => reason.clone(),
-            false => format!("{}: {reason}", directory.display()),
-        })
+        let of_one = !directory.as_os_str().is_empty();
+        Some(if of_one { format!("{}: {reason}", directory.display()) } else { reason.clone() })
     }
 
     /// The files that have rested, unless they are not what they were at their last sign: then a

@@ -1,18 +1,20 @@
 //! The picture of the process that `status` shows: sums over the shards, and what the kernel says.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use super::Context;
 use crate::{
     close::Cause,
+    config::Material,
     hub::Hub,
     metrics::{self, Drop, HandshakeStats, ShardStats, Single},
-    status::{Messages, Status},
+    status::{CertificateStatus, Messages, Status},
+    tls,
 };
 
 /// Takes the picture. No shard waits for it, so the numbers are not of one instant.
 pub(super) fn status(context: &Context) -> Status {
-    let Context { hub, lifecycle, listeners, started } = context;
+    let Context { hub, lifecycle, live, listeners, started } = context;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -29,8 +31,21 @@ pub(super) fn status(context: &Context) -> Status {
         opened: sum(hub, |shard| &shard.opened),
         closed: closed(hub.shard_stats()),
         refused: refused(hub.handshakes()),
+        certificates: certificates(&live.snapshot().material),
         config: lifecycle.config(),
     }
+}
+
+fn certificates(material: &Material) -> Vec<CertificateStatus> {
+    let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+    let shown = |(key, it): (&str, &tls::Certificate)| CertificateStatus {
+        key: key.to_owned(),
+        subject: it.subject.clone(),
+        until: it.until.clone(),
+        not_after: it.not_after,
+        days_left: it.days_left(now),
+    };
+    material.certificates().map(shown).collect()
 }
 
 fn messages(hub: &Hub) -> Messages {

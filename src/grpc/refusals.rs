@@ -24,6 +24,19 @@ pub struct Refusals {
     pub ended: Refused,
 }
 
+impl Refusals {
+    /// How often each was, by the name under which metrics count it.
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("address", self.addresses.count()),
+            ("tls", self.handshakes.count()),
+            ("silent", self.silent.count()),
+            ("token", self.tokens.count()),
+            ("ended", self.ended.count()),
+        ]
+    }
+}
+
 /// One kind of refusal.
 #[derive(Debug, Default)]
 pub struct Refused {

@@ -25,7 +25,7 @@ impl Gate {
     /// Waits until fewer than `limit` are inside. Can be dropped without losing a place.
     ///
     /// A lowered limit takes effect as places come back; a raised one with the next who comes, so
-    /// who waits while the limit changes has to come again.
+    /// who waits while the limit changes has to come again (`Live::swaps` says when).
     pub async fn enter(&self, limit: usize) -> Option<Place> {
         self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
         // The semaphore is never closed, so there always is a permit.

@@ -291,3 +291,6 @@ impl Tunnels {
         tunnel.flush(door, out, meter, scratch)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 
+from authority import Authority
 from foreign import ECHOES, SIZES, Foreigner, gateway, text
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ class Listener(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def shown(page):
+def shown(page, flags=()):
     """Shows the page in a browser; gives what waits for the next thing that it says."""
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory,
@@ -64,7 +65,7 @@ def shown(page):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         # With a debugging port it stays until it is ended.
         browser = subprocess.Popen(
-            ["chromium", *FLAGS, f"--user-data-dir={directory}/profile",
+            ["chromium", *FLAGS, *flags, f"--user-data-dir={directory}/profile",
              "--remote-debugging-port=0", f"http://127.0.0.1:{server.server_port}/"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )
@@ -96,13 +97,24 @@ def readme(binary):
     assert "extensions: permessage-deflate" in console, console
 
 
-def sizes(binary, settings):
-    """What the page says is echoed to it, and what calls send it comes as it was sent."""
+def sizes(binary, settings, authority=None):
+    """What the page says is echoed to it, and what calls send it comes as it was sent.
+
+    With an authority it is said over wss. Chromium is told to trust the key of its certificate, and
+    no other: its own list of authorities is the machine's.
+    """
+    flags = []
+    if authority:
+        settings = (*settings, *authority.settings())
+        flags = [f"--ignore-certificate-errors-spki-list={authority.key_fingerprint()}"]
     with gateway(binary, *settings) as listeners:
         server = Foreigner(listeners["grpc"][0])
-        given = {"url": f"ws://{listeners['websocket'][0]}/", "texts": [text(n) for n in SIZES]}
+        url = f"ws://{listeners['websocket'][0]}/"
+        if authority:
+            url = f"wss://localhost:{listeners['tls'][0].rpartition(':')[2]}/"
+        given = {"url": url, "texts": [text(n) for n in SIZES]}
         page = SIZES_PAGE.read_text(encoding="utf-8").replace("{{given}}", json.dumps(given))
-        with shown(page) as said:
+        with shown(page, flags) as said:
             extensions, name = said(), said()
             assert extensions.startswith("permessage-deflate"), extensions
             assert len(name) == 36, name
@@ -124,7 +136,10 @@ def main():
     for settings in ECHOES:
         sizes(binary, settings)
         print(f"ok all sizes, {' '.join(settings)}")
-    print(f"{1 + len(ECHOES)} passed, 0 failed")
+    with tempfile.TemporaryDirectory() as directory:
+        sizes(binary, ECHOES[0], Authority(directory))
+    print("ok all sizes, over wss")
+    print(f"{2 + len(ECHOES)} passed, 0 failed")
 
 
 main()

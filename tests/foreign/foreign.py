@@ -71,6 +71,13 @@ class Foreigner:
 @contextlib.contextmanager
 def gateway(binary, *settings):
     """A gateway on free ports; gives where it listens."""
+    with running(binary, *settings) as (_command, _process, listeners):
+        yield listeners
+
+
+@contextlib.contextmanager
+def running(binary, *settings):
+    """The same; gives the command line that speaks to it, its process, and where it listens."""
     with tempfile.TemporaryDirectory() as directory:
         command = [binary, f"--socket={directory}/control.sock"]
         for key in ("websocket", "grpc", "admin"):
@@ -78,7 +85,7 @@ def gateway(binary, *settings):
         command += [f"--set={setting}" for setting in settings]
         process = subprocess.Popen([*command, "serve"], stderr=subprocess.DEVNULL)
         try:
-            yield ready([*command, "status", "--json"], process)
+            yield command, process, ready([*command, "status", "--json"], process)
         finally:
             process.terminate()
             assert process.wait(timeout=60) == 0, "the gateway ends well"

@@ -3,6 +3,7 @@
 usage: metrics.py GATEWAY_BINARY
 """
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -72,7 +73,13 @@ def counts(listeners):
     server = Foreigner(listeners["grpc"][0])
     assert server.CountOnlineClient().count == 0
     numbers = Numbers(listeners["admin"][0])
-    clients = [connect(f"ws://{listeners['websocket'][0]}/") for _ in range(CLIENTS)]
+    url = f"ws://{listeners['websocket'][0]}/"
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(url)) for _ in range(CLIENTS)]
+        numbers_of(clients, server, numbers)
+
+
+def numbers_of(clients, server, numbers):
     for client in clients:
         server.JoinGroup(clientid=client.recv(), group="all")
     for _ in range(MESSAGES):
@@ -109,8 +116,6 @@ def counts(listeners):
     numbers.look(lambda n: n.value("connections", state="open") == CLIENTS - 6)
     assert numbers.grew("clients_closed_total", cause="peer", code="1000") == 5
     assert numbers.grew("clients_closed_total", cause="peer", code="other") == 1
-    for client in clients:
-        client.close()
 
 
 def names(listeners):

@@ -8,7 +8,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::ring,
-    pki_types::{CertificateDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -62,6 +62,43 @@ impl Authority {
         self.replace("cert.pem", &certificate.pem());
         self.replace("key.pem", &key.serialize_pem());
         certificate.der().clone()
+    }
+
+    /// Issues another certificate for the same key, in a file of this name; answers it.
+    pub fn reissue(&self, name: &str) -> CertificateDer<'static> {
+        let key = std::fs::read_to_string(self.file("key.pem")).unwrap();
+        let key = KeyPair::from_pem(&key).unwrap();
+        let params = CertificateParams::new([NAME.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.replace(name, &certificate.pem());
+        certificate.der().clone()
+    }
+
+    /// Puts the authority's own certificate into a file of this name.
+    pub fn publish(&self, name: &str) {
+        self.replace(name, &self.issuer.pem());
+    }
+
+    /// What a client needs to speak HTTP/2 with the gateway, with a certificate of its own or none.
+    pub fn caller(&self, known: bool) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = if known {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(["caller.example".to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &self.issuer).unwrap();
+            let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+            config.with_client_auth_cert(vec![certificate.der().clone()], secret).unwrap()
+        } else {
+            config.with_no_client_auth()
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = Resumption::disabled();
+        Arc::new(config)
     }
 
     /// Puts a key in place that is not the certificate's.

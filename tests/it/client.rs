@@ -64,7 +64,7 @@ impl Client {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Connects over a stream that is there already, and reads the client id.
     pub async fn over(stream: S) -> Self {
-        let upgrade = client_async("ws://gateway.example/", stream);
+        let upgrade = Box::pin(client_async("ws://gateway.example/", stream));
         let (socket, _) = soon("the upgrade", upgrade).await.unwrap();
         let mut client = Self { id: String::new(), socket };
         client.id = client.next_text().await;

@@ -56,6 +56,17 @@ async fn the_table_names_what_the_page_has() {
 }
 
 #[tokio::test]
+async fn each_cause_on_the_page_is_explained() {
+    let page = page().await;
+    let written = shipped("grafana/README.md");
+    let causes = page.label_values_of("cause");
+    assert!(causes.len() > 15, "{causes:?}");
+    let unknown: Vec<_> =
+        causes.iter().filter(|cause| !written.contains(&format!("`{cause}`"))).collect();
+    assert_eq!(unknown, Vec::<&&str>::new());
+}
+
+#[tokio::test]
 async fn each_metric_of_the_dashboard_and_of_the_alerts_is_on_the_page() {
     let page = page().await;
     let there = page.names();

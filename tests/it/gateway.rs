@@ -195,10 +195,9 @@ impl Drop for Gateway {
 fn with_own(toml: &str) -> String {
     let says = |key: &str| toml.lines().any(|line| line.trim_start().starts_with(key));
     let own = OWN.iter().filter(|(key, _)| !says(key));
-    let quoted = |value: &str| match value.contains(':') {
-        true => format!("\"{value}\""),
-        false => value.to_owned(),
-    };
-    let own: String = own.map(|(key, value)| format!("{key} = {}\n", quoted(value))).collect();
-    own + toml
+    let own = own.map(|(key, value)| {
+        let quote = if value.contains(':') { "\"" } else { "" };
+        format!("{key} = {quote}{value}{quote}")
+    });
+    own.chain([toml.to_owned()]).collect::<Vec<_>>().join("\n")
 }

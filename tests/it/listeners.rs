@@ -13,17 +13,17 @@ use crate::{
 };
 
 /// An address of this process's own, so that tests beside it take no port away.
-fn host() -> Ipv4Addr {
+pub fn host() -> Ipv4Addr {
     let [_, _, high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, 77, high, low)
 }
 
 /// A port that nobody listens on now.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap().port()
 }
 
-fn address(port: u16) -> SocketAddr {
+pub fn address(port: u16) -> SocketAddr {
     SocketAddr::from((host(), port))
 }
 

@@ -111,11 +111,6 @@ impl Program {
         panic!("serve did not become ready: {}", self.log());
     }
 
-    /// The child's process id.
-    pub fn pid(&self) -> u32 {
-        self.children.last().unwrap().id()
-    }
-
     /// What the child wrote to standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.file("log")).unwrap_or_default()
@@ -184,5 +179,43 @@ impl Said {
         for word in words {
             assert!(self.out.contains(word) || self.err.contains(word), "{word:?} not in {self:?}");
         }
+    }
+}
+
+/// A thread of another process that stands still, as under a debugger, until this is dropped.
+pub struct Stopped(Child);
+
+/// Python's own ctypes reach ptrace(2): this project calls no C. SEIZE, then INTERRUPT; when the
+/// tracer ends, the thread goes on.
+const TRACER: &str = "
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+thread = int(sys.argv[1])
+for request in (0x4206, 0x4207):
+    if libc.ptrace(request, ctypes.c_long(thread), None, None) != 0:
+        sys.exit('ptrace: ' + os.strerror(ctypes.get_errno()))
+os.waitpid(thread, 0x40000000)
+print('stopped', flush=True)
+sys.stdin.read()
+";
+
+impl Stopped {
+    /// Stops the thread with this id.
+    pub fn thread(id: &str) -> Self {
+        use std::io::{BufRead as _, BufReader};
+        let mut tracer = Command::new("python3");
+        tracer.args(["-c", TRACER, id]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut tracer = tracer.spawn().expect("python3 is installed");
+        let mut line = String::new();
+        BufReader::new(tracer.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "stopped\n", "the thread can't be stopped");
+        Self(tracer)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

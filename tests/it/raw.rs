@@ -256,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
     }
 
     /// Waits for the end of the stream, which must be as the peer wanted it: no reset, and with TLS
-    /// a close_notify.
+    /// a `close_notify`.
     pub async fn ended_well(&mut self) {
         while self.more().await.expect("the stream ends as it should") {}
     }

@@ -67,6 +67,13 @@ impl Page {
         self.rows.keys().map(|row| name_of(row)).collect()
     }
 
+    /// The values of all labels of this name.
+    pub fn label_values_of(&self, label: &str) -> BTreeSet<&str> {
+        let begin = format!("{label}=\"");
+        let labels = self.rows.keys().filter_map(|row| row.split_once(&begin));
+        labels.filter_map(|(_, value)| value.split('"').next()).collect()
+    }
+
     /// The values of all labels.
     pub fn label_values(&self) -> BTreeSet<&str> {
         let labels = self.rows.keys().filter_map(|row| row.split_once('{'));

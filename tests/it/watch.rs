@@ -97,7 +97,7 @@ impl Watched {
     async fn time_to_rest(&self) {
         let marker = self.program.file("marker");
         fs::write(&marker, "before").unwrap();
-        let mut watch = Watch::new(vec![marker.clone()], SystemTime::now());
+        let mut watch = Watch::new(std::slice::from_ref(&marker), SystemTime::now());
         fs::write(&marker, "after").unwrap();
         assert_eq!(soon("the marker", watch.rested()).await, [marker]);
     }
@@ -110,7 +110,7 @@ impl Watched {
         };
         let refusal = async {
             while !refused() {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         soon(words, refusal).await;
@@ -266,8 +266,8 @@ async fn links_are_followed_and_directories_that_are_replaced_are_too() {
     }
 }
 
-#[tokio::test]
-async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
+/// The case of `reload.watch` in `effects`.
+pub async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
     let mut watched = Watched::new().await;
     let file = watched.at("gateway.toml");
     let (quiet, watching) = ("reload.watch = false\n", "reload.watch = true\n");

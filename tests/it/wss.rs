@@ -4,7 +4,7 @@ mod hostile;
 mod renewal;
 mod slow;
 
-use gateway_websocket::close::Cause;
+use gateway_websocket::{close::Cause, message::Kind, wire::Inflater};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
@@ -114,11 +114,9 @@ async fn compression_is_agreed_and_used() {
         }
         let echo = raw.data().await;
         assert_eq!(echo.first, TEXT | 0x40);
-        let mut inflated = Vec::new();
-        let kind = gateway_websocket::message::Kind::Text;
-        let mut inflater = gateway_websocket::wire::Inflater::new();
-        inflater.inflate(kind, &echo.payload, 1 << 20, &mut inflated).unwrap();
-        assert_eq!(inflated, said.as_bytes());
+        let mut heard = Vec::new();
+        Inflater::new().inflate(Kind::Text, &echo.payload, 1 << 20, &mut heard).unwrap();
+        assert_eq!(heard, said.as_bytes());
     }
 }
 

@@ -60,9 +60,12 @@ class Crowd:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(timeout)
 
     def join(self, count, url="ws://127.0.0.1:20818/", reads=True, **options):
-        """Connects so many more; returns them when each has its id."""
+        """Connects so many more; returns them when each has its id. Who doesn't read has a small
+        receive buffer, so that what is sent stays with the gateway."""
 
         async def one(gate):
+            if not reads:
+                options["sock"] = small_socket(url)
             async with gate:
                 connection = await websockets.asyncio.client.connect(
                     url, ping_interval=None, compression=None, max_queue=1, open_timeout=30,
@@ -92,11 +95,22 @@ class Crowd:
 
     def leave(self):
         async def close():
-            await asyncio.gather(*(client.connection.close() for client in self.clients),
-                                 return_exceptions=True)
+            for task in self.tasks:
+                task.cancel()
+            closing = [client.connection.close() for client in self.clients]
+            await asyncio.gather(*closing, *self.tasks, return_exceptions=True)
 
         self.ask(close())
-        self.clients = []
+        self.clients, self.tasks = [], []
+
+
+def small_socket(url):
+    host, _, port = url.split("/")[2].partition(":")
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    small.connect((host, int(port)))
+    small.setblocking(False)
+    return small
 
 
 def refused(url="ws://127.0.0.1:20818/"):

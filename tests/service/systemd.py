@@ -9,6 +9,7 @@ run line by line. Needs root.
 
 import ctypes
 import hashlib
+import os
 import pathlib
 import re
 import shutil
@@ -105,13 +106,10 @@ class Service:
         raise AssertionError(f"no process here is number {inside} in the container")
 
 
-def stopped(log):
-    return log.connected() == 0
-
-
 # --- A thread that hangs ----------------------------------------------------------------------
 
 PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+WALL = 0x40000000  # __WALL: threads too
 
 
 def hang(pid, name):
@@ -125,6 +123,14 @@ def hang(pid, name):
         done = libc.ptrace(request, ctypes.c_long(found[0]), None, None)
         assert done == 0, f"ptrace: {ctypes.get_errno()}"
     return found[0]
+
+
+def bury(thread):
+    """A thread that is traced is only gone when its tracer has seen it end."""
+    try:
+        os.waitpid(thread, os.WNOHANG | WALL)
+    except ChildProcessError:
+        pass
 
 
 # --- Certificates -----------------------------------------------------------------------------
@@ -219,7 +225,6 @@ class Trial:
 
     def the_chapter_is_right(self):
         """Each block of the README's section, in order, in a container that knows nothing yet."""
-        self.package()
         certificate, key, serial = self.authority.issue()
         shutil.copy(certificate, self.container.path("/root/fullchain.pem"))
         shutil.copy(key, self.container.path("/root/privkey.pem"))
@@ -302,7 +307,7 @@ class Trial:
         code = self.container.show(UNIT, "ExecMainStatus")
         tries = self.container.show(UNIT, "NRestarts")
         assert (code, self.service.state()) == ("78", "failed"), (code, self.service.state())
-        assert self.service.journal("limits.max_clients"), self.container.journal(UNIT)
+        eventually("the cause in the journal", lambda: self.service.journal("limits.max_clients"))
         self.fresh()
         return f"exit code 78, no attempt to restart (NRestarts={tries}), the journal names the key"
 
@@ -329,17 +334,22 @@ class Trial:
         assert self.crowd.connected() == len(self.crowd.clients) == CROWD, self.crowd.connected()
 
     def a_bad_reload_harms_nobody(self):
-        good = self.service.settings()
+        good, before = self.service.settings(), self.service.pid()
         self.service.change(("limits", "queue_messages", '"plenty"'))
         failed = self.service.do(f"systemctl reload {UNIT}", check=False)
         assert failed.returncode != 0, "the reload of a bad file succeeded"
-        assert self.service.state() == "active"
+        # It may be "reloading" a moment longer: the watcher has seen the file, too.
+        eventually("an active service", lambda: self.service.state() == "active")
+        assert self.service.pid() == before
         people.tell_all("after the bad reload")
         self.everybody_got("after the bad reload")
         assert people.refused() == 503, "the limit that was in force is not any more"
-        journal = self.container.journal(UNIT)
-        cause = [line for line in journal.splitlines() if "limits.queue_messages" in line]
-        assert cause, journal[-2000:]
+
+        def causes():
+            lines = self.container.journal(UNIT).splitlines()
+            return [line for line in lines if "limits.queue_messages" in line]
+
+        cause = eventually("the cause in the journal", causes)
         self.service.save(good)
         self.service.do(f"systemctl reload {UNIT}")
         return f"exit {failed.returncode}; {CROWD} clients unharmed; journal: {cause[-1][:160]}"
@@ -348,6 +358,10 @@ class Trial:
 
     def a_stop_delivers_everything(self):
         """Slow clients, for whom much waits in the gateway, and a crowd for whom little does."""
+        self.fresh()
+        self.service.change(("websocket", "send_buffer", '"16 KiB"'))
+        self.service.do(f"systemctl reload {UNIT}")
+        self.crowd.join(CROWD)
         slow = self.crowd.join(20, reads=False)
         wanted = [f"{number}:{people.random_text(16 << 10)}" for number in range(50)]
         with people.Business() as system:
@@ -366,7 +380,7 @@ class Trial:
         self.service.do(f"systemctl stop --no-block {UNIT}")
         eventually("the stop", lambda: self.service.state() == "deactivating")
         self.crowd.read(slow)
-        eventually("the end of all clients", lambda: stopped(self.crowd), 60)
+        eventually("the end of all clients", lambda: self.crowd.connected() == 0, 60)
         eventually("the end of the service", lambda: self.service.state() == "inactive", 60)
         codes = {client.ended for client in self.crowd.clients}
         assert codes == {1001}, codes
@@ -380,25 +394,25 @@ class Trial:
                 f"waited for {len(slow)} of them")
 
     def a_long_drain_is_given_its_time(self):
-        """A window beyond TimeoutStopSec: without EXTEND_TIMEOUT_USEC systemd would kill it."""
+        """Longer than TimeoutStopSec: without EXTEND_TIMEOUT_USEC systemd would kill it."""
         self.fresh()
         self.service.do(
             f"mkdir -p /run/systemd/system/{UNIT}.service.d; printf '[Service]\\nTimeoutStopSec=2s\\n'"
             f" > /run/systemd/system/{UNIT}.service.d/short.conf; systemctl daemon-reload"
         )
         try:
-            self.service.change(("drain", "window", '"6s"'))
+            self.service.change(("drain", "delay", '"5s"'))
             self.service.do(f"systemctl reload {UNIT}")
             self.crowd.join(20)
             began = time.monotonic()
             self.service.do(f"systemctl stop {UNIT}")
             took = time.monotonic() - began
-            eventually("the end of all clients", lambda: stopped(self.crowd))
+            eventually("the end of all clients", lambda: self.crowd.connected() == 0)
             codes = {client.ended for client in self.crowd.clients}
             assert codes == {1001}, codes
             result = self.container.show(UNIT, "Result")
             assert result == "success", result
-            assert took > 2.5, f"the drain took {took:.1f} s, which proves nothing"
+            assert took > 4.5, f"the drain took {took:.1f} s, which proves nothing"
         finally:
             self.service.do(f"rm -r /run/systemd/system/{UNIT}.service.d; systemctl daemon-reload")
         return f"{took:.1f} s where systemd's own patience was 2 s, result {result}"
@@ -406,10 +420,11 @@ class Trial:
     def a_stop_by_its_own_command_stays(self):
         self.fresh()
         self.service.do("gateway-websocket stop")
+        # One that systemd means to start again is "activating" (auto-restart) from its end on.
         eventually("the end", lambda: self.service.state() == "inactive")
-        time.sleep(3)  # RestartSec is 2 s: what has not begun by now never will
-        assert self.service.state() == "inactive"
-        return "inactive, and stays so"
+        state = self.container.show(UNIT, "SubState")
+        assert state == "dead", state
+        return f"inactive ({state}), with no restart scheduled"
 
     # -- what befalls it --
 
@@ -420,8 +435,9 @@ class Trial:
         self.back_after(before)
         return f"pid {before} became {self.service.pid()}"
 
-    def back_after(self, pid, seconds=30):
+    def back_after(self, pid, seconds=30, meanwhile=lambda: None):
         def back():
+            meanwhile()
             return self.service.pid() not in (0, pid) and self.service.state() == "active"
 
         eventually("a new process", back, seconds, 0.2)
@@ -434,9 +450,9 @@ class Trial:
         allowed = self.container.show(UNIT, "WatchdogUSec")
         began = time.monotonic()
         thread = hang(self.service.outside_pid(), "shard-0")
-        self.back_after(before, 90)
+        self.back_after(before, 60, lambda: bury(thread))
         took = time.monotonic() - began
-        assert self.service.journal("Watchdog timeout"), self.container.journal(UNIT)[-2000:]
+        eventually("its word in the journal", lambda: self.service.journal("Watchdog timeout"))
         return f"thread {thread} (shard-0) stopped; with WatchdogUSec={allowed} back after {took:.0f} s"
 
     # -- keys --
@@ -492,7 +508,7 @@ class Trial:
             f"systemctl stop {UNIT}; systemctl enable --now {UNIT}.socket {UNIT}-grpc.socket;"
             f" systemctl start {UNIT}"
         )
-        restarts = 3
+        restarts = 10
         with people.Knocking() as knocking:
             for _ in range(restarts):
                 served, before = knocking.served, self.service.pid()
@@ -587,6 +603,7 @@ def main():
         for action in order:
             if not wanted or action.__name__ in needed or action.__name__ in wanted:
                 steps.step(action.__name__.replace("_", " "), action)
+        trial.crowd.leave()
         if steps.failed:
             print("--- the last lines of the journal")
             print(container.do(f"journalctl -o cat --no-pager -n 60 -u {UNIT}", check=False).stdout)

@@ -141,7 +141,7 @@ mod tests {
             settling.note(Path::new("f"), *sign, now);
         }
         let due = settling.due()?;
-        assert_eq!(settling.take(due - Duration::from_millis(1)), None);
+        assert_eq!(settling.take(due.checked_sub(Duration::from_millis(1)).unwrap()), None);
         assert_eq!(settling.take(due), Some(vec![PathBuf::from("f")]));
         assert_eq!(settling.due(), None);
         Some(u64::try_from((due - begin).as_millis()).unwrap())

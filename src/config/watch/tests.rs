@@ -36,7 +36,7 @@ impl Place {
     }
 
     fn watch(&self, path: &str) -> Watch {
-        let watch = Watch::new(vec![self.at(path)], SystemTime::now());
+        let watch = Watch::new(&[self.at(path)], SystemTime::now());
         assert_eq!(watch.trouble(), None);
         watch
     }
@@ -182,7 +182,7 @@ async fn a_directory_that_is_replaced_is_watched_again() {
     // Further up, without a sign in the directory itself.
     fs::create_dir_all(place.at("a/b/c")).unwrap();
     place.write("a/b/c/f", "old");
-    watch.set(vec![place.at("a/b/c/f")], SystemTime::now());
+    watch.set(&[place.at("a/b/c/f")], SystemTime::now());
     fs::create_dir_all(place.at("x/b/c")).unwrap();
     place.write("x/b/c/f", "new");
     fs::rename(place.at("a"), place.at("gone")).unwrap();
@@ -208,7 +208,7 @@ async fn files_that_belong_together_rest_together_and_others_are_let_go() {
         fs::write(file, "old").unwrap();
     }
     let mut watch = place.watch("conf/f");
-    watch.set(both.to_vec(), SystemTime::now());
+    watch.set(&both, SystemTime::now());
     let key = File::create(&both[1]).unwrap();
     place.write("conf/certificate", "new");
     is_restless(&mut watch).await;
@@ -218,14 +218,14 @@ async fn files_that_belong_together_rest_together_and_others_are_let_go() {
     let _key = File::create(&both[1]).unwrap();
     place.write("conf/certificate", "newer");
     is_restless(&mut watch).await;
-    watch.set(vec![both[0].clone()], SystemTime::now());
+    watch.set(&[both[0].clone()], SystemTime::now());
     assert_eq!(rests(&mut watch).await, [both[0].clone()]);
     place.write("conf/f", "long forgotten");
     is_restless(&mut watch).await;
-    watch.set(Vec::new(), SystemTime::now());
+    watch.set(&[], SystemTime::now());
     place.write("conf/certificate", "not watched");
     is_restless(&mut watch).await;
-    watch.set(both.to_vec(), SystemTime::now());
+    watch.set(&both, SystemTime::now());
     is_restless(&mut watch).await;
     place.write("conf/certificate", "watched again");
     assert_eq!(rests(&mut watch).await, [both[0].clone()]);
@@ -236,7 +236,7 @@ async fn what_was_written_between_reading_and_watching_is_seen() {
     let place = Place::new();
     let read_at = SystemTime::now() - Duration::from_secs(1);
     place.write("conf/f", "after it was read");
-    let mut watch = Watch::new(vec![place.at("conf/f")], read_at);
+    let mut watch = Watch::new(&[place.at("conf/f")], read_at);
     assert_eq!(rests(&mut watch).await, [place.at("conf/f")]);
 }
 

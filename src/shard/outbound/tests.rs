@@ -85,7 +85,7 @@ proptest! {
                     reported += flushed.messages;
                 }
             }
-            prop_assert_eq!(appended, dropped + reported + queue.messages() as u64);
+            prop_assert_eq!(appended, dropped + reported + u64::from(queue.messages()));
         }
         dropped += queue.discard(&meter);
         socket.room = usize::MAX;

@@ -1,5 +1,7 @@
 //! What comes to the TLS port and is no TLS, or no good one.
 
+use std::io::Write as _;
+
 use gateway_websocket::{close::Cause, metrics::HandshakeStats};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -100,7 +102,6 @@ async fn a_record_that_was_tampered_with_ends_its_client_with_an_alert_and_no_ot
     let mut ada = Client::over(authority.connect(gateway.tls()).await).await;
     let (raw, _) = welcomed(&authority, &gateway).await;
     let (mut stream, mut tls) = raw.into_stream().into_inner();
-    use std::io::Write as _;
     tls.writer().write_all(&frame(TEXT, b"ping")).unwrap();
     let mut sealed = Vec::new();
     tls.write_tls(&mut sealed).unwrap();
@@ -120,7 +121,6 @@ async fn half_a_record_and_then_the_end_is_a_loss() {
     let (authority, gateway) = secure(&[]).await;
     let (raw, _) = welcomed(&authority, &gateway).await;
     let (mut stream, mut tls) = raw.into_stream().into_inner();
-    use std::io::Write as _;
     tls.writer().write_all(&frame(TEXT, b"never heard")).unwrap();
     let mut sealed = Vec::new();
     tls.write_tls(&mut sealed).unwrap();

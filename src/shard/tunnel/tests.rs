@@ -1,0 +1,269 @@
+//! A tunnel whose other end is a rustls client, over sockets that take little.
+
+use std::{
+    collections::VecDeque,
+    net::{TcpListener, TcpStream},
+    sync::Arc,
+};
+
+use proptest::prelude::*;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, crypto::ring};
+use socket2::SockRef;
+
+use super::{super::outbound::Sort, *};
+
+/// Both ends of a connection whose handshake is done.
+fn shaken() -> (ClientConnection, ServerConnection) {
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let provider = Arc::new(ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let server = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let name = "a.example".try_into().unwrap();
+    let mut client = ClientConnection::new(client.into(), name).unwrap();
+    let mut server = ServerConnection::new(server.into()).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut wire = Vec::new();
+        client.write_tls(&mut wire).unwrap();
+        server.read_tls(&mut wire.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        wire.clear();
+        // The tickets stay behind: they are the tunnel's to send.
+        if client.is_handshaking() {
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            client.read_tls(&mut wire.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    (client, server)
+}
+
+/// A tunnel, its door, and the client at the other end.
+struct Case {
+    tunnel: Tunnel,
+    door: Door,
+    out: Outbound,
+    meter: Meter,
+    scratch: Vec<u8>,
+    client: ClientConnection,
+    socket: TcpStream,
+    heard: Vec<u8>,
+}
+
+impl Case {
+    fn new() -> Self {
+        let (client, server) = shaken();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        SockRef::from(&socket).set_recv_buffer_size(4096).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        SockRef::from(&ours).set_send_buffer_size(4096).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self {
+            tunnel: Tunnel::new(server),
+            door: Door::new(mio::net::TcpStream::from_std(ours), None, true),
+            out: Outbound::default(),
+            meter: Meter::default(),
+            scratch: Vec::new(),
+            client,
+            socket,
+            heard: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, bytes: Vec<u8>) {
+        let frame = Frame::new(bytes.into(), &self.meter);
+        self.out.append(frame, Sort::Message, &self.meter);
+    }
+
+    fn flush(&mut self) -> Flushed {
+        let Self { tunnel, door, out, meter, scratch, .. } = self;
+        tunnel.flush(door, out, meter, scratch).unwrap()
+    }
+
+    /// The client reads once, at most so much; false at the end.
+    fn listen(&mut self, most: usize) -> bool {
+        let mut bytes = vec![0; most];
+        let Ok(count) = self.socket.read(&mut bytes) else { return true };
+        let more = count > 0;
+        let mut bytes = &bytes[..count];
+        while !bytes.is_empty() {
+            self.client.read_tls(&mut bytes).unwrap();
+            self.client.process_new_packets().unwrap();
+            let mut chunk = [0; 1 << 14];
+            while let Ok(count @ 1..) = self.client.reader().read(&mut chunk) {
+                self.heard.extend_from_slice(&chunk[..count]);
+            }
+        }
+        more
+    }
+
+    /// The client reads what is still under way, after our side has ended.
+    fn hear_out(&mut self) {
+        self.door.shut_write();
+        self.socket.set_nonblocking(false).unwrap();
+        while self.listen(1 << 16) {}
+    }
+
+    /// Flushes and reads until nothing is left; answers the messages that were written.
+    fn drain(&mut self) -> u64 {
+        // Only to be done sooner: a window that closes is opened again after a while.
+        SockRef::from(&self.socket).set_recv_buffer_size(1 << 20).unwrap();
+        let mut messages = 0;
+        while !self.out.is_empty() || self.tunnel.rest.is_some() {
+            messages += self.flush().messages;
+            self.listen(1 << 16);
+        }
+        messages
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Message(usize),
+    DropOldest,
+    Flush,
+    Listen(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1usize..20_000).prop_map(Step::Message),
+        2 => (1usize..200).prop_map(Step::Message),
+        1 => Just(Step::DropOldest),
+        3 => Just(Step::Flush),
+        2 => (1usize..20_000).prop_map(Step::Listen),
+    ]
+}
+
+/// A message that can be told apart: number, length, filling.
+fn message(number: u32, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_be_bytes().to_vec();
+    bytes.extend(u32::try_from(len).unwrap().to_be_bytes());
+    bytes.extend(std::iter::repeat_n(number.to_be_bytes()[3], len));
+    bytes
+}
+
+/// The numbers of the messages, each of which has to be whole.
+fn numbers(mut heard: &[u8]) -> Vec<u32> {
+    let mut numbers = Vec::new();
+    while !heard.is_empty() {
+        let number = u32::from_be_bytes(heard[..4].try_into().unwrap());
+        let len = u32::from_be_bytes(heard[4..8].try_into().unwrap()) as usize;
+        assert_eq!(heard[..8 + len], message(number, len));
+        numbers.push(number);
+        heard = &heard[8 + len..];
+    }
+    numbers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn what_is_dropped_is_whole_and_what_is_sent_is_in_order(
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let mut case = Case::new();
+        let (mut said, mut dropped, mut written) = (0, 0, 0);
+        for step in steps {
+            match step {
+                Step::Message(len) => {
+                    case.append(message(said, len));
+                    said += 1;
+                }
+                Step::DropOldest => dropped += u32::from(case.out.drop_oldest(&case.meter)),
+                Step::Flush => written += case.flush().messages,
+                Step::Listen(most) => prop_assert!(case.listen(most)),
+            }
+            let held = case.tunnel.rest.as_ref().map_or(0, |rest| rest.len());
+            prop_assert!(held <= RECORD + 1024, "no more than a record is held: {}", held);
+            prop_assert!(case.out.bytes() >= held && case.meter.get() >= held);
+        }
+        written += case.drain();
+        case.hear_out();
+        let heard = numbers(&case.heard);
+        prop_assert_eq!(heard.len(), (said - dropped) as usize);
+        prop_assert!(heard.is_sorted_by(|a, b| a < b));
+        prop_assert_eq!(written, u64::from(said - dropped));
+        prop_assert_eq!((case.out.bytes(), case.meter.get()), (0, 0));
+    }
+}
+
+#[test]
+fn a_message_counts_as_written_only_when_its_record_is() {
+    let mut case = Case::new();
+    let mut said = 0u64;
+    let mut written = 0;
+    while case.tunnel.rest.is_none() {
+        case.append(vec![7; 1000]);
+        said += 1;
+        let flushed = case.flush();
+        written += flushed.messages;
+    }
+    assert_eq!(written + case.tunnel.messages(), said);
+    assert!(case.tunnel.messages() > 0);
+    assert_eq!(case.out.begun_bytes(), case.out.bytes());
+    assert_eq!(case.out.discard(&case.meter), 0, "all of it was sealed");
+    assert!(!case.out.is_empty(), "the rest of the record still has to go out");
+    written += case.drain();
+    assert_eq!((written, case.meter.get()), (said, 0));
+}
+
+#[test]
+fn the_end_is_not_said_in_the_middle_of_a_record() {
+    let mut case = Case::new();
+    while case.tunnel.rest.is_none() {
+        case.append(vec![7; 1000]);
+        case.flush();
+    }
+    case.tunnel.end(&case.door);
+    case.drain();
+    case.tunnel.end(&case.door);
+    case.hear_out();
+    assert!(case.client.process_new_packets().unwrap().peer_has_closed());
+}
+
+#[test]
+fn bytes_are_opened_however_they_are_cut_and_the_end_is_noticed() {
+    for piece in [1, 7, 4096, 5000, 1 << 20] {
+        let (mut client, server) = shaken();
+        let mut tunnel = Tunnel::new(server);
+        let said: VecDeque<u8> = (0..60_000u32).map(|n| n.to_le_bytes()[0]).collect();
+        let said: Vec<u8> = said.into();
+        client.writer().write_all(&said).unwrap();
+        client.send_close_notify();
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        wire.extend(b"what follows is ignored");
+        let mut opened = Vec::new();
+        for piece in wire.chunks(piece) {
+            tunnel.open(piece, &mut opened).unwrap();
+        }
+        assert!(opened == said && tunnel.has_ended(), "in pieces of {piece}");
+    }
+}
+
+#[test]
+fn rubbish_is_an_error_and_leaves_an_alert_to_be_said() {
+    let (_, server) = shaken();
+    let mut tunnel = Tunnel::new(server);
+    let rubbish = [&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat();
+    assert!(tunnel.open(&rubbish, &mut Vec::new()).is_err());
+    assert!(tunnel.wants_write());
+}
