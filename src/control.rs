@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::unix::UCred, sync::watch};
 
 use crate::{
+    access::{AUDIT, Caller},
     config::Live,
     hub::Hub,
     lifecycle::{self, Gone},
@@ -109,13 +110,12 @@ pub async fn serve(socket: Socket, context: Context, stop: Stop) {
 /// A line for each command that changes something: who gave it.
 fn audit(request: &Request<Incoming>) {
     let process = request.extensions().get::<UCred>();
-    let uid = process.map(UCred::uid);
-    let pid = process.and_then(UCred::pid);
+    let caller = process.map(|process| Caller::Local {
+        uid: process.uid(),
+        pid: process.pid().and_then(|pid| u32::try_from(pid).ok()),
+    });
     tracing::info!(
-        audit = true,
-        command = request.uri().path(),
-        uid,
-        pid,
+        target: AUDIT, caller = caller.map(display), command = request.uri().path(),
         "told over the control socket"
     );
 }

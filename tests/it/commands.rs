@@ -246,11 +246,20 @@ async fn the_log_has_a_line_per_change_of_life_and_none_per_message() {
             .lines()
             .map(|line| serde_json::from_str(line).expect("JSON off a terminal"))
             .collect();
+        let audited = lines
+            .iter()
+            .filter(|line| line["target"] == "gateway_websocket::audit")
+            .collect::<Vec<_>>();
+        assert_eq!(audited.len(), 2, "{log}");
+        for (command, line) in ["/v1/reload", "/v1/stop"].iter().zip(audited) {
+            let caller = line["caller"].as_str().unwrap();
+            assert!(line["command"] == *command && caller.starts_with("uid "), "{line}");
+        }
         for what in ["ready", "configuration reloaded", "drained", "stopped"] {
             let count = lines.iter().filter(|line| line["message"] == what).count();
             assert_eq!(count, 1, "{what}: {log}");
         }
-        assert!(lines.len() < 20, "fifty messages left their traces: {log}");
+        assert!(lines.len() < 22, "fifty messages left their traces: {log}");
         assert_eq!(log.contains(&id), names_clients, "{level}: {log}");
     }
 }
