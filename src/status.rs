@@ -13,6 +13,9 @@ pub struct Status {
     pub version: String,
     /// Process id.
     pub pid: u32,
+    /// When the picture was taken: seconds since 1970-01-01 UTC.
+    #[serde(default)]
+    pub taken_at: u64,
     /// Where in its life the process is.
     pub phase: Phase,
     /// Seconds since the process started.
@@ -119,6 +122,9 @@ pub struct ConfigStatus {
     pub file: Option<PathBuf>,
     /// When it was loaded: seconds since 1970-01-01 UTC.
     pub loaded_at: u64,
+    /// When it was tried last to load another, in vain or not.
+    #[serde(default)]
+    pub tried_at: u64,
     /// Counts accepted loads; 1 is the one at start.
     pub generation: u64,
     /// Keys whose new value waits for a restart.

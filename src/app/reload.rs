@@ -57,6 +57,7 @@ impl Reloader {
         let status = ConfigStatus {
             file: loaded.file.clone(),
             loaded_at: now(),
+            tried_at: now(),
             generation: 1,
             ..ConfigStatus::default()
         };
@@ -104,6 +105,7 @@ impl Reloader {
             return Reloaded::Accepted { changed: Vec::new(), generation };
         }
         let before = self.status.generation;
+        self.status.tried_at = now();
         let outcome = plan.and_then(|plan| self.put_in_force(plan, live, listeners, why));
         match &outcome {
             Ok(Reloaded::Accepted { changed, generation }) => {

@@ -46,7 +46,8 @@ pub(super) fn status(status: &Status) -> String {
     };
     table.row("state", phase);
     for fault in &status.config.faults {
-        table.row("FAULT", format!("last reload refused: {fault}"));
+        let ago = age(status.taken_at.saturating_sub(status.config.tried_at));
+        table.row("FAULT", format!("reload refused {ago} ago: {fault}"));
     }
     table.some("PENDING", pending(&status.config.pending));
     for certificate in status.certificates.iter().filter(|it| it.days_left < EXPIRING) {
@@ -83,8 +84,10 @@ pub(super) fn status(status: &Status) -> String {
 
     let file = status.config.file.as_deref();
     let file = file.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
-    let loads = counted(status.config.generation.saturating_sub(1), "time");
-    table.row("configuration", format!("{file}, reloaded {loads}"));
+    let config = &status.config;
+    let ago = age(status.taken_at.saturating_sub(config.loaded_at));
+    let loads = format!("generation {}, loaded {ago} ago", config.generation);
+    table.row("configuration", format!("{file}, {loads}"));
     table.text()
 }
 
@@ -241,6 +244,7 @@ mod tests {
         Status {
             version: "2.0.0".into(),
             pid: 4711,
+            taken_at: 1_900_000_100,
             phase: Phase::Ready,
             uptime_seconds: 273_905,
             listeners: Listeners {
@@ -274,7 +278,12 @@ mod tests {
                 not_after: 1_930_089_600,
                 days_left: 60,
             }],
-            config: ConfigStatus { generation: 2, ..ConfigStatus::default() },
+            config: ConfigStatus {
+                generation: 2,
+                loaded_at: 1_900_000_000,
+                tried_at: 1_900_000_090,
+                ..ConfigStatus::default()
+            },
         }
     }
 
@@ -300,7 +309,7 @@ waiting        0 B to clients, 0 B from clients
 dropped        budget 20, slow 3
 opened         20,000
 closed         peer 2,000
-configuration  no file, reloaded 1 time";
+configuration  no file, generation 2, loaded 1m 40s ago";
         assert_eq!(status(&picture()), expected);
     }
 
@@ -314,7 +323,7 @@ configuration  no file, reloaded 1 time";
         let text = status(&picture);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "state          draining: no new clients");
-        assert_eq!(lines[1], "FAULT          last reload refused: x.toml: shards = 0");
+        assert_eq!(lines[1], "FAULT          reload refused 10s ago: x.toml: shards = 0");
         assert_eq!(lines[2], "PENDING        shards, grpc.listen (a restart puts them in force)");
         let expiring =
             "EXPIRING       tls.certificate: CN=example.com until 2031-03-01, 3 days left";

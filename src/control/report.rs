@@ -18,6 +18,7 @@ pub(super) fn status(context: &Context) -> Status {
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        taken_at: SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
         phase: lifecycle.phase(),
         uptime_seconds: started.elapsed().as_secs(),
         listeners: listeners.borrow().clone(),

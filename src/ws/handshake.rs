@@ -19,7 +19,7 @@ use hyper::{
     upgrade::Upgraded,
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 
 use super::{
     Context,
@@ -83,10 +83,6 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
             }
         }
         (Outcome::Refused, _) => {}
-        (_, Err(error)) if error.is_timeout() => {
-            stats.timeouts.increment();
-            tracing::debug!(%peer, "no request came in time");
-        }
         (_, served) => {
             stats.broken.increment();
             let error = served.err().map(|error| error.to_string());
@@ -95,12 +91,11 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
     }
 }
 
-/// The HTTP server of one handshake, with what `config` lets a request be.
+/// The HTTP server of one handshake, with what `config` lets a request be. It keeps no time: the
+/// handshake as a whole has a deadline.
 pub(super) fn http(config: &Config) -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(config.limits.handshake)
-        .max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
+    http.max_buf_size(config.limits.head.bytes().max(LEAST_HEAD))
         .max_headers(config.limits.headers);
     http
 }
