@@ -26,6 +26,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tonic::service::Routes;
 use tonic_health::{
     ServingStatus,
+    pb::health_server::HealthServer,
     server::{HealthReporter, HealthService},
 };
 
@@ -236,7 +237,12 @@ fn routes(
     let routes = Routes::default()
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(tonic_health::pb::health_server::HealthServer::new(health));
+        // Health asks for no token, so its requests are bounded like all others.
+        .add_service(limit::Limited::new(
+            HealthServer::new(health),
+            context.live.clone(),
+            HealthServer::max_decoding_message_size,
+        ));
     Ok(services::add(routes, context.hub.clone(), &context.live).prepare())
 }
 

@@ -24,7 +24,10 @@ mod upgrade;
 pub use rehearsal::rehearse;
 pub use transport::Transport;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
@@ -113,9 +116,11 @@ async fn admit(
         let _place = place;
         let _counted = context.hub.handshakes().under_way.enter();
         let limit = config.limits.handshake;
-        if timeout(limit, lead(stream, caller, &context, &config)).await.is_err() {
+        let waiting = Waiting::default();
+        if timeout(limit, lead(stream, caller, &context, &config, &waiting)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
-            tracing::debug!(%peer, ?limit, "the handshake took too long");
+            let waiting = waiting.get();
+            tracing::debug!(%peer, ?limit, "waited too long for {waiting}");
         }
     });
 }
@@ -138,18 +143,42 @@ async fn lead(
     caller: Caller,
     context: &Context,
     config: &InForce,
+    waiting: &Waiting,
 ) {
     let peer = caller.peer();
     let caller = match caller.introduced(&mut stream, config, context).await {
         Ok(caller) => caller,
         Err(unwanted) => return turn_away(peer, &unwanted, context),
     };
+    waiting.set("TLS");
     match transport.over(stream, config).await {
-        Ok(stream) => handshake::run(stream, caller, context, config).await,
+        Ok(stream) => {
+            waiting.set("a request");
+            handshake::run(stream, caller, context, config).await;
+        }
         Err(error) => {
             context.hub.handshakes().tls.increment();
             tracing::debug!(peer = %caller.peer(), %error, "no TLS");
         }
+    }
+}
+
+/// What a handshake is waiting for, for the log.
+struct Waiting(Mutex<&'static str>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Mutex::new("a proxy's header"))
+    }
+}
+
+impl Waiting {
+    fn set(&self, what: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    fn get(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

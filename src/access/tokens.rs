@@ -135,6 +135,12 @@ impl Token {
         };
         let visible = |word: &str| word.bytes().all(|byte| byte.is_ascii_graphic());
         let named = name.is_none_or(|name| visible(name) && name.len() <= NAME);
+        // A comment behind a token, or the two the other way round, must not make a secret a name,
+        // and something that can be guessed a token.
+        let swapped = name.is_some_and(|name| name.len() >= token.len());
+        if swapped || token.starts_with('#') {
+            return None;
+        }
         if !named || !visible(token) || !(LEAST..=MOST).contains(&token.len()) {
             return None;
         }
@@ -289,6 +295,8 @@ mod tests {
             ("short", "/tokens line 1 is no token"),
             ("\n0123456789abcde\u{e4}", "/tokens line 2 is no token"),
             ("a b 0123456789abcdef", "/tokens line 1 is no token"),
+            ("0123456789abcdef #billing-production", "/tokens line 1 is no token"),
+            ("0123456789abcdef0123456789abcdef billing-production", "/tokens line 1 is no token"),
             (&long, "/tokens line 1 is no token"),
             ("0123456789abcdef\nx 0123456789abcdef", "/tokens line 2: this token stands twice"),
             (&many, "/tokens: there are more than 256 tokens"),

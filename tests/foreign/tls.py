@@ -3,6 +3,7 @@
 usage: tls.py GATEWAY_BINARY
 """
 
+import asyncio
 import contextlib
 import pathlib
 import signal
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 
-from websockets.sync.client import connect
+from websockets.asyncio.client import connect
 
 from authority import Authority
 from foreign import ECHOES, SIZES, Foreigner, running, text
@@ -31,11 +32,41 @@ def address(listeners):
     return host, int(port)
 
 
-def secure(authority, listeners):
-    """A client that checks the certificate and its name."""
-    url = f"wss://localhost:{address(listeners)[1]}/"
-    stream = socket.create_connection(address(listeners), timeout=HANG)
-    return connect(url, sock=stream, ssl=authority.client(), max_size=1 << 21)
+class Secure:
+    """A client that checks the certificate and its name.
+
+    It runs in one event loop: the threads of websockets' blocking client read and write one TLS
+    object at a time, which Python's ssl doesn't bear (a request is lost now and then while a
+    session ticket is read)."""
+
+    LOOP = asyncio.new_event_loop()
+    threading.Thread(target=LOOP.run_forever, daemon=True).start()
+
+    def __init__(self, authority, listeners):
+        url = f"wss://localhost:{address(listeners)[1]}/"
+        stream = socket.create_connection(address(listeners), timeout=HANG)
+
+        async def open_it():
+            return await connect(url, sock=stream, ssl=authority.client(), max_size=1 << 21)
+
+        self.client = self.run(open_it())
+
+    def run(self, what, timeout=HANG):
+        return asyncio.run_coroutine_threadsafe(what, self.LOOP).result(timeout)
+
+    def recv(self, timeout=HANG):
+        return self.run(self.client.recv(), timeout)
+
+    def send(self, message):
+        self.run(self.client.send(message))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.run(self.client.close())
+
+
 
 
 def shown(authority, listeners):
@@ -52,7 +83,7 @@ def sizes(binary, authority):
     for settings in ECHOES:
         with running(binary, *settings, *authority.settings()) as (_, _, listeners):
             server = Foreigner(listeners["grpc"][0])
-            with secure(authority, listeners) as client:
+            with Secure(authority, listeners) as client:
                 name = client.recv()
                 for size in SIZES:
                     message = text(size)
@@ -82,7 +113,7 @@ def renewals(binary, authority):
     with contextlib.ExitStack() as stack:
         command, process, listeners = stack.enter_context(running(binary, *settings))
         server = Foreigner(listeners["grpc"][0])
-        clients = [stack.enter_context(secure(authority, listeners)) for _ in range(CLIENTS)]
+        clients = [stack.enter_context(Secure(authority, listeners)) for _ in range(CLIENTS)]
         for client in clients:
             assert len(client.recv()) == 36
         last, faults, done = [float("inf")], [], threading.Event()
