@@ -27,9 +27,20 @@ impl Gate {
     /// A lowered limit takes effect as places come back; a raised one with the next who comes, so
     /// who waits while the limit changes has to come again (`Live::swaps` says when).
     pub async fn enter(&self, limit: usize) -> Option<Place> {
-        self.resize(limit.clamp(1, Semaphore::MAX_PERMITS));
-        // The semaphore is never closed, so there always is a permit.
-        Arc::clone(&self.places).acquire_owned().await.ok()
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
+        self.resize(limit);
+        loop {
+            // The semaphore is never closed, so there always is a permit.
+            let place = Arc::clone(&self.places).acquire_owned().await.ok()?;
+            let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
+            if *size <= limit {
+                return Some(place);
+            }
+            // A place that came back while somebody waited was nobody's to take away; now it is
+            // one too many.
+            place.forget();
+            *size -= 1;
+        }
     }
 
     /// A place, if fewer than `limit` are inside.
@@ -77,5 +88,27 @@ mod tests {
         assert!(gate.try_enter(1).is_none());
         drop(only);
         assert!(gate.try_enter(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_lowered_limit_holds_for_who_waits_as_well() {
+        let gate = Arc::new(Gate::default());
+        let mut inside = Vec::new();
+        for _ in 0..3 {
+            inside.push(gate.enter(3).await);
+        }
+        let waiting = tokio::spawn({
+            let gate = Arc::clone(&gate);
+            async move { gate.enter(1).await }
+        });
+        // It waits before a place comes back: the runtime has one thread.
+        tokio::task::yield_now().await;
+        for _ in 0..2 {
+            inside.pop();
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished(), "{} are inside and one is allowed", inside.len());
+        }
+        inside.pop();
+        assert!(waiting.await.unwrap().is_some());
     }
 }
