@@ -93,32 +93,10 @@ async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
             }
             Ok(Exit::Done)
         }
-        Ask::Reload { plan: true } => match client.plan().await? {
-            Reloaded::Refused { faults } => {
-                complain(&render::faults(
-                    "a reload would be refused; the configuration has",
-                    &faults,
-                ));
-                Ok(Exit::Failed)
-            }
-            accepted @ Reloaded::Accepted { .. } => {
-                say(&render::planned(&accepted));
-                Ok(Exit::Done)
-            }
-        },
-        Ask::Reload { plan: false } => match client.reload().await? {
-            Reloaded::Refused { faults } => {
-                complain(&render::faults(
-                    "reload refused, nothing changed; the configuration has",
-                    &faults,
-                ));
-                Ok(Exit::Failed)
-            }
-            accepted @ Reloaded::Accepted { .. } => {
-                say(&render::reloaded(&accepted));
-                Ok(Exit::Done)
-            }
-        },
+        Ask::Reload { plan } => {
+            let outcome = if plan { client.plan().await? } else { client.reload().await? };
+            Ok(tell_outcome(&outcome, plan))
+        }
         Ask::Health => {
             let ready = client.health().await?;
             say(if ready { "ready" } else { "not ready" });
@@ -130,6 +108,27 @@ async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
         }
         Ask::Drain { wait: false } => begin_drain(client, socket).await,
         Ask::Stop => stop(client).await,
+    }
+}
+
+/// Says how a reload ended, or how one would end.
+fn tell_outcome(outcome: &Reloaded, plan: bool) -> Exit {
+    match outcome {
+        Reloaded::Refused { faults } => {
+            complain(&render::faults(
+                if plan {
+                    "a reload would be refused; the configuration has"
+                } else {
+                    "reload refused, nothing changed; the configuration has"
+                },
+                faults,
+            ));
+            Exit::Failed
+        }
+        Reloaded::Accepted { .. } => {
+            say(&if plan { render::planned(outcome) } else { render::reloaded(outcome) });
+            Exit::Done
+        }
     }
 }
 
