@@ -248,6 +248,10 @@ fn file_layer(path: &Path, again: Option<Again>, faults: &mut Vec<Fault>) -> Lay
 
 fn read_file(path: &Path, again: Option<Again>) -> Result<String, String> {
     let mut bytes = Vec::new();
+    // A process that runs must not wait for whoever might write to a pipe.
+    if again.is_some() && path.metadata().is_ok_and(|found| !found.is_file()) {
+        return Err("is no file".to_owned());
+    }
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
         .map_err(|error| match again.and_then(|again| again.before) {

@@ -222,12 +222,15 @@ impl Desk {
 
     /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
     fn make_room(&mut self, slot: u32, door: &Door, session: &mut Session, bytes: usize) -> bool {
-        if !session.flags.blocked {
-            if self.flush(slot, door, session).is_err() {
+        // A flush that ended with its turn says nothing of how fast the client reads.
+        let mut state = State::Unfinished;
+        while state == State::Unfinished && !session.flags.blocked {
+            let Ok(flushed) = self.flush(slot, door, session) else {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return false;
-            }
+            };
+            state = flushed.state;
             if self.fits(session, bytes) {
                 return true;
             }

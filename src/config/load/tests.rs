@@ -252,6 +252,10 @@ fn a_file_that_is_empty_or_gone_when_it_is_read_again_is_a_fault() {
         fs::remove_file(&file).unwrap();
         let fault = again(&file, named).unwrap_err();
         assert_eq!(fault, "FILE: is gone; what it said stays in force");
+        // What is no regular file, a pipe for example, isn't even opened.
+        fs::create_dir(&file).unwrap();
+        assert_eq!(again(&file, named).unwrap_err(), "FILE: is no file");
+        fs::remove_dir(&file).unwrap();
         fs::write(&file, "# everything has its default\n").unwrap();
         assert_eq!(again(&file, named).unwrap().config, Config::default());
         fs::write(&file, "shards = 3").unwrap();
