@@ -7,16 +7,30 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
+const CLASSIC: &[&str] = &["proto/classic.proto"];
+
+const V1: &[&str] = &[
+    "proto/gateway/v1/types.proto",
+    "proto/gateway/v1/messages.proto",
+    "proto/gateway/v1/connections.proto",
+    "proto/gateway/v1/membership.proto",
+    "proto/gateway/v1/directory.proto",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["proto/classic.proto"], ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("classic.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure()
-        .build_server(true)
-        .build_client(true)
-        // Clients take any channel; the program itself, which is none, is built without one.
-        .build_transport(false)
-        .compile_fds(descriptors)?;
+    for (api, files) in [("classic", CLASSIC), ("v1", V1)] {
+        let descriptors = protox::compile(files, ["proto"])?;
+        fs::write(out.join(api).with_extension("bin"), descriptors.encode_to_vec())?;
+        tonic_prost_build::configure()
+            .build_server(true)
+            .build_client(true)
+            // Clients take any channel; the program itself, which is none, is built without one.
+            .build_transport(false)
+            // What is sent is passed on by reference, never copied.
+            .bytes(".")
+            .compile_fds(descriptors)?;
+    }
     Ok(())
 }

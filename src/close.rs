@@ -2,6 +2,8 @@
 //!
 //! The codes are API: clients see them, metrics count by them, tests assert them.
 
+use crate::message::Payload;
+
 /// The close codes that the gateway sends (RFC 6455 §7.4; 3000 and up are registered or ours).
 pub mod code {
     /// Closed because the business system asked for it, or in answer to the client's own close.
@@ -22,6 +24,8 @@ pub mod code {
     pub const RESTART: u16 = 1012;
     /// The client reads too slowly, or the gateway's memory budget is used up.
     pub const OVERLOADED: u16 = 1013;
+    /// The time until which the client was allowed in is over.
+    pub const EXPIRED: u16 = 3000;
     /// Nothing was heard from the client for the heartbeat timeout.
     pub const SILENT: u16 = 3008;
 }
@@ -53,11 +57,13 @@ pub enum Cause {
     Budget,
     /// Nothing was heard for `websocket.heartbeat_timeout`.
     Silent,
+    /// The time until which it was allowed in is over.
+    Expired,
 }
 
 impl Cause {
     /// Every cause, in the order of [`Cause::index`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Api,
         Self::Peer,
         Self::Lost,
@@ -70,6 +76,7 @@ impl Cause {
         Self::Slow,
         Self::Budget,
         Self::Silent,
+        Self::Expired,
     ];
 
     /// Position in [`Cause::ALL`], for tables of counters.
@@ -92,6 +99,7 @@ impl Cause {
             Self::Slow => "slow",
             Self::Budget => "budget",
             Self::Silent => "silent",
+            Self::Expired => "expired",
         }
     }
 }
@@ -105,12 +113,16 @@ pub struct Close {
     pub code: u16,
     /// The reason on the wire: at most 123 bytes, longer ones are cut at a character.
     pub reason: std::borrow::Cow<'static, str>,
+    /// A message that goes out before the close frame.
+    pub last: Option<Payload>,
+    /// Whether what waits for the client is dropped rather than written first.
+    pub drop_pending: bool,
 }
 
 impl Close {
     /// A close for `cause`, with `code` and a short text for people.
     pub fn new(cause: Cause, code: u16, reason: impl Into<std::borrow::Cow<'static, str>>) -> Self {
-        Self { cause, code, reason: reason.into() }
+        Self { cause, code, reason: reason.into(), last: None, drop_pending: false }
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     ops::{Deref, DerefMut},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use smallvec::SmallVec;
@@ -29,9 +29,24 @@ use crate::{
 pub struct Directory {
     users: Stripes<Clients>,
     groups: Stripes<Places>,
+    /// Held by a shard for a step that changes several names, and by each question for as long as
+    /// it takes to answer: so nobody sees half of such a step.
+    step: RwLock<()>,
 }
 
 impl Directory {
+    /// Keeps everybody who asks waiting until what is returned is dropped: for a step that changes
+    /// several names. Steps of one name need no such care.
+    pub fn one_step(&self) -> RwLockWriteGuard<'_, ()> {
+        // It guards nothing that a panic could leave half done.
+        self.step.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a question about several names, which is to be answered as of one moment.
+    pub fn one_look(&self) -> Look<'_> {
+        Look { directory: self, _step: self.step.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
     /// Records that `client` is now bound to `uid`.
     pub fn bind(&self, uid: &Name, client: ClientId) {
         self.users.stripe(uid.as_str()).entry(uid.clone()).or_default().insert(client);
@@ -48,24 +63,15 @@ impl Directory {
         }
     }
 
-    /// The clients of a uid; none if nobody has it.
-    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
-        self.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)
-    }
-
-    /// Whether any client has the uid.
-    pub fn user_is_online(&self, uid: &str) -> bool {
-        self.users.stripe(uid).contains_key(uid)
-    }
-
-    /// All uids that a client has.
+    /// All uids that a client has; each was there when it was read.
     pub fn users(&self) -> Vec<Name> {
-        self.users.names()
-    }
-
-    /// Distinct uids.
-    pub fn count_users(&self) -> u64 {
-        self.users.len()
+        let mut names = Vec::new();
+        for stripe in &self.users.stripes {
+            // Each stripe by itself, so that no shard waits for the whole list.
+            let _look = self.one_look();
+            names.extend(stripe.lock().keys().cloned());
+        }
+        names
     }
 
     /// Records that `shard` now holds `members` clients of the group; zero forgets the place.
@@ -85,22 +91,45 @@ impl Directory {
             stripe.remove(group.as_str());
         }
     }
+}
+
+/// The directory as of one moment: no step of several names is half done while this lives.
+pub struct Look<'a> {
+    directory: &'a Directory,
+    _step: RwLockReadGuard<'a, ()>,
+}
+
+impl Look<'_> {
+    /// The clients of a uid; none if nobody has it.
+    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
+        self.directory.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)
+    }
+
+    /// Whether any client has the uid.
+    pub fn user_is_online(&self, uid: &str) -> bool {
+        self.directory.users.stripe(uid).contains_key(uid)
+    }
+
+    /// Distinct uids.
+    pub fn count_users(&self) -> u64 {
+        self.directory.users.len()
+    }
 
     /// The shards that hold members of the group; none if there is no such group.
     pub fn shards_of(&self, group: &str) -> SmallVec<[u16; 8]> {
-        let stripe = self.groups.stripe(group);
+        let stripe = self.directory.groups.stripe(group);
         stripe.get(group).into_iter().flatten().map(|place| place.shard).collect()
     }
 
     /// Members of the group on all shards.
     pub fn count_members(&self, group: &str) -> usize {
-        let stripe = self.groups.stripe(group);
+        let stripe = self.directory.groups.stripe(group);
         stripe.get(group).into_iter().flatten().map(|place| place.members).sum()
     }
 
     /// Groups that exist, that is, have a member.
     pub fn count_groups(&self) -> u64 {
-        self.groups.len()
+        self.directory.groups.len()
     }
 }
 
@@ -251,14 +280,6 @@ impl<V> Stripes<V> {
     fn len(&self) -> u64 {
         self.stripes.iter().map(|stripe| stripe.len.get()).sum()
     }
-
-    fn names(&self) -> Vec<Name> {
-        let mut names = Vec::new();
-        for stripe in &self.stripes {
-            names.extend(stripe.lock().keys().cloned());
-        }
-        names
-    }
 }
 
 #[cfg(test)]
@@ -277,18 +298,18 @@ mod tests {
         for &client in clients.iter().chain(&clients) {
             directory.bind(&ada, client);
         }
-        let mut found = directory.clients_of("ada");
+        let mut found = directory.one_look().clients_of("ada");
         found.sort();
         let mut expected = clients.clone();
         expected.sort();
         assert_eq!(found, expected);
-        assert_eq!(directory.count_users(), 1);
+        assert_eq!(directory.one_look().count_users(), 1);
         for &client in &clients {
-            assert!(directory.user_is_online("ada"));
+            assert!(directory.one_look().user_is_online("ada"));
             directory.unbind(&ada, client);
         }
-        assert!(!directory.user_is_online("ada"));
-        assert_eq!((directory.count_users(), directory.users().len()), (0, 0));
+        assert!(!directory.one_look().user_is_online("ada"));
+        assert_eq!((directory.one_look().count_users(), directory.users().len()), (0, 0));
     }
 
     #[test]
@@ -298,12 +319,18 @@ mod tests {
         directory.set_members(&lobby, 2, 5);
         directory.set_members(&lobby, 0, 1);
         directory.set_members(&lobby, 2, 4);
-        assert_eq!(directory.shards_of("lobby").as_slice(), [2, 0]);
-        assert_eq!((directory.count_members("lobby"), directory.count_groups()), (5, 1));
+        assert_eq!(directory.one_look().shards_of("lobby").as_slice(), [2, 0]);
+        assert_eq!(
+            (directory.one_look().count_members("lobby"), directory.one_look().count_groups()),
+            (5, 1)
+        );
         directory.set_members(&lobby, 2, 0);
-        assert_eq!(directory.shards_of("lobby").as_slice(), [0]);
+        assert_eq!(directory.one_look().shards_of("lobby").as_slice(), [0]);
         directory.set_members(&lobby, 0, 0);
         directory.set_members(&lobby, 1, 0);
-        assert_eq!((directory.count_members("lobby"), directory.count_groups()), (0, 0));
+        assert_eq!(
+            (directory.one_look().count_members("lobby"), directory.one_look().count_groups()),
+            (0, 0)
+        );
     }
 }

@@ -13,6 +13,8 @@
 //! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
 
 mod pulse;
+mod routes;
+mod sends;
 
 use std::{
     future::Future,
@@ -24,21 +26,20 @@ use std::{
     time::Duration,
 };
 
-use smallvec::{SmallVec, smallvec};
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 pub use pulse::{Lag, Pulse};
 
 use crate::{
+    change::{Change, Changed, Refusal, Subject},
     close::Close,
     config::{self, Live},
     directory::Directory,
     ids::{ClientId, Name},
     message::{Payload, Receipt, Target},
     metrics::{BusyStats, HandshakeStats, ShardStats},
-    shard::{
-        self, Bounds, Change, Clients, Command, Newcomer, Refusal, Seat, Seats, Shard, Threads,
-    },
+    shard::{self, Bounds, Command, Newcomer, Seat, Seats, Shard, Threads},
     sink::EventSink,
     wire,
 };
@@ -66,12 +67,9 @@ pub enum HubError {
     /// The client is not connected.
     #[error("no client {0} is connected")]
     UnknownClient(ClientId),
-    /// The client is in as many groups as it may be.
-    #[error("the client is in {limit} groups, limits.groups_per_client allows no more")]
-    TooManyGroups {
-        /// The limit.
-        limit: usize,
-    },
+    /// The client can't be changed like that.
+    #[error(transparent)]
+    Refused(Refusal),
     /// The caller should slow down and try again: nothing was done.
     #[error("shard {shard} is busy: {what} is used up; try again")]
     Busy {
@@ -172,41 +170,94 @@ impl Hub {
         Ok(total)
     }
 
+    /// Changes one client, whole or not at all.
+    pub async fn change(&self, client: ClientId, change: Change) -> Result<Changed, HubError> {
+        let subject = Subject { client, of: None };
+        let mut changed = self.change_all(vec![subject], change).await?;
+        match changed.pop() {
+            Some(Ok(changed)) => Ok(changed),
+            Some(Err(Refusal::UnknownClient)) | None => Err(HubError::UnknownClient(client)),
+            Some(Err(refusal)) => Err(HubError::Refused(refusal)),
+        }
+    }
+
+    /// Changes clients in the same way, each whole or not at all; answers what became of each, in
+    /// their order.
+    pub async fn change_all(
+        &self,
+        subjects: Vec<Subject>,
+        change: Change,
+    ) -> Result<Vec<Result<Changed, Refusal>>, HubError> {
+        let mut results = vec![Err(Refusal::UnknownClient); subjects.len()];
+        let mut by_shard: Vec<(Vec<usize>, Vec<Subject>)> = Vec::new();
+        by_shard.resize_with(self.0.shards.len(), Default::default);
+        for (index, subject) in subjects.into_iter().enumerate() {
+            // No other gateway's client is one of ours.
+            if let Some((indexes, subjects)) = by_shard.get_mut(usize::from(subject.client.shard()))
+            {
+                indexes.push(index);
+                subjects.push(subject);
+            }
+        }
+        let bytes = change.messages.iter().map(|payload| payload.bytes.len()).sum();
+        let change = Arc::new(change);
+        let shards =
+            by_shard.into_iter().enumerate().filter(|(_, (indexes, _))| !indexes.is_empty());
+        let (routes, indexes): (Vec<_>, Vec<_>) =
+            shards.map(|(shard, (indexes, subjects))| ((shard, subjects), indexes)).unzip();
+        let answers = self.ask(routes, bytes, |subjects, reply| {
+            Command::Change(subjects, Arc::clone(&change), reply)
+        })?;
+        for (indexes, answer) in indexes.into_iter().zip(answers) {
+            for (index, result) in indexes.into_iter().zip(answer.await?) {
+                results[index] = result;
+            }
+        }
+        Ok(results)
+    }
+
     /// Gives the client a uid, in place of an earlier one.
     pub async fn bind(&self, client: ClientId, uid: Name) -> Result<(), HubError> {
-        self.change(client, Change::Bind(uid)).await.map(drop)
+        self.change(client, Change::uid(Some(uid))).await.map(drop)
     }
 
     /// Takes the client's uid away.
     pub async fn unbind(&self, client: ClientId) -> Result<(), HubError> {
-        self.change(client, Change::Unbind).await.map(drop)
+        self.change(client, Change::uid(None)).await.map(drop)
     }
 
     /// Puts the client into a group, which begins to exist with its first member.
     pub async fn join(&self, client: ClientId, group: Name) -> Result<(), HubError> {
-        self.change(client, Change::Join(group)).await.map(drop)
+        self.change(client, Change::join(vec![group])).await.map(drop)
     }
 
     /// Takes the client out of a group; answers false if it was no member.
     pub async fn leave(&self, client: ClientId, group: &str) -> Result<bool, HubError> {
         match any_name(group) {
-            Some(group) => self.change(client, Change::Leave(group)).await,
+            Some(group) => Ok(self.change(client, Change::leave(vec![group])).await?.left > 0),
             None => Ok(false),
         }
     }
 
-    /// Dissolves a group, members stay connected; answers false if there is no such group.
-    pub async fn dissolve(&self, group: &str) -> Result<bool, HubError> {
-        let Some(group) = any_name(group) else {
-            return Ok(false);
+    /// Dissolves groups, members stay connected; answers how many members each had.
+    pub async fn dissolve(&self, groups: Vec<Name>) -> Result<Vec<usize>, HubError> {
+        let mut members = vec![0; groups.len()];
+        let mut shards: Vec<_> = {
+            let look = self.0.directory.one_look();
+            groups.iter().flat_map(|group| look.shards_of(group.as_str())).collect()
         };
-        let routes = self.routes(&Target::Group(group.clone()));
-        let answers = self.ask(routes, 0, |_, reply| Command::Dissolve(group.clone(), reply))?;
-        let mut existed = false;
+        shards.sort_unstable();
+        shards.dedup();
+        let groups: Arc<[Name]> = groups.into();
+        let routes = shards.into_iter().map(|shard| (usize::from(shard), ()));
+        let answers =
+            self.ask(routes, 0, |(), reply| Command::Dissolve(Arc::clone(&groups), reply))?;
         for answer in answers {
-            existed |= answer.await?;
+            for (total, here) in members.iter_mut().zip(answer.await?) {
+                *total += here;
+            }
         }
-        Ok(existed)
+        Ok(members)
     }
 
     /// Whether the client is connected.
@@ -256,17 +307,17 @@ impl Hub {
 
     /// Distinct uids that have a client.
     pub fn count_users(&self) -> u64 {
-        self.0.directory.count_users()
+        self.0.directory.one_look().count_users()
     }
 
     /// Groups that have a member.
     pub fn count_groups(&self) -> u64 {
-        self.0.directory.count_groups()
+        self.0.directory.one_look().count_groups()
     }
 
     /// Clients in a group.
     pub fn count_members(&self, group: &str) -> u64 {
-        self.0.directory.count_members(group) as u64
+        self.0.directory.one_look().count_members(group) as u64
     }
 
     /// Distinct uids that have a client.
@@ -276,12 +327,12 @@ impl Hub {
 
     /// The clients of a uid.
     pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
-        self.0.directory.clients_of(uid)
+        self.0.directory.one_look().clients_of(uid)
     }
 
     /// Whether the uid has a client.
     pub fn user_is_online(&self, uid: &str) -> bool {
-        self.0.directory.user_is_online(uid)
+        self.0.directory.one_look().user_is_online(uid)
     }
 
     /// What each shard counts.
@@ -362,71 +413,32 @@ impl Hub {
         Ok(all)
     }
 
-    async fn change(&self, client: ClientId, change: Change) -> Result<bool, HubError> {
-        let route = self.route(client).ok_or(HubError::UnknownClient(client))?;
-        let mut change = Some(change);
-        let answers = self.ask([route], 0, |_, reply| {
-            // One route is one call of this closure.
-            Command::Change(client, change.take().unwrap_or(Change::Unbind), reply)
-        })?;
-        only(answers).await?.map_err(|refusal| match refusal {
-            Refusal::UnknownClient => HubError::UnknownClient(client),
-            Refusal::TooManyGroups { limit } => HubError::TooManyGroups { limit },
-        })
-    }
-
-    /// Which shards a target concerns, and which clients on each.
-    fn routes(&self, target: &Target) -> Routes {
-        match target {
-            Target::All => (0..self.0.shards.len()).map(|shard| (shard, Clients::All)).collect(),
-            Target::Client(client) => self.route(*client).into_iter().collect(),
-            Target::User(uid) => {
-                let mut clients = self.0.directory.clients_of(uid.as_str());
-                clients.sort_unstable_by_key(|client| client.shard());
-                let same_shard = clients.chunk_by(|a, b| a.shard() == b.shard());
-                same_shard
-                    .map(|clients| {
-                        let shard = usize::from(clients[0].shard());
-                        (shard, Clients::OfUser(clients.to_vec(), uid.clone()))
-                    })
-                    .collect()
-            }
-            Target::Group(group) => {
-                let shards = self.0.directory.shards_of(group.as_str()).into_iter();
-                shards.map(|shard| (usize::from(shard), Clients::Group(group.clone()))).collect()
-            }
-        }
-    }
-
-    /// The shard that an id names; none if this gateway has no such shard.
-    fn route(&self, client: ClientId) -> Option<(usize, Clients)> {
-        let shard = usize::from(client.shard());
-        (shard < self.0.shards.len()).then(|| (shard, Clients::These(smallvec![client])))
-    }
-
     /// Puts one command into the inbox of each shard on the routes, or none into any.
-    fn ask<T>(
+    fn ask<C, T>(
         &self,
-        routes: impl IntoIterator<Item = (usize, Clients)>,
+        routes: impl IntoIterator<Item = (usize, C)>,
         bytes: usize,
-        mut command: impl FnMut(Clients, oneshot::Sender<T>) -> Command,
+        mut command: impl FnMut(C, oneshot::Sender<T>) -> Command,
     ) -> Result<Answers<impl Future<Output = Result<T, HubError>>>, HubError> {
-        let config = self.0.live.snapshot();
-        let bounds = Bounds {
-            calls: config.limits.inbox,
-            bytes: config::machine::share(config.limits.queued_budget(), self.0.shards.len()),
-        };
+        let bounds = self.bounds();
         let mut places = SmallVec::<[_; 4]>::new();
-        for (shard, clients) in routes {
-            let place = self.0.shards[shard].inbox.reserve(bytes, bounds);
-            places.push((place.map_err(|full| self.refuse(shard, full))?, clients));
+        for (shard, concerned) in routes {
+            let place = self.0.shards[shard].inbox.reserve((1, bytes), bounds);
+            places.push((place.map_err(|full| self.refuse(shard, full))?, concerned));
         }
-        let answers = places.into_iter().map(|(place, clients)| {
+        let answers = places.into_iter().map(|(place, concerned)| {
             let (reply, answer) = oneshot::channel();
-            place.commit(command(clients, reply));
+            place.commit(command(concerned, reply));
             async { answer.await.map_err(|_| HubError::Stopped) }
         });
         Ok(answers.collect())
+    }
+
+    /// How much may wait for a shard.
+    fn bounds(&self) -> Bounds {
+        let limits = &self.0.live.snapshot().limits;
+        let bytes = config::machine::share(limits.queued_budget(), self.0.shards.len());
+        Bounds { calls: limits.inbox, bytes }
     }
 
     /// Counts a call for which there was no place.
@@ -441,7 +453,6 @@ impl Hub {
     }
 }
 
-type Routes = SmallVec<[(usize, Clients); 4]>;
 type Answers<F> = SmallVec<[F; 4]>;
 
 /// A name to look something up by: the limit was checked when the thing got its name, and may have

@@ -4,7 +4,7 @@
 //! over gRPC. The layers, from the bottom up (imports go down only; `tests/it/tidy.rs` checks it):
 //!
 //! ```text
-//! 0  ids  message  close  metrics  sink
+//! 0  ids  attributes  message  change  close  metrics  sink
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
 //! 3  hub  lifecycle  status
@@ -15,6 +15,8 @@
 pub mod access;
 pub mod admin;
 pub mod app;
+pub mod attributes;
+pub mod change;
 pub mod cli;
 pub mod close;
 pub mod config;

@@ -119,11 +119,18 @@ pub enum Drop {
     Oldest,
     /// The connection ended while the message was waiting in its queue.
     Closed,
+    /// The client was behind, and the message was not to wait.
+    Behind,
+    /// A later message with the same key took its place.
+    Replaced,
+    /// It waited for longer than it was worth something.
+    Expired,
 }
 
 impl Drop {
     /// Every cause, in the order of the counters.
-    pub const ALL: [Self; 3] = [Self::Newest, Self::Oldest, Self::Closed];
+    pub const ALL: [Self; 6] =
+        [Self::Newest, Self::Oldest, Self::Closed, Self::Behind, Self::Replaced, Self::Expired];
 
     /// The name under which status and metrics count it.
     pub fn name(self) -> &'static str {
@@ -131,6 +138,9 @@ impl Drop {
             Self::Newest => "newest",
             Self::Oldest => "oldest",
             Self::Closed => "closed",
+            Self::Behind => "behind",
+            Self::Replaced => "replaced",
+            Self::Expired => "expired",
         }
     }
 }

@@ -18,6 +18,7 @@
 mod adopt;
 mod bundle;
 mod caps;
+mod change;
 mod deliver;
 mod door;
 mod encode;
@@ -42,7 +43,7 @@ use std::{
     thread,
 };
 
-pub(crate) use inbox::{Bounds, Change, Clients, Command, Full, Inbox, Refusal};
+pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
 
 use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::EventSink};
 

@@ -115,6 +115,8 @@ mod tests {
                 partial_bytes: Memory::Bytes(Size::mib(9)),
                 names: 9,
                 groups_per_client: 9,
+                attributes: 9,
+                attribute_bytes: Size(9),
                 address_clients: 9,
                 address_connections: 9,
                 addresses: 9,

@@ -69,6 +69,8 @@ pub const KEYS: &[(&str, Class)] = {
         ("limits.partial_bytes", Live),
         ("limits.names", Live),
         ("limits.groups_per_client", Live),
+        ("limits.attributes", Live),
+        ("limits.attribute_bytes", Live),
         ("limits.address_clients", Live),
         ("limits.address_connections", Live),
         ("limits.addresses", Live),

@@ -161,6 +161,10 @@ pub struct Limits {
     pub names: usize,
     /// Groups one client may be in.
     pub groups_per_client: usize,
+    /// Attributes of one client.
+    pub attributes: usize,
+    /// Bytes of all names and values of one client's attributes.
+    pub attribute_bytes: Size,
     /// Clients at once from one address (IPv6: from one /64); zero is no limit.
     pub address_clients: usize,
     /// Connections per second from one address (IPv6: from one /64); zero is no limit.
@@ -345,6 +349,8 @@ impl Default for Limits {
             partial_bytes: Memory::Percent(10),
             names: 256,
             groups_per_client: 128,
+            attributes: 32,
+            attribute_bytes: Size(4096),
             address_clients: 0,
             address_connections: 0,
             addresses: 65_536,

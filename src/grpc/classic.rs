@@ -177,14 +177,18 @@ impl Classic {
         request: UnGroupRequest,
         caller: Option<Caller>,
     ) -> Answer<UnGroupResponse> {
+        let Ok(group) = Name::new(&request.group, usize::MAX) else {
+            return Ok(UnGroupResponse { result: false });
+        };
         if self.hub.group_exists(&request.group) {
             tracing::info!(
                 target: AUDIT, caller = caller.map(display), call = "UnGroup",
                 group = ?request.group, "a group is dissolved"
             );
         }
-        let result = known(self.hub.dissolve(&request.group).await)?;
-        Ok(UnGroupResponse { result })
+        // The limit of names was kept when the group was made, and may be smaller now.
+        let members = known(self.hub.dissolve(vec![group]).await)?;
+        Ok(UnGroupResponse { result: members.into_iter().any(|members| members > 0) })
     }
 
     pub(super) async fn get_group_online_client(
@@ -296,7 +300,7 @@ fn done<T>(result: Result<T, HubError>) -> Answer<bool> {
 fn known<T: Default>(result: Result<T, HubError>) -> Answer<T> {
     match result {
         Ok(answer) => Ok(answer),
-        Err(HubError::UnknownClient(_) | HubError::TooManyGroups { .. }) => Ok(T::default()),
+        Err(HubError::UnknownClient(_) | HubError::Refused(_)) => Ok(T::default()),
         Err(error @ HubError::Busy { .. }) => Err(Status::resource_exhausted(error.to_string())),
         Err(error @ HubError::Stopped) => Err(Status::unavailable(error.to_string())),
     }
@@ -316,6 +320,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::change::Refusal;
 
     #[test]
     fn a_fault_of_the_arguments_is_false_and_one_of_the_gateway_a_status() {
@@ -323,7 +328,8 @@ mod tests {
         assert!(done(Ok(())).unwrap());
         assert!(done(Ok(false)).unwrap(), "not having been a member is no fault");
         assert!(!done::<()>(Err(HubError::UnknownClient(client))).unwrap());
-        assert!(!done::<()>(Err(HubError::TooManyGroups { limit: 1 })).unwrap());
+        let refusal = Refusal::TooManyGroups { groups: 2, limit: 1 };
+        assert!(!done::<()>(Err(HubError::Refused(refusal))).unwrap());
 
         let busy = done::<()>(Err(HubError::Busy { shard: 0, what: "limits.inbox" })).unwrap_err();
         assert_eq!(busy.code(), Code::ResourceExhausted);

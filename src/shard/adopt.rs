@@ -50,6 +50,8 @@ impl Loop {
         entry.insert(Session {
             id: ClientId::new(self.index, slot, self.generation, random),
             uid: None,
+            attributes: None,
+            expires: None,
             groups: SmallVec::new(),
             decoder: wire::Decoder::new(newcomer.window.is_some()),
             out: Outbound::default(),

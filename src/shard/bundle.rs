@@ -8,7 +8,7 @@
 //! A form is the plain one or that of a window size; all clients that agreed to the same share it.
 //! It is made when the first of them needs it.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use smallvec::SmallVec;
 
@@ -17,7 +17,7 @@ use super::{
     encode::{Message, PLAIN, Press, SMALLEST, WINDOWS},
     outbound::{Frame, Meter},
 };
-use crate::message::Payload;
+use crate::message::{Payload, WhenBehind};
 
 /// The messages, in order.
 pub(super) struct Bundle<'a> {
@@ -34,8 +34,15 @@ pub(super) struct Form {
 }
 
 impl<'a> Bundle<'a> {
-    pub(super) fn new(payloads: impl Iterator<Item = &'a Payload>) -> Self {
-        Self { messages: payloads.map(Message::new).collect(), forms: Default::default() }
+    /// Messages that are queued at `now`.
+    pub(super) fn new(payloads: &'a [Payload], now: Instant) -> Self {
+        let messages = payloads.iter().map(|payload| Message::new(payload, now));
+        Self { messages: messages.collect(), forms: Default::default() }
+    }
+
+    /// What happens to a message if a client is behind.
+    pub(super) fn when_behind(&self, index: usize) -> &'a WhenBehind {
+        self.messages[index].when_behind()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -98,7 +105,7 @@ mod tests {
         let payloads = texts.map(|text| Payload::from_text(Kind::Text, text));
         let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
-        let mut bundle = Bundle::new(payloads.iter());
+        let mut bundle = Bundle::new(&payloads, Instant::now());
         assert_eq!(bundle.len(), 3);
         let mut lengths = Vec::new();
         for window in [PLAIN, 9, 12, 15] {
@@ -122,7 +129,7 @@ mod tests {
         let payload = Payload::from_text(Kind::Text, "hello".to_owned());
         let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
-        let mut bundle = Bundle::new(std::iter::once(&payload));
+        let mut bundle = Bundle::new(std::slice::from_ref(&payload), Instant::now());
         let form = bundle.form(PLAIN, &caps, &mut press, &meter);
         assert_eq!(form.bytes().as_ptr(), form.frames()[0].bytes().as_ptr());
         assert_eq!(form.bytes(), b"\x81\x05hello");

@@ -27,6 +27,9 @@ pub(super) struct Caps {
     pub(super) message_deadline: Option<Tick>,
     pub(super) close_wait: Tick,
     pub(super) groups_per_client: usize,
+    /// Attributes that a client may have.
+    pub(super) attributes: usize,
+    pub(super) attribute_bytes: usize,
     /// What one client may send.
     pub(super) rates: Rates,
     /// Whether messages are compressed for clients that agreed to it.
@@ -61,6 +64,8 @@ impl Caps {
             message_deadline: ticks(limits.message_deadline),
             close_wait: ticks(limits.close_wait).unwrap_or(1),
             groups_per_client: limits.groups_per_client,
+            attributes: limits.attributes,
+            attribute_bytes: limits.attribute_bytes.bytes(),
             rates: Rates {
                 messages: positive(limits.client_messages.into()),
                 bytes: positive(limits.client_bytes.0),
@@ -92,6 +97,6 @@ impl Caps {
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        [silent, ping, unfinished].into_iter().flatten().min()
+        [silent, ping, unfinished, session.expires].into_iter().flatten().min()
     }
 }

@@ -14,6 +14,7 @@
 //! written at the end of the turn, so that all that waits for one client leaves in one system call.
 
 use std::{
+    cell::{Cell, RefCell},
     io::{
         ErrorKind::{Interrupted, WouldBlock},
         Write,
@@ -25,7 +26,7 @@ use std::{
 };
 
 use fixedbitset::FixedBitSet;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 use super::{
     bundle::Bundle,
@@ -42,12 +43,55 @@ use super::{
 use crate::{
     close::{Cause, Close, code},
     config::SlowClient,
-    message::{Payload, Receipt},
+    message::{Payload, Receipt, WhenBehind},
     metrics::{Drop, ShardStats},
 };
 
 /// Messages for the same clients that wait one behind the other, and whom to answer for each.
-pub(super) type Run = SmallVec<[(Payload, Reply<Receipt>); 1]>;
+pub(super) type Run = SmallVec<[(Payload, Answer); 1]>;
+
+/// Whom to answer for one message.
+pub(super) enum Answer {
+    /// Who sent it.
+    Caller(Reply<Receipt>),
+    /// Who sent several, of which this is the one at the position.
+    Share(Rc<Shares>, usize),
+}
+
+/// The answers to several messages of one call, which are given together.
+pub(super) struct Shares {
+    receipts: RefCell<Vec<Receipt>>,
+    reply: Cell<Option<Reply<Vec<Receipt>>>>,
+}
+
+impl Answer {
+    pub(super) fn give(self, receipt: Receipt) {
+        match self {
+            // Who asked may be gone; the message goes out all the same.
+            Self::Caller(reply) => drop(reply.send(receipt)),
+            Self::Share(shares, index) => shares.receipts.borrow_mut()[index] = receipt,
+        }
+    }
+}
+
+impl Shares {
+    pub(super) fn new(count: usize, reply: Reply<Vec<Receipt>>) -> Rc<Self> {
+        let receipts = RefCell::new(vec![Receipt::default(); count]);
+        Rc::new(Self { receipts, reply: Cell::new(Some(reply)) })
+    }
+}
+
+/// The last answer was given.
+impl std::ops::Drop for Shares {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(self.receipts.take());
+        }
+    }
+}
+
+/// What became of each message of a run.
+pub(super) type Receipts = SmallVec<[Receipt; 1]>;
 
 /// Everything that the step of one session needs besides the session: apart from the sessions, so
 /// that a fan-out can walk these and use that.
@@ -90,8 +134,31 @@ enum Written {
 enum Offer {
     /// The client is not there any more.
     Gone,
-    Queued,
-    Refused,
+    /// It waits; so many earlier messages made place for it.
+    Queued(u64),
+    /// The client is behind, and the message was not to wait.
+    Behind,
+    /// The queue is full.
+    Full,
+    /// The client is being closed, for this message or by a fault.
+    Closed,
+}
+
+impl Offer {
+    /// Corrects a receipt that says that everybody has queued the message.
+    fn enter(self, receipt: &mut Receipt) {
+        if let Self::Queued(replaced) = self {
+            receipt.replaced += usize::try_from(replaced).unwrap_or(usize::MAX);
+            return;
+        }
+        receipt.queued -= 1;
+        match self {
+            Self::Gone | Self::Queued(_) => receipt.matched -= 1,
+            Self::Behind => receipt.behind += 1,
+            Self::Full => receipt.full += 1,
+            Self::Closed => receipt.closed += 1,
+        }
+    }
 }
 
 impl Desk {
@@ -134,16 +201,37 @@ impl Desk {
     }
 
     /// Queues a message for one client, if it takes it.
-    fn offer(&mut self, slot: u32, door: &Door, session: &mut Session, frame: &Rc<Frame>) -> Offer {
+    fn offer(
+        &mut self,
+        slot: u32,
+        door: &Door,
+        session: &mut Session,
+        (frame, when_behind): (Rc<Frame>, &WhenBehind),
+    ) -> Offer {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
-        if !self.fits(session, frame.len()) && !self.make_room(slot, door, session, frame.len()) {
-            return Offer::Refused;
+        let mut replaced = 0;
+        match when_behind {
+            WhenBehind::Queue => {}
+            WhenBehind::Drop if session.flags.blocked => {
+                self.stats.drop_messages(Drop::Behind, 1);
+                return Offer::Behind;
+            }
+            WhenBehind::Drop => {}
+            WhenBehind::Conflate(key) => {
+                replaced = session.out.drop_with_key(key, &self.meter);
+                self.stats.drop_messages(Drop::Replaced, replaced);
+            }
         }
-        session.out.append(Rc::clone(frame), Sort::Message, &self.meter);
+        if !self.fits(session, frame.len())
+            && let Err(refused) = self.make_room(slot, door, session, frame.len())
+        {
+            return refused;
+        }
+        session.out.append(frame, Sort::Message, &self.meter);
         self.mark_dirty(slot, session);
-        Offer::Queued
+        Offer::Queued(replaced)
     }
 
     /// Queues the messages of a bundle for one client; answers what became of each.
@@ -160,7 +248,8 @@ impl Desk {
             let offered = catch_unwind(AssertUnwindSafe(|| {
                 let Self { caps, press, meter, .. } = self;
                 let form = bundle.form(door.window(), caps, press, meter);
-                self.offer(slot, door, session, &form.frames()[index])
+                let frame = Rc::clone(&form.frames()[index]);
+                self.offer(slot, door, session, (frame, bundle.when_behind(index)))
             }));
             outcome(index, offered.unwrap_or_else(|_| self.fault(slot, session)));
         }
@@ -217,28 +306,40 @@ impl Desk {
         self.stats.panics.add(1);
         session.flags.doomed = true;
         self.victims.push((slot, Cause::Fault));
-        Offer::Refused
+        Offer::Closed
     }
 
     /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
-    fn make_room(&mut self, slot: u32, door: &Door, session: &mut Session, bytes: usize) -> bool {
+    fn make_room(
+        &mut self,
+        slot: u32,
+        door: &Door,
+        session: &mut Session,
+        bytes: usize,
+    ) -> Result<(), Offer> {
+        self.drop_expired(session);
+        if self.fits(session, bytes) {
+            return Ok(());
+        }
         // A flush that ended with its turn says nothing of how fast the client reads.
         let mut state = State::Unfinished;
         while state == State::Unfinished && !session.flags.blocked {
             let Ok(flushed) = self.flush(slot, door, session) else {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
-                return false;
+                return Err(Offer::Closed);
             };
             state = flushed.state;
             if self.fits(session, bytes) {
-                return true;
+                return Ok(());
             }
         }
+        let mut refused = Offer::Full;
         match self.caps.slow_client {
             SlowClient::Disconnect => {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Slow));
+                refused = Offer::Closed;
             }
             // Nothing is dropped for a message that would not fit afterwards either.
             SlowClient::DropOldest
@@ -251,13 +352,19 @@ impl Desk {
                     self.stats.drop_messages(Drop::Oldest, 1);
                 }
                 if self.fits(session, bytes) {
-                    return true;
+                    return Ok(());
                 }
             }
             SlowClient::DropNewest | SlowClient::DropOldest => {}
         }
         self.stats.drop_messages(Drop::Newest, 1);
-        false
+        Err(refused)
+    }
+
+    /// Drops what waits for the client and is worth nothing any more.
+    pub(super) fn drop_expired(&self, session: &mut Session) {
+        let expired = session.out.drop_expired(self.now, &self.meter);
+        self.stats.drop_messages(Drop::Expired, expired);
     }
 
     /// Writes what the socket takes.
@@ -267,6 +374,7 @@ impl Desk {
         mut door: &Door,
         session: &mut Session,
     ) -> std::io::Result<Flushed> {
+        self.drop_expired(session);
         let flushed = if door.is_sealed() {
             self.tunnels.flush(slot, door, &mut session.out, &self.meter)?
         } else {
@@ -288,21 +396,12 @@ impl Loop {
             Clients::All => None,
             some => Some(self.slots_of(some)),
         };
-        // Each open session is counted there once.
-        let open = || usize::try_from(self.desk.stats.clients.get()).unwrap_or(usize::MAX);
-        let matched = slots.as_ref().map_or_else(open, Vec::len);
-        let (payloads, replies): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) = run.into_iter().unzip();
-        let mut receipts: SmallVec<[_; 1]> =
-            payloads.iter().map(|_| Receipt { matched, queued: matched }).collect();
-        let mut bundle = Bundle::new(payloads.iter());
-
-        self.queue(slots.as_deref(), &mut bundle, &mut receipts, last);
-        self.close_victims();
-        let queued = receipts.iter().map(|receipt| receipt.queued as u64).sum();
-        self.desk.stats.messages_queued.add(queued);
-        for (reply, receipt) in replies.into_iter().zip(receipts) {
-            // Who asked may be gone; the message goes out all the same.
-            let _ = reply.send(receipt);
+        let (payloads, answers): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) = run.into_iter().unzip();
+        let mut bundle = Bundle::new(&payloads, self.desk.now);
+        let receipts = self.queue(slots.as_deref(), &mut bundle, last);
+        let deliveries = receipts.iter().map(|receipt| receipt.matched).sum();
+        for (answer, receipt) in answers.into_iter().zip(receipts) {
+            answer.give(receipt);
         }
         if last {
             self.write_through(slots.as_deref(), &mut bundle);
@@ -310,12 +409,41 @@ impl Loop {
         }
         drop(bundle);
         self.shed_queues();
-        matched * payloads.len()
+        deliveries
     }
 
-    /// Queues the messages for those of the clients who are laden, or for all of them; takes off
-    /// the receipts who did not take them.
+    /// Queues messages for one client; they go out at the end of the turn. Answers what became of
+    /// each.
+    pub(super) fn deliver_to(&mut self, slot: u32, payloads: &[Payload]) -> Receipts {
+        let mut bundle = Bundle::new(payloads, self.desk.now);
+        let receipts = self.queue(Some(&[slot]), &mut bundle, false);
+        drop(bundle);
+        self.shed_queues();
+        receipts
+    }
+
+    /// Queues the messages for those of the clients who are laden, or for all of them, and answers
+    /// what becomes of each for all of them. Who is too slow for it is closed.
     fn queue(
+        &mut self,
+        slots: Option<&[u32]>,
+        bundle: &mut Bundle<'_>,
+        only_laden: bool,
+    ) -> Receipts {
+        // Each open session is counted there once.
+        let open = || usize::try_from(self.desk.stats.clients.get()).unwrap_or(usize::MAX);
+        let matched = slots.map_or_else(open, <[u32]>::len);
+        let mut receipts = smallvec![Receipt::all_queued(matched); bundle.len()];
+        self.offer_to(slots, bundle, &mut receipts, only_laden);
+        self.close_victims();
+        let queued = receipts.iter().map(|receipt| receipt.queued as u64).sum();
+        self.desk.stats.messages_queued.add(queued);
+        receipts
+    }
+
+    /// Offers the messages to those of the clients who are laden, or to all of them; takes off the
+    /// receipts who did not take them.
+    fn offer_to(
         &mut self,
         slots: Option<&[u32]>,
         bundle: &mut Bundle<'_>,
@@ -325,13 +453,8 @@ impl Loop {
         let Self { sessions, doors, desk, .. } = self;
         let mut offer = |desk: &mut Desk, slot: u32, session: &mut Session| {
             let Some(door) = doors.open(slot) else { return };
-            desk.offer_all(slot, door, session, bundle, |index, offer| match offer {
-                Offer::Queued => {}
-                Offer::Refused => receipts[index].queued -= 1,
-                Offer::Gone => {
-                    receipts[index].matched -= 1;
-                    receipts[index].queued -= 1;
-                }
+            desk.offer_all(slot, door, session, bundle, |index, offer| {
+                offer.enter(&mut receipts[index]);
             });
         };
         match slots {

@@ -5,14 +5,14 @@
 //! is agreed without context takeover, so a compressed frame depends on nothing but the message
 //! and the window, and can be the same for everybody.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use super::{
     caps::Caps,
-    outbound::{Frame, Meter},
+    outbound::{Frame, Meter, Waits},
 };
 use crate::{
-    message::{Kind, Payload},
+    message::{Kind, Payload, WhenBehind},
     wire::{self, Deflater, Opcode},
 };
 
@@ -49,6 +49,7 @@ impl Press {
 /// A message on its way to many clients.
 pub(super) struct Message<'a> {
     payload: &'a Payload,
+    waits: Waits,
     plain: Option<Rc<Frame>>,
     deflated: [Form; WINDOWS],
 }
@@ -65,8 +66,20 @@ enum Form {
 }
 
 impl<'a> Message<'a> {
-    pub(super) fn new(payload: &'a Payload) -> Self {
-        Self { payload, plain: None, deflated: Default::default() }
+    /// A message that is queued at `now`.
+    pub(super) fn new(payload: &'a Payload, now: Instant) -> Self {
+        let key = match &payload.terms.when_behind {
+            WhenBehind::Conflate(key) => Some(key.clone()),
+            WhenBehind::Queue | WhenBehind::Drop => None,
+        };
+        // What lies beyond the reach of the clock is for ever.
+        let until = payload.terms.ttl.and_then(|ttl| now.checked_add(ttl));
+        Self { payload, waits: Waits { until, key }, plain: None, deflated: Default::default() }
+    }
+
+    /// What happens to it if the client is behind.
+    pub(super) fn when_behind(&self) -> &'a WhenBehind {
+        &self.payload.terms.when_behind
     }
 
     /// The frame for a client with the window size.
@@ -81,10 +94,10 @@ impl<'a> Message<'a> {
         if deflates && let Some(frame) = self.deflated(window, caps, press, meter) {
             return frame;
         }
-        let payload = self.payload;
-        let plain = self
-            .plain
-            .get_or_insert_with(|| Frame::new(wire::encode(payload.kind, &payload.bytes), meter));
+        let Self { payload, waits, plain, .. } = self;
+        let plain = plain.get_or_insert_with(|| {
+            Frame::on_terms(wire::encode(payload.kind, &payload.bytes), waits, meter)
+        });
         Rc::clone(plain)
     }
 
@@ -98,7 +111,7 @@ impl<'a> Message<'a> {
         let form = self.deflated.get_mut(usize::from(window.checked_sub(SMALLEST)?))?;
         if let Form::Unmade = form {
             *form = match deflated(self.payload, window, caps, press) {
-                Some(frame) => Form::Made(Frame::new(frame, meter)),
+                Some(frame) => Form::Made(Frame::on_terms(frame, &self.waits, meter)),
                 None => Form::Useless,
             };
         }
@@ -166,7 +179,7 @@ mod tests {
     #[test]
     fn all_receivers_of_a_window_share_one_frame() {
         let (payload, caps, meter) = (text(50), caps(), Meter::default());
-        let mut message = Message::new(&payload);
+        let mut message = Message::new(&payload, Instant::now());
         let mut press = Press::default();
         let plain = message.frame(PLAIN, &caps, &mut press, &meter);
         assert!(untouched(&press), "nobody asked for it compressed");
@@ -190,7 +203,7 @@ mod tests {
     #[test]
     fn what_gets_no_shorter_is_tried_once_and_shared_plain() {
         let (payload, caps, meter) = (noise(2000), caps(), Meter::default());
-        let mut message = Message::new(&payload);
+        let mut message = Message::new(&payload, Instant::now());
         let mut press = Press::default();
         let plain = message.frame(PLAIN, &caps, &mut press, &meter);
         let first = message.frame(15, &caps, &mut press, &meter);
@@ -208,7 +221,7 @@ mod tests {
         let mut payload = text(50);
         let ahead = wire::compress_once(12, 1, &payload.bytes).unwrap();
         payload.deflated.push((12, ahead.into()));
-        let mut message = Message::new(&payload);
+        let mut message = Message::new(&payload, Instant::now());
         let mut press = Press::default();
         let frame = message.frame(12, &caps, &mut press, &meter);
         assert!(untouched(&press));
@@ -223,7 +236,8 @@ mod tests {
             let mut press = Press::default();
             let (kind, bytes) = (payload.kind, &payload.bytes);
             let one = frame_for_one(kind, bytes, 15, caps, &mut press, &meter).len();
-            let shared = Message::new(payload).frame(15, caps, &mut press, &meter).len();
+            let shared =
+                Message::new(payload, Instant::now()).frame(15, caps, &mut press, &meter).len();
             assert_eq!(one, shared);
             assert_eq!(untouched(&press), shared > bytes.len());
             untouched(&press)

@@ -10,13 +10,14 @@ use std::{
 };
 
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::Newcomer;
 use crate::{
+    change::{Change, Changed, Refusal, Subject},
     close::Close,
     ids::{ClientId, Name},
-    message::{Payload, Receipt},
+    message::{Payload, Receipt, Selection},
     metrics::Single,
 };
 
@@ -26,12 +27,14 @@ pub(crate) enum Command {
     Adopt(Box<Newcomer>),
     /// Queue a message for each of the clients.
     Send(Clients, Payload, Reply<Receipt>),
+    /// Queue several messages, in order; answers what became of each.
+    SendAll(Vec<(Clients, Payload)>, Reply<Vec<Receipt>>),
     /// Begin to close each of the clients; answers how many there were.
     Close(Clients, Close, Reply<usize>),
-    /// Change what is known of one client.
-    Change(ClientId, Change, Reply<Result<bool, Refusal>>),
-    /// Forget a group, members stay; answers whether it was here.
-    Dissolve(Name, Reply<bool>),
+    /// Change each of the clients in the same way; answers what that changed, one by one.
+    Change(Vec<Subject>, Arc<Change>, Reply<Vec<Result<Changed, Refusal>>>),
+    /// Forget groups, members stay; answers how many members each had here.
+    Dissolve(Arc<[Name]>, Reply<Vec<usize>>),
     /// The uid of a client; none if there is no such client.
     UidOf(ClientId, Reply<Option<Uid>>),
     /// The ids of the clients.
@@ -47,21 +50,6 @@ pub(crate) enum Command {
 /// The uid of a client, if it has one.
 pub(crate) type Uid = Option<Name>;
 
-/// A change of one client's place in the world. Answers whether anything changed.
-pub(crate) enum Change {
-    Bind(Name),
-    Unbind,
-    Join(Name),
-    Leave(Name),
-}
-
-/// Why a change was refused.
-#[derive(Debug)]
-pub(crate) enum Refusal {
-    UnknownClient,
-    TooManyGroups { limit: usize },
-}
-
 /// Which of a shard's clients.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Clients {
@@ -71,6 +59,38 @@ pub(crate) enum Clients {
     /// These, as far as they are still connected and bound to the uid.
     OfUser(Vec<ClientId>, Name),
     Group(Name),
+    Picked(Arc<Picked>),
+}
+
+/// What a selection means for one shard.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Picked {
+    /// What is selected, and who is left out.
+    pub(crate) selection: Arc<Selection>,
+    /// Those of the selection's clients that live here.
+    pub(crate) clients: Vec<ClientId>,
+    /// Those that live here and belong to one of the selection's users.
+    pub(crate) of_users: Vec<ClientId>,
+}
+
+impl Command {
+    /// Calls and bytes of payload that it counts for; nothing for what needs no place.
+    fn cost(&self) -> Option<(usize, usize)> {
+        match self {
+            Self::Adopt(_) | Self::Pulse(..) | Self::Drain(..) | Self::Stop => None,
+            Self::Send(_, payload, _) => Some((1, payload.bytes.len())),
+            Self::SendAll(sends, _) => Some(cost_of(sends)),
+            Self::Change(_, change, _) => {
+                Some((1, change.messages.iter().map(|payload| payload.bytes.len()).sum()))
+            }
+            _ => Some((1, 0)),
+        }
+    }
+}
+
+/// Calls and bytes of payload that several messages count for.
+pub(crate) fn cost_of(sends: &[(Clients, Payload)]) -> (usize, usize) {
+    (sends.len(), sends.iter().map(|(_, payload)| payload.bytes.len()).sum())
 }
 
 /// Where an answer goes; who asked may have gone away.
@@ -81,6 +101,8 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     /// A copy of [`State::calls`] for who must not wait for the lock; written under it.
     calls: Single,
+    /// Tells who waits for room that there is some.
+    room: Notify,
     waker: Arc<mio::Waker>,
 }
 
@@ -115,32 +137,42 @@ pub(crate) struct Bounds {
 /// A place for one command, taken but not yet filled.
 pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
+    calls: usize,
     bytes: usize,
     filled: bool,
 }
 
 impl Inbox {
     pub(crate) fn new(waker: Arc<mio::Waker>) -> Self {
-        Self { state: Mutex::default(), calls: Single::default(), waker }
+        Self { state: Mutex::default(), calls: Single::default(), room: Notify::new(), waker }
     }
 
-    /// Takes a place for a call that carries `bytes` of payload.
-    pub(crate) fn reserve(&self, bytes: usize, bounds: Bounds) -> Result<Place<'_>, Full> {
+    /// Takes a place for a command that counts for so many calls and bytes of payload.
+    pub(crate) fn reserve(
+        &self,
+        (calls, bytes): (usize, usize),
+        bounds: Bounds,
+    ) -> Result<Place<'_>, Full> {
         let mut state = self.state();
         if state.closed {
             return Err(Full::Closed);
         }
-        if state.calls >= bounds.calls {
+        // One command always fits into an empty inbox, however small the bounds.
+        if state.calls > 0 && state.calls + calls > bounds.calls {
             return Err(Full::Calls);
         }
-        // One message always fits into an empty inbox, however small the budget.
         if bytes > 0 && state.bytes > 0 && state.bytes + bytes > bounds.bytes {
             return Err(Full::Bytes);
         }
-        state.calls += 1;
+        state.calls += calls;
         state.bytes += bytes;
         self.calls.set(state.calls as u64);
-        Ok(Place { inbox: self, bytes, filled: false })
+        Ok(Place { inbox: self, calls, bytes, filled: false })
+    }
+
+    /// Completes when places have become free after this was called.
+    pub(crate) fn room(&self) -> Notified<'_> {
+        self.room.notified()
     }
 
     /// Puts in a command that needs no place: newcomers, which hold a seat, and the process's own.
@@ -167,18 +199,15 @@ impl Inbox {
         debug_assert!(into.is_empty());
         let mut state = self.state();
         std::mem::swap(&mut state.commands, into);
-        for command in into.iter() {
-            let bytes = match command {
-                Command::Adopt(_) | Command::Pulse(..) | Command::Drain(..) | Command::Stop => {
-                    continue;
-                }
-                Command::Send(_, payload, _) => payload.bytes.len(),
-                _ => 0,
-            };
-            state.calls -= 1;
+        for (calls, bytes) in into.iter().filter_map(Command::cost) {
+            state.calls -= calls;
             state.bytes -= bytes;
         }
         self.calls.set(state.calls as u64);
+        drop(state);
+        if !into.is_empty() {
+            self.room.notify_waiters();
+        }
     }
 
     /// Refuses everything from now on and drops what waits, so that whoever waits for an answer
@@ -189,6 +218,7 @@ impl Inbox {
         let orphans = std::mem::take(&mut state.commands);
         drop(state);
         drop(orphans);
+        self.room.notify_waiters();
     }
 
     fn put(&self, mut state: MutexGuard<'_, State>, command: Command) {
@@ -222,9 +252,11 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.filled {
             let mut state = self.inbox.state();
-            state.calls -= 1;
+            state.calls -= self.calls;
             state.bytes -= self.bytes;
             self.inbox.calls.set(state.calls as u64);
+            drop(state);
+            self.inbox.room.notify_waiters();
         }
     }
 }
@@ -247,14 +279,14 @@ mod tests {
     fn a_reservation_counts_until_it_is_dropped_or_taken() {
         let (_poll, inbox) = inbox();
         let bounds = Bounds { calls: 2, bytes: 10 };
-        let first = inbox.reserve(6, bounds).ok();
-        assert_eq!(inbox.reserve(6, bounds).err(), Some(Full::Bytes));
-        let second = inbox.reserve(4, bounds).ok();
-        assert_eq!(inbox.reserve(0, bounds).err(), Some(Full::Calls));
+        let first = inbox.reserve((1, 6), bounds).ok();
+        assert_eq!(inbox.reserve((1, 6), bounds).err(), Some(Full::Bytes));
+        let second = inbox.reserve((1, 4), bounds).ok();
+        assert_eq!(inbox.reserve((1, 0), bounds).err(), Some(Full::Calls));
         drop(first);
         second.expect("there was room").commit(question());
         assert_eq!(inbox.calls(), 1);
-        assert!(inbox.reserve(6, bounds).is_ok());
+        assert!(inbox.reserve((1, 6), bounds).is_ok());
         assert_eq!(inbox.bytes(), 4);
         inbox.push(Command::Pulse(Instant::now(), oneshot::channel().0));
         inbox.push(Command::Stop);
@@ -265,9 +297,10 @@ mod tests {
     }
 
     #[test]
-    fn one_message_fits_whatever_its_size() {
+    fn one_command_fits_whatever_its_size() {
         let (_poll, inbox) = inbox();
-        assert!(inbox.reserve(1000, Bounds { calls: 1, bytes: 10 }).is_ok());
+        assert!(inbox.reserve((100, 0), Bounds { calls: 10, bytes: 10 }).is_ok());
+        assert!(inbox.reserve((1, 1000), Bounds { calls: 1, bytes: 10 }).is_ok());
     }
 
     #[test]
@@ -275,12 +308,12 @@ mod tests {
         let (_poll, inbox) = inbox();
         let (reply, mut answer) = oneshot::channel();
         let place =
-            inbox.reserve(0, Bounds { calls: 1, bytes: 1 }).unwrap_or_else(|_| unreachable!());
+            inbox.reserve((1, 0), Bounds { calls: 1, bytes: 1 }).unwrap_or_else(|_| unreachable!());
         place.commit(Command::List(Clients::All, reply));
         inbox.close();
         assert!(
             answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed)
         );
-        assert_eq!(inbox.reserve(0, Bounds { calls: 9, bytes: 9 }).err(), Some(Full::Closed));
+        assert_eq!(inbox.reserve((1, 0), Bounds { calls: 9, bytes: 9 }).err(), Some(Full::Closed));
     }
 }

@@ -11,7 +11,9 @@ use std::{
 };
 
 use super::{
+    deliver::Desk,
     door::Door,
+    encode::{PLAIN, frame_for_one},
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
@@ -76,9 +78,16 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
-        if !reads(close.cause) {
+        if close.drop_pending || !reads(close.cause) {
             let dropped = session.out.discard(&self.desk.meter);
             self.desk.stats.drop_messages(Drop::Closed, dropped);
+        }
+        if let Some(last) = &close.last {
+            let Desk { caps, press, meter, .. } = &mut self.desk;
+            let window = self.doors.get(slot).map_or(PLAIN, Door::window);
+            let frame = frame_for_one(last.kind, &last.bytes, window, caps, press, meter);
+            session.out.append(frame, Sort::Message, meter);
+            self.desk.stats.messages_queued.add(1);
         }
         let frame = Frame::new(wire::close(close.code, &close.reason), &self.desk.meter);
         session.out.append(frame, Sort::Close, &self.desk.meter);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use slab::Slab;
 
 use super::{
-    inbox::{Clients, Refusal},
+    inbox::{Clients, Picked},
     run::Loop,
     session::Membership,
 };
@@ -75,61 +75,89 @@ impl Loop {
                 ids.iter().filter_map(|&id| self.find(id)).filter(bound).collect()
             }
             Clients::Group(name) => self.groups.members(name.as_str()).to_vec(),
+            Clients::Picked(picked) => self.pick(picked),
         }
+    }
+
+    /// The slots of those who are selected, each once.
+    fn pick(&self, Picked { selection, clients, of_users }: &Picked) -> Vec<u32> {
+        let mut slots = if selection.all {
+            self.slots_of(&Clients::All)
+        } else {
+            let bound = |&slot: &u32| {
+                let uid = self.sessions.get(slot as usize).and_then(|it| it.uid.as_ref());
+                uid.is_some_and(|uid| selection.users.binary_search(uid).is_ok())
+            };
+            let mut slots: Vec<_> = clients.iter().filter_map(|&id| self.find(id)).collect();
+            slots.extend(of_users.iter().filter_map(|&id| self.find(id)).filter(bound));
+            for group in &selection.groups {
+                slots.extend_from_slice(self.groups.members(group.as_str()));
+            }
+            slots.sort_unstable();
+            slots.dedup();
+            slots
+        };
+        if !selection.filter.is_empty() {
+            slots.retain(|&slot| {
+                self.sessions.get(slot as usize).is_some_and(|it| {
+                    selection.filter.lets_pass(it.id, it.uid.as_ref(), it.attributes.as_deref())
+                })
+            });
+        }
+        slots
     }
 
     /// Gives the client a uid, or takes it away; answers whether that changed anything.
-    pub(super) fn bind(&mut self, client: ClientId, uid: Option<Name>) -> Result<bool, Refusal> {
-        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
-        let session = &mut self.sessions[slot as usize];
-        if session.uid == uid {
-            return Ok(false);
-        }
+    pub(super) fn bind(&mut self, slot: u32, uid: Option<Name>) -> bool {
+        let Some(session) = self.sessions.get_mut(slot as usize).filter(|it| it.uid != uid) else {
+            return false;
+        };
         // First the new, then the old: a user is never seen offline in between.
         if let Some(uid) = &uid {
-            self.directory.bind(uid, client);
+            self.directory.bind(uid, session.id);
         }
         if let Some(old) = std::mem::replace(&mut session.uid, uid) {
-            self.directory.unbind(&old, client);
+            self.directory.unbind(&old, session.id);
         }
-        Ok(true)
+        true
     }
 
-    /// Puts the client into the group; answers whether it wasn't in it.
-    pub(super) fn join(&mut self, client: ClientId, name: &Name) -> Result<bool, Refusal> {
-        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
-        let session = &mut self.sessions[slot as usize];
-        let known = self.groups.key(name.as_str());
-        if known.is_some_and(|key| session.groups.iter().any(|it| it.group == key)) {
-            return Ok(false);
-        }
-        let limit = self.desk.caps.groups_per_client;
-        if session.groups.len() >= limit {
-            return Err(Refusal::TooManyGroups { limit });
+    /// Puts the client into the group; answers whether it wasn't in it. The caller has looked at
+    /// `limits.groups_per_client`.
+    pub(super) fn join(&mut self, slot: u32, name: &Name) -> bool {
+        if self.membership(slot, name).is_some() {
+            return false;
         }
         let key = self.groups.key_or_new(name);
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return false };
         let members = &mut self.groups.groups[key as usize].members;
         // A position among slots, which have 24 bits.
         let seat = u32::try_from(members.len()).unwrap_or(u32::MAX);
         members.push(slot);
         session.groups.push(Membership { group: key, seat });
         self.directory.set_members(name, self.index, members.len());
-        Ok(true)
+        true
     }
 
     /// Takes the client out of the group; answers whether it was in it.
-    pub(super) fn leave_group(&mut self, client: ClientId, name: &Name) -> Result<bool, Refusal> {
-        let slot = self.find(client).ok_or(Refusal::UnknownClient)?;
-        let Some(key) = self.groups.key(name.as_str()) else {
-            return Ok(false);
-        };
-        let session = &mut self.sessions[slot as usize];
-        let Some(at) = session.groups.iter().position(|it| it.group == key) else {
-            return Ok(false);
-        };
+    pub(super) fn leave_group(&mut self, slot: u32, name: &Name) -> bool {
+        let Some(at) = self.membership(slot, name) else { return false };
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return false };
         let membership = session.groups.swap_remove(at);
         self.vacate(membership);
-        Ok(true)
+        true
+    }
+
+    /// The names of the client's groups.
+    pub(super) fn groups_of(&self, slot: u32) -> impl Iterator<Item = &Name> {
+        let memberships = self.sessions.get(slot as usize).into_iter().flat_map(|it| &it.groups);
+        memberships.filter_map(|it| Some(&self.groups.groups.get(it.group as usize)?.name))
+    }
+
+    /// Where among the client's groups this one stands.
+    fn membership(&self, slot: u32, name: &Name) -> Option<usize> {
+        let key = self.groups.key(name.as_str())?;
+        self.sessions.get(slot as usize)?.groups.iter().position(|it| it.group == key)
     }
 
     /// Takes the client out of all its groups.
@@ -142,19 +170,20 @@ impl Loop {
         }
     }
 
-    /// Forgets the group; its members stay connected. Answers whether it had members here.
-    pub(super) fn dissolve(&mut self, name: &Name) -> bool {
+    /// Forgets the group; its members stay connected. Answers how many it had here.
+    pub(super) fn dissolve(&mut self, name: &Name) -> usize {
         let Some(key) = self.groups.keys.remove(name.as_str()) else {
-            return false;
+            return 0;
         };
         let group = self.groups.groups.remove(key as usize);
+        let members = group.members.len();
         for slot in group.members {
             if let Some(session) = self.sessions.get_mut(slot as usize) {
                 session.groups.retain(|it| it.group != key);
             }
         }
         self.directory.set_members(name, self.index, 0);
-        true
+        members
     }
 
     /// Takes one member out of a group's list. The last member moves into the gap and is told its

@@ -15,7 +15,10 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice, Write},
     rc::Rc,
+    time::Instant,
 };
+
+use crate::ids::Name;
 
 /// Memory that the queues of one shard take: each frame once, plus its entries.
 ///
@@ -27,13 +30,38 @@ pub(super) type Meter = Rc<Cell<usize>>;
 #[derive(Debug)]
 pub(super) struct Frame {
     bytes: Box<[u8]>,
+    /// How it waits, if not on the usual terms.
+    waits: Option<Box<Waits>>,
     meter: Meter,
+}
+
+/// How a frame waits in a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Waits {
+    /// Until when it is worth being sent.
+    pub(super) until: Option<Instant>,
+    /// A later one with the same key takes its place.
+    pub(super) key: Option<Name>,
 }
 
 impl Frame {
     pub(super) fn new(bytes: Box<[u8]>, meter: &Meter) -> Rc<Self> {
+        Self::on_terms(bytes, &Waits::default(), meter)
+    }
+
+    pub(super) fn on_terms(bytes: Box<[u8]>, waits: &Waits, meter: &Meter) -> Rc<Self> {
         meter.set(meter.get() + bytes.len());
-        Rc::new(Self { bytes, meter: Rc::clone(meter) })
+        let waits = (*waits != Waits::default()).then(|| Box::new(waits.clone()));
+        Rc::new(Self { bytes, waits, meter: Rc::clone(meter) })
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.waits.as_ref()?.until
+    }
+
+    /// The key by which a later frame can take its place.
+    pub(super) fn key(&self) -> Option<&Name> {
+        self.waits.as_ref()?.key.as_ref()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -94,6 +122,8 @@ pub(super) struct Outbound {
     bytes: usize,
     /// Messages waiting, the half-written one included.
     messages: u32,
+    /// Frames waiting that are not worth being sent for ever.
+    timed: u32,
     /// Of the bytes, those that were sealed and that the socket has not taken: they are no frames
     /// any more.
     held: u32,
@@ -147,6 +177,7 @@ impl Outbound {
         meter.set(meter.get() + ENTRY_BYTES);
         self.bytes += frame.len();
         self.messages += u32::from(sort == Sort::Message);
+        self.timed += u32::from(frame.until().is_some());
         let entry = Entry { frame, sort };
         if self.head.is_none() {
             self.head = Some(entry);
@@ -193,6 +224,40 @@ impl Outbound {
             rest.and_then(|rest| rest.iter().position(droppable).and_then(|at| rest.remove(at)))
         };
         dropped.map(|entry| self.forget(&entry, meter)).is_some()
+    }
+
+    /// Drops the messages that have waited for too long; answers how many that were.
+    pub(super) fn drop_expired(&mut self, now: Instant, meter: &Meter) -> u64 {
+        if self.timed == 0 {
+            return 0;
+        }
+        self.drop_unsent(meter, |frame| frame.until().is_some_and(|until| until <= now))
+    }
+
+    /// Drops the messages with the key; answers how many that were.
+    pub(super) fn drop_with_key(&mut self, key: &Name, meter: &Meter) -> u64 {
+        self.drop_unsent(meter, |frame| frame.key() == Some(key))
+    }
+
+    /// Drops those messages of which nothing was written yet; answers how many that were.
+    fn drop_unsent(&mut self, meter: &Meter, which: impl Fn(&Frame) -> bool) -> u64 {
+        let entries = self.head.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()));
+        if !entries.skip(usize::from(self.written > 0)).any(|entry| which(&entry.frame)) {
+            return 0;
+        }
+        let begun = if self.written > 0 { self.head.take() } else { None };
+        let mut kept = VecDeque::new();
+        let before = self.messages;
+        while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
+            if entry.sort == Sort::Message && which(&entry.frame) {
+                self.forget(&entry, meter);
+            } else {
+                kept.push_back(entry);
+            }
+        }
+        self.head = begun.or_else(|| kept.pop_front());
+        self.rest = (!kept.is_empty()).then(|| Box::new(kept));
+        u64::from(before - self.messages)
     }
 
     /// Drops everything of which nothing was written yet; answers how many messages that were.
@@ -340,6 +405,7 @@ impl Outbound {
         meter.set(meter.get() - ENTRY_BYTES);
         self.bytes -= entry.frame.len();
         self.messages -= u32::from(entry.sort == Sort::Message);
+        self.timed -= u32::from(entry.frame.until().is_some());
     }
 }
 

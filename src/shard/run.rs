@@ -15,9 +15,9 @@ use super::{
     World,
     adopt::Random,
     caps::Caps,
-    deliver::{Desk, Run},
+    deliver::{Answer, Desk, Run, Shares},
     door::Doors,
-    inbox::{Change, Clients, Command, Inbox, Reply},
+    inbox::{Clients, Command, Inbox},
     leave::Draining,
     members::Groups,
     outbound::{Frame, Meter},
@@ -28,7 +28,7 @@ use crate::{
     close::{Cause, Close, code},
     config::Reader,
     directory::Directory,
-    message::{Payload, Receipt},
+    message::Payload,
     metrics::ShardStats,
     sink::EventSink,
     wire::{self, Inflater},
@@ -80,8 +80,8 @@ pub(super) struct Loop {
     pub(super) inflated: Vec<u8>,
     /// Sessions with input left over from the last turn.
     pub(super) again: Vec<u32>,
-    /// Commands taken from the inbox and not yet carried out.
-    commands: VecDeque<Command>,
+    /// Taken from the inbox and not yet carried out.
+    work: VecDeque<Work>,
     pub(super) random: Random,
     /// Tells apart the clients that use a slot one after the other.
     pub(super) generation: u32,
@@ -89,6 +89,13 @@ pub(super) struct Loop {
     pub(super) partial: usize,
     pub(super) drain: Option<Draining>,
     stopped: bool,
+}
+
+/// One step to be carried out.
+enum Work {
+    /// A message, by itself or one of several.
+    Send(Clients, Payload, Answer),
+    Other(Command),
 }
 
 /// Frames that are always the same.
@@ -143,7 +150,7 @@ pub(super) fn run(
         inflater: Inflater::default(),
         inflated: Vec::new(),
         again: Vec::new(),
-        commands: VecDeque::new(),
+        work: VecDeque::new(),
         random: Random::default(),
         generation: 0,
         partial: 0,
@@ -175,9 +182,9 @@ impl Loop {
                     self.ready(event);
                 }
             }
-            if self.commands.is_empty() {
+            if self.work.is_empty() {
                 self.inbox.take(&mut taken);
-                self.commands.extend(taken.drain(..));
+                taken.drain(..).for_each(|command| self.lay_out(command));
             }
             self.carry_out();
             self.close_next_of_drain();
@@ -194,7 +201,7 @@ impl Loop {
 
     /// How long the poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.commands.is_empty() && self.desk.dirty.is_empty()) {
+        if !(self.again.is_empty() && self.work.is_empty() && self.desk.dirty.is_empty()) {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
@@ -231,72 +238,91 @@ impl Loop {
         }
     }
 
+    /// Puts a command in line, several messages one by one: so all find those behind them for the
+    /// same clients.
+    fn lay_out(&mut self, command: Command) {
+        match command {
+            Command::Send(clients, payload, reply) => {
+                self.work.push_back(Work::Send(clients, payload, Answer::Caller(reply)));
+            }
+            Command::SendAll(sends, reply) => {
+                let shares = Shares::new(sends.len(), reply);
+                for (index, (clients, payload)) in sends.into_iter().enumerate() {
+                    let answer = Answer::Share(Rc::clone(&shares), index);
+                    self.work.push_back(Work::Send(clients, payload, answer));
+                }
+            }
+            other => self.work.push_back(Work::Other(other)),
+        }
+    }
+
     fn carry_out(&mut self) {
         let mut deliveries = 0;
-        while deliveries < DELIVERIES_PER_TURN {
-            let Some(command) = self.commands.pop_front() else {
+        while deliveries < DELIVERIES_PER_TURN && !self.stopped {
+            let Some(work) = self.work.pop_front() else {
                 break;
             };
             deliveries += 1;
-            match command {
-                Command::Adopt(newcomer) => self.adopt(*newcomer),
-                Command::Send(clients, payload, reply) => {
-                    let run = self.run_of(&clients, payload, reply);
-                    let last = self.commands.is_empty();
+            match work {
+                Work::Send(clients, payload, answer) => {
+                    let run = self.run_of(&clients, payload, answer);
+                    let last = self.work.is_empty();
                     deliveries += self.deliver(&clients, run, last);
                 }
-                Command::Close(clients, close, reply) => {
-                    let _ = reply.send(self.close_all_of(&clients, &close));
-                }
-                Command::Change(client, change, reply) => {
-                    let _ = reply.send(match change {
-                        Change::Bind(uid) => self.bind(client, Some(uid)),
-                        Change::Unbind => self.bind(client, None),
-                        Change::Join(group) => self.join(client, &group),
-                        Change::Leave(group) => self.leave_group(client, &group),
-                    });
-                }
-                Command::Dissolve(group, reply) => {
-                    let _ = reply.send(self.dissolve(&group));
-                }
-                Command::UidOf(client, reply) => {
-                    let session =
-                        self.find(client).and_then(|slot| self.sessions.get(slot as usize));
-                    let _ = reply.send(session.map(|session| session.uid.clone()));
-                }
-                Command::List(clients, reply) => {
-                    let ids = self.slots_of(&clients).into_iter();
-                    let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
-                    let _ = reply.send(ids.map(|session| session.id).collect());
-                }
-                Command::Pulse(sent, reply) => {
-                    let _ = reply.send(sent.elapsed());
-                }
-                Command::Drain(close, over) => self.begin_drain(close, over),
-                Command::Stop => {
-                    self.stopped = true;
-                    return;
-                }
+                Work::Other(command) => self.carry_out_one(command),
             }
+        }
+    }
+
+    // Who asked may be gone; what was asked for is done all the same.
+    fn carry_out_one(&mut self, command: Command) {
+        match command {
+            Command::Adopt(newcomer) => self.adopt(*newcomer),
+            // Laid out as work of its own.
+            Command::Send(..) | Command::SendAll(..) => self.lay_out(command),
+            Command::Close(clients, close, reply) => {
+                let _ = reply.send(self.close_all_of(&clients, &close));
+            }
+            Command::Change(subjects, change, reply) => {
+                let changes = subjects.iter().map(|subject| self.change(subject, &change));
+                let _ = reply.send(changes.collect());
+            }
+            Command::Dissolve(groups, reply) => {
+                let _ = reply.send(groups.iter().map(|group| self.dissolve(group)).collect());
+            }
+            Command::UidOf(client, reply) => {
+                let session = self.find(client).and_then(|slot| self.sessions.get(slot as usize));
+                let _ = reply.send(session.map(|session| session.uid.clone()));
+            }
+            Command::List(clients, reply) => {
+                let ids = self.slots_of(&clients).into_iter();
+                let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
+                let _ = reply.send(ids.map(|session| session.id).collect());
+            }
+            Command::Pulse(sent, reply) => {
+                let _ = reply.send(sent.elapsed());
+            }
+            Command::Drain(close, over) => self.begin_drain(close, over),
+            Command::Stop => self.stopped = true,
         }
     }
 
     /// The message and those behind it for the same clients, as many as fit into an empty queue:
     /// so that a client for whom nothing waits can take all of them.
-    fn run_of(&mut self, clients: &Clients, payload: Payload, reply: Reply<Receipt>) -> Run {
+    fn run_of(&mut self, clients: &Clients, payload: Payload, answer: Answer) -> Run {
         let room = self.desk.caps.queue_bytes.min(LARGEST_RUN);
         let mut room = room.saturating_sub(wire::framed(payload.bytes.len()));
         let mut run = Run::new();
-        run.push((payload, reply));
+        run.push((payload, answer));
         let most = self.desk.caps.queue_entries.min(LONGEST_RUN);
         while run.len() < most
-            && let Some(Command::Send(others, payload, _)) = self.commands.front()
+            && let Some(Work::Send(others, payload, _)) = self.work.front()
             && others == clients
             && let Some(left) = room.checked_sub(wire::framed(payload.bytes.len()))
-            && let Some(Command::Send(_, payload, reply)) = self.commands.pop_front()
+            && let Some(Work::Send(_, payload, answer)) = self.work.pop_front()
         {
             room = left;
-            run.push((payload, reply));
+            run.push((payload, answer));
         }
         run
     }
@@ -340,6 +366,9 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
+        } else if session.expires.is_some_and(|at| now >= at) {
+            let reason = "the time until which the client was allowed in is over";
+            return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
             let silence = STEP * (now - session.heard);
             let reason = format!("nothing heard for {} s", silence.as_secs());
@@ -352,6 +381,7 @@ impl Loop {
         } else if caps.ping.is_some_and(|interval| now - session.pinged >= interval) {
             session.pinged = now;
             session.out.set_ping(&self.frames.ping);
+            self.desk.drop_expired(session);
             self.desk.mark_dirty(slot, session);
         }
         self.schedule(slot);

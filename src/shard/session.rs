@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 
 use super::{Seat, outbound::Outbound, wheel::Tick};
 use crate::{
+    attributes::Attributes,
     ids::{ClientId, Name},
     wire,
 };
@@ -33,6 +34,10 @@ pub(super) struct Session {
     pub(super) partial_since: Option<Tick>,
     pub(super) allowance: Allowance,
     pub(super) uid: Option<Name>,
+    /// What the business system notes about it; none if nothing.
+    pub(super) attributes: Option<Box<Attributes>>,
+    /// When it is closed, whatever it does.
+    pub(super) expires: Option<Tick>,
     pub(super) groups: SmallVec<[Membership; 2]>,
     pub(super) peer: SocketAddr,
     /// Held until the socket is gone.

@@ -39,6 +39,12 @@ impl Wheel {
         Tick::try_from(ticks).unwrap_or(Tick::MAX)
     }
 
+    /// The first tick that begins no earlier than `at`.
+    pub(super) fn tick_from(&self, at: Instant) -> Tick {
+        let ticks = at.saturating_duration_since(self.start).as_millis().div_ceil(STEP.as_millis());
+        Tick::try_from(ticks).unwrap_or(Tick::MAX)
+    }
+
     /// Asks for `slot` to be looked at when `tick` has begun, at the next turn if it is past.
     /// Answers the tick at which that will be.
     pub(super) fn schedule(&mut self, slot: u32, tick: Tick) -> Tick {

@@ -9,7 +9,7 @@ use std::{
 
 /// The layers of ARCHITECTURE.md, from the bottom up.
 const LAYERS: [&[&str]; 6] = [
-    &["ids", "message", "close", "metrics", "sink"],
+    &["ids", "attributes", "message", "change", "close", "metrics", "sink"],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
     &["hub", "lifecycle", "status"],

@@ -1,0 +1,100 @@
+//! Several messages at once, in order, and patiently: for streams, which wait rather than fail.
+//!
+//! Each shard gets its share in one command, and answers it with one. Who waits for room holds no
+//! place meanwhile, so nobody waits for somebody who waits.
+
+use std::{future::Future, pin::pin};
+
+use tokio::sync::oneshot;
+
+use super::{Hub, HubError};
+use crate::{
+    message::{Payload, Receipt, Target},
+    shard::{self, Clients, Command, cost_of},
+};
+
+/// What one shard has to send, and which of the messages these are.
+struct Share {
+    shard: usize,
+    indexes: Vec<usize>,
+    sends: Vec<(Clients, Payload)>,
+}
+
+/// A share under way: which of the messages it holds, and where the answer will come from.
+type Sent = (Vec<usize>, oneshot::Receiver<Vec<Receipt>>);
+
+impl Hub {
+    /// Sends messages in order, as soon as there is room for all of them, and answers what becomes
+    /// of each. They are on their way when the outer future completes: what is sent after that comes
+    /// after them. The inner one completes when every addressed shard has queued them.
+    pub async fn send_all(
+        &self,
+        sends: Vec<(Target, Payload)>,
+    ) -> Result<impl Future<Output = Result<Vec<Receipt>, HubError>> + Send + use<>, HubError> {
+        let mut receipts = vec![Receipt::default(); sends.len()];
+        let sent = self.submit(self.shares(sends).await).await?;
+        Ok(async move {
+            for (indexes, answer) in sent {
+                let answer = answer.await.map_err(|_| HubError::Stopped)?;
+                for (index, receipt) in indexes.into_iter().zip(answer) {
+                    receipts[index] += receipt;
+                }
+            }
+            Ok(receipts)
+        })
+    }
+
+    /// Cuts the messages into the shares of the shards.
+    async fn shares(&self, sends: Vec<(Target, Payload)>) -> Vec<Share> {
+        let mut shares: Vec<Share> = Vec::new();
+        for (index, (target, payload)) in sends.into_iter().enumerate() {
+            let payload = self.deflated(payload).await;
+            for (shard, clients) in self.routes(&target) {
+                let known = shares.iter_mut().position(|share| share.shard == shard);
+                let at = known.unwrap_or_else(|| {
+                    shares.push(Share { shard, indexes: Vec::new(), sends: Vec::new() });
+                    shares.len() - 1
+                });
+                shares[at].indexes.push(index);
+                shares[at].sends.push((clients, payload.clone()));
+            }
+        }
+        shares
+    }
+
+    /// Puts each share into its shard's inbox, as soon as there is room in all of them.
+    async fn submit(&self, shares: Vec<Share>) -> Result<Vec<Sent>, HubError> {
+        loop {
+            let bounds = self.bounds();
+            let inbox = |share: &Share| &self.0.shards[share.shard].inbox;
+            let reserve = |share: &Share| inbox(share).reserve(cost_of(&share.sends), bounds);
+            let mut places = Vec::with_capacity(shares.len());
+            let mut full = None;
+            for share in &shares {
+                match reserve(share) {
+                    Ok(place) => places.push(place),
+                    Err(shard::Full::Closed) => return Err(HubError::Stopped),
+                    Err(_) => {
+                        full = Some(share);
+                        break;
+                    }
+                }
+            }
+            let Some(full) = full else {
+                let filled = places.into_iter().zip(shares).map(|(place, share)| {
+                    let (reply, answer) = oneshot::channel();
+                    place.commit(Command::SendAll(share.sends, reply));
+                    (share.indexes, answer)
+                });
+                return Ok(filled.collect());
+            };
+            drop(places);
+            let mut room = pin!(inbox(full).room());
+            room.as_mut().enable();
+            // What became free before it was listened for is not told again.
+            if reserve(full).is_err() {
+                room.await;
+            }
+        }
+    }
+}
