@@ -16,6 +16,7 @@
 //! `catch_unwind`, so a panic costs that one session (close code 1011) and nobody else.
 
 mod adopt;
+mod answer;
 mod bundle;
 mod caps;
 mod change;
@@ -26,6 +27,7 @@ mod inbound;
 mod inbox;
 mod leave;
 mod members;
+mod offer;
 mod outbound;
 mod run;
 mod session;

@@ -10,7 +10,7 @@ use super::{
     door::Door,
     outbound::{Frame, Outbound, Sort},
     run::Loop,
-    session::{Allowance, Flags, Session, Stage},
+    session::{Allowance, Flags, NEVER, Session, Stage},
     tunnel::Tunnel,
 };
 use crate::{
@@ -51,7 +51,7 @@ impl Loop {
             id: ClientId::new(self.index, slot, self.generation, random),
             uid: None,
             attributes: None,
-            expires: None,
+            expires: NEVER,
             groups: SmallVec::new(),
             decoder: wire::Decoder::new(newcomer.window.is_some()),
             out: Outbound::default(),

@@ -14,8 +14,9 @@ use slab::Slab;
 use super::{
     World,
     adopt::Random,
+    answer::{Answer, Shares},
     caps::Caps,
-    deliver::{Answer, Desk, Run, Shares},
+    deliver::{Desk, Run},
     door::Doors,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
@@ -366,7 +367,7 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if session.expires.is_some_and(|at| now >= at) {
+        } else if now >= session.expires {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
