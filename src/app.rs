@@ -28,7 +28,7 @@ use crate::{
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
-    shard::Threads,
+    shard::{Clock, Threads},
     sink::EventSink,
     status::{Listeners, Phase},
     telemetry, ws,
@@ -46,6 +46,8 @@ pub struct Options {
     pub sink: Arc<dyn EventSink>,
     /// Sockets that listen already, in place of what the configuration says of their surfaces.
     pub inherited: Vec<(Surface, TcpListener)>,
+    /// What the shards go by.
+    pub clock: Clock,
 }
 
 /// Why the gateway could not be started.
@@ -114,7 +116,7 @@ impl Gateway {
         let control = control_socket(config).await?;
         let bound = listeners::bind(config, options.inherited)?;
         let live = Live::new(options.loaded.in_force());
-        let (hub, threads) = Hub::start(&live, options.sink)?;
+        let (hub, threads) = Hub::start(&live, options.sink, options.clock)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
         asks.config.send_replace(reload.status());

@@ -20,6 +20,7 @@ mod answer;
 mod bundle;
 mod caps;
 mod change;
+mod clock;
 mod deliver;
 mod door;
 mod encode;
@@ -45,6 +46,7 @@ use std::{
     thread,
 };
 
+pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
 
 use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::EventSink};
@@ -128,6 +130,7 @@ pub(crate) struct World {
     pub(crate) sink: Arc<dyn EventSink>,
     /// Number of shards.
     pub(crate) shards: usize,
+    pub(crate) clock: Clock,
 }
 
 /// Starts one thread per shard.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
+use crate::shard::Clock;
 use crate::{sink, telemetry};
 
 /// The control runtime does what waits; the clients' sockets have threads of their own.
@@ -69,7 +70,9 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         let signals = Gateway::signals()?;
         let inherited = Gateway::inherited().map_err(StartError::from)?;
         let sink = Arc::new(sink::NoSink);
-        let options = Options { loaded, source, telemetry: Some(telemetry), sink, inherited };
+        let telemetry = Some(telemetry);
+        let clock = Clock::default();
+        let options = Options { loaded, source, telemetry, sink, inherited, clock };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;

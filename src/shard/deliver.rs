@@ -89,12 +89,12 @@ enum Written {
 }
 
 impl Desk {
-    pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
+    pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter, now: Instant) -> Self {
         Self {
             stats,
             caps,
             meter,
-            now: Instant::now(),
+            now,
             tick: 0,
             dirty: Vec::new(),
             laden: FixedBitSet::new(),

@@ -5,14 +5,14 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use super::{
-    World,
+    Clock, World,
     adopt::Random,
     answer::{Answer, Shares},
     caps::Caps,
@@ -65,6 +65,7 @@ pub(super) struct Loop {
     pub(super) sink: Arc<dyn EventSink>,
     reader: Reader,
     shards: usize,
+    clock: Clock,
     pub(super) sessions: Slab<Session>,
     /// The sockets of the sessions, by the same slots.
     pub(super) doors: Doors,
@@ -140,11 +141,12 @@ pub(super) fn run(
         sink: Arc::clone(&world.sink),
         reader,
         shards: world.shards,
+        clock: world.clock.clone(),
         sessions: Slab::new(),
         doors: Doors::default(),
         groups: Groups::default(),
-        desk: Desk::new(stats, caps, meter),
-        wheel: Wheel::new(Instant::now()),
+        desk: Desk::new(stats, caps, meter, world.clock.now()),
+        wheel: Wheel::new(world.clock.now()),
         frames,
         buffer: Vec::new(),
         opened: Vec::new(),
@@ -206,12 +208,12 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
-        let timer = self.wheel.next(Instant::now());
+        let timer = self.wheel.next(self.clock.now());
         drain.into_iter().chain(timer).min()
     }
 
     fn begin_turn(&mut self) {
-        self.desk.now = Instant::now();
+        self.desk.now = self.clock.now();
         self.desk.tick = self.wheel.tick(self.desk.now);
         let current = self.reader.current();
         if !Arc::ptr_eq(current, &self.desk.caps.source) {
