@@ -23,6 +23,7 @@ mod hostile;
 mod hostile_head;
 mod hostile_many;
 mod issuer;
+mod leaving;
 mod lines;
 mod listeners;
 mod metrics;
