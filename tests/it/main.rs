@@ -30,6 +30,7 @@ mod metrics;
 mod model;
 mod origins;
 mod peer;
+mod pipes;
 mod program;
 mod proxies;
 mod random;
