@@ -152,7 +152,7 @@ impl Gateway {
             admin: admin::Admin::new(told),
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
-        let listeners = listeners::Set::serve(contexts, bound, path)?;
+        let listeners = listeners::Set::serve(contexts, bound, path);
         let (ticked, tick) = watch::channel(tokio::time::Instant::now());
         let pulse = pulse::keep(hub.clone(), tick, control_stopping.clone());
         surfaces.spawn(async {
