@@ -79,6 +79,9 @@ pub enum RunError {
     /// A surface ended although nobody told it to.
     #[error("{0}")]
     Surface(String),
+    /// At the stop, threads of shards did not end.
+    #[error("{0} did not end when told to; the clients that were left there are cut off")]
+    Stuck(String),
 }
 
 /// A gateway that is ready.
@@ -92,6 +95,10 @@ pub struct Gateway {
     listeners: listeners::Set,
     /// Watches the files of the configuration, or none if `reload.watch` says so.
     watch: Watch,
+    /// The drain under way, if there is one.
+    drain: Option<drain::Drain>,
+    /// When the supervisor was last seen to be at work.
+    ticked: watch::Sender<tokio::time::Instant>,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -147,8 +154,9 @@ impl Gateway {
             admin: admin::Admin::new(told),
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
-        let listeners = listeners::Set::serve(contexts, bound, path)?;
-        let pulse = pulse::keep(hub.clone(), control_stopping.clone());
+        let listeners = listeners::Set::serve(contexts, bound, path);
+        let (ticked, tick) = watch::channel(tokio::time::Instant::now());
+        let pulse = pulse::keep(hub.clone(), tick, control_stopping.clone());
         surfaces.spawn(async {
             pulse.await;
             Ok(())
@@ -177,6 +185,8 @@ impl Gateway {
             reload,
             listeners,
             watch,
+            drain: None,
+            ticked,
             surfaces,
             stop_grpc,
             stop_control,

@@ -161,8 +161,19 @@ impl Threads {
         self.0.iter().any(thread::JoinHandle::is_finished)
     }
 
-    /// Waits for the threads to end after [`Command::Stop`]; a thread that panicked has said so on
-    /// standard error.
+    /// Whether all have ended, which [`Command::Stop`] brings about.
+    pub fn all_ended(&self) -> bool {
+        self.0.iter().all(thread::JoinHandle::is_finished)
+    }
+
+    /// The names of those that have not.
+    pub fn running(&self) -> Vec<&str> {
+        let running = self.0.iter().filter(|thread| !thread.is_finished());
+        running.filter_map(|thread| thread.thread().name()).collect()
+    }
+
+    /// Waits for the threads to end, for ever if one is stuck: see
+    /// [`all_ended`](Self::all_ended). A thread that panicked has said so on standard error.
     pub fn join(self) {
         for thread in self.0 {
             let _ = thread.join();
