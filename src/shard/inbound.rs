@@ -19,7 +19,7 @@ use super::{
 use crate::{
     close::{Cause, Close, code},
     message::Kind,
-    wire::{self, Event, Flow},
+    wire::{self, Event, Flow, Violation},
 };
 
 /// Bytes of the buffer that all reads of the shard share.
@@ -167,10 +167,7 @@ impl Loop {
                 session.unread = Some(bytes[consumed..].into());
             }
             Ok(_) => {}
-            Err(violation) => {
-                session.flags.deaf = true;
-                return self.close(slot, &violation.close());
-            }
+            Err(violation) => return self.violated(slot, &violation),
         }
         if !incomplete {
             session.partial_since = None;
@@ -219,10 +216,7 @@ impl Loop {
         let flow = match outcome {
             Ok(()) => self.on_message(slot, kind, &inflated),
             Err(violation) => {
-                if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    session.flags.deaf = true;
-                }
-                self.close(slot, &violation.close());
+                self.violated(slot, &violation);
                 Flow::Stop
             }
         };
@@ -275,6 +269,20 @@ impl Loop {
             return Flow::Stop;
         }
         Flow::Continue
+    }
+
+    /// The client broke the protocol (RFC 6455 §7.1.7): nothing that it says can be understood any
+    /// more.
+    fn violated(&mut self, slot: u32, violation: &Violation) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        session.flags.deaf = true;
+        match session.stage {
+            Stage::Open => self.close(slot, &violation.close()),
+            // Its close frame will never be heard: our part is done once ours is out.
+            Stage::Closing(_) => self.desk.mark_dirty(slot, session),
+        }
     }
 
     /// The client's close frame arrived (RFC 6455 §5.5.1): answer it unless ours went first.
