@@ -94,8 +94,9 @@ impl Loop {
             self.sink.opened(session.id);
         }
         if let Some(drain) = &self.drain {
+            // What it has said is heard all the same: its close frame may be among that.
             let close = drain.close.clone();
-            return self.close(slot, &close);
+            self.close(slot, &close);
         }
         if let Some(tunnel) = self.desk.tunnels.get(slot) {
             // What the handshake opened and nobody has asked for yet.
