@@ -106,6 +106,9 @@ impl Loop {
         } else if leftover.is_empty() {
             return;
         }
+        if !self.arrived(slot, leftover.len()) {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(slot as usize) {
             session.unread = (!leftover.is_empty()).then(|| leftover.into_boxed_slice());
             self.read(slot);

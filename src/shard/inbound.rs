@@ -89,7 +89,9 @@ impl Loop {
                 // With edge-triggered readiness a short read means that the next bytes will be
                 // announced, unless the end of the stream was announced together with these.
                 let more = count == buffer.len() || session.flags.hung_up;
-                self.desk.stats.bytes_in.add(count as u64);
+                if !self.arrived(slot, count) {
+                    return more;
+                }
                 if sealed {
                     return self.open(slot, &buffer[..count]) || more;
                 }
@@ -103,6 +105,28 @@ impl Loop {
                 false
             }
         }
+    }
+
+    /// Counts bytes that have just arrived, sealed or not; false if they are more than
+    /// `limits.client_bytes` allows, in which case the client is closed and they aren't heard.
+    ///
+    /// Only here and only once: what is kept back until the client takes its answers was counted
+    /// when it came.
+    pub(super) fn arrived(&mut self, slot: u32, count: usize) -> bool {
+        let count = count as u64;
+        self.desk.stats.bytes_in.add(count);
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return false;
+        };
+        if !session.is_open() || session.flags.deaf {
+            return true;
+        }
+        if session.allowance.take(self.desk.tick, (0, count), self.desk.caps.rates) {
+            return true;
+        }
+        let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
+        self.close(slot, &close);
+        false
     }
 
     /// Opens what came through a client's tunnel, and hears what it said; true if that was the last
@@ -137,12 +161,6 @@ impl Loop {
         };
         if session.flags.deaf {
             return;
-        }
-        let (now, rates) = (self.desk.tick, self.desk.caps.rates);
-        let in_time = session.allowance.take(now, (0, bytes.len() as u64), rates);
-        if !in_time && session.is_open() {
-            let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
-            return self.close(slot, &close);
         }
         let mut decoder = std::mem::take(&mut session.decoder);
         // Off the books while it is out of the session: a panic below takes it along.
