@@ -33,7 +33,7 @@ use super::{
     door::Door,
     encode::Press,
     inbox::{Clients, Reply},
-    outbound::{Flushed, Frame, Meter, Sort, State},
+    outbound::{Frame, Meter, Sort, State},
     run::Loop,
     session::{Session, slot_at},
     tunnel::Tunnels,
@@ -225,12 +225,12 @@ impl Desk {
         // A flush that ended with its turn says nothing of how fast the client reads.
         let mut state = State::Unfinished;
         while state == State::Unfinished && !session.flags.blocked {
-            let Ok(flushed) = self.flush(slot, door, session) else {
+            state = self.flush(slot, door, session);
+            if state == State::Broken {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return false;
-            };
-            state = flushed.state;
+            }
             if self.fits(session, bytes) {
                 return true;
             }
@@ -260,23 +260,18 @@ impl Desk {
         false
     }
 
-    /// Writes what the socket takes.
-    fn flush(
-        &mut self,
-        slot: u32,
-        mut door: &Door,
-        session: &mut Session,
-    ) -> std::io::Result<Flushed> {
+    /// Writes what the socket takes, and counts it, whatever became of the connection then.
+    fn flush(&mut self, slot: u32, mut door: &Door, session: &mut Session) -> State {
         let flushed = if door.is_sealed() {
-            self.tunnels.flush(slot, door, &mut session.out, &self.meter)?
+            self.tunnels.flush(slot, door, &mut session.out, &self.meter)
         } else {
-            session.out.flush(&mut door, &self.meter)?
+            session.out.flush(&mut door, &self.meter)
         };
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
         self.stats.messages_out.add(flushed.messages);
-        Ok(flushed)
+        flushed.state
     }
 }
 
@@ -410,11 +405,9 @@ impl Loop {
         let Some(door) = self.doors.get(slot) else { return };
         if !session.flags.blocked {
             match self.desk.flush(slot, door, session) {
-                Ok(flushed) if flushed.state == State::Unfinished => {
-                    self.desk.mark_dirty(slot, session);
-                }
-                Ok(_) => {}
-                Err(_) => return self.lost(slot),
+                State::Unfinished => self.desk.mark_dirty(slot, session),
+                State::Empty | State::Blocked => {}
+                State::Broken => return self.lost(slot),
             }
         }
         if session.out.is_empty() && !door.is_sealed() {
@@ -479,3 +472,6 @@ impl Desk {
             && session.out.len() <= self.caps.queue_entries / 2
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,45 +122,57 @@ impl Tunnel {
     /// sealed into; it is left empty.
     fn flush(
         &mut self,
-        door: &Door,
+        socket: &mut impl Write,
         out: &mut Outbound,
         meter: &Meter,
         scratch: &mut Vec<u8>,
-    ) -> io::Result<Flushed> {
-        let mut flushed = Flushed { state: State::Unfinished, ..Flushed::default() };
+    ) -> Flushed {
+        let mut flushed = Flushed::default();
         out.promote(meter);
-        if !self.send_rest(door, &mut flushed)? {
-            flushed.state = State::Blocked;
-            return Ok(flushed);
+        let state = self.send(socket, out, meter, scratch, &mut flushed);
+        flushed.state = state.unwrap_or(State::Broken);
+        scratch.clear();
+        flushed
+    }
+
+    /// The same; `flushed` says what was written before an error, too. A record that was sealed and
+    /// is lost by that stays [counted](Self::messages) here.
+    fn send(
+        &mut self,
+        socket: &mut impl Write,
+        out: &mut Outbound,
+        meter: &Meter,
+        scratch: &mut Vec<u8>,
+        flushed: &mut Flushed,
+    ) -> io::Result<State> {
+        if !self.send_rest(socket, flushed)? {
+            return Ok(State::Blocked);
         }
         out.hold(0);
         for _ in 0..RECORDS_PER_TURN {
             scratch.clear();
             self.seal(out, meter, scratch)?;
             if scratch.is_empty() {
-                flushed.state = State::Empty;
-                break;
+                return Ok(State::Empty);
             }
-            let sent = write(door, scratch)?;
+            let sent = write(socket, scratch)?;
             flushed.bytes += sent as u64;
             if sent < scratch.len() {
                 let rest = Frame::new(scratch[sent..].into(), meter);
                 out.hold(rest.len());
                 self.rest = Some(rest);
-                flushed.state = State::Blocked;
-                break;
+                return Ok(State::Blocked);
             }
-            self.settle(&mut flushed);
+            self.settle(flushed);
         }
-        scratch.clear();
-        Ok(flushed)
+        Ok(State::Unfinished)
     }
 
     /// Sends what is left of a record; false if the socket still doesn't take all of it.
-    fn send_rest(&mut self, door: &Door, flushed: &mut Flushed) -> io::Result<bool> {
+    fn send_rest(&mut self, socket: &mut impl Write, flushed: &mut Flushed) -> io::Result<bool> {
         if let Some(rest) = &self.rest {
             let wanted = &rest.bytes()[self.sent..];
-            let sent = write(door, wanted)?;
+            let sent = write(socket, wanted)?;
             flushed.bytes += sent as u64;
             if sent < wanted.len() {
                 self.sent += sent;
@@ -213,7 +225,7 @@ impl Tunnel {
 
     /// Says that nothing more comes from us, or why. Without effect if a record is half written:
     /// it would be taken for a part of that.
-    pub(super) fn end(&mut self, door: &Door) {
+    pub(super) fn end(&mut self, mut door: &Door) {
         if self.rest.is_some() {
             return;
         }
@@ -221,7 +233,7 @@ impl Tunnel {
         let mut sealed = Vec::new();
         while self.tls.wants_write() && self.tls.write_tls(&mut sealed).is_ok() {}
         // Who doesn't take it finds the end of the stream all the same.
-        let _ = write(door, &sealed);
+        let _ = write(&mut door, &sealed);
     }
 }
 
@@ -239,9 +251,9 @@ impl Read for Nothing {
 
 /// Writes what the socket takes. A short write means a full socket buffer, of which the poll will
 /// tell when it has room again.
-fn write(mut door: &Door, bytes: &[u8]) -> io::Result<usize> {
+fn write(socket: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     loop {
-        match door.write(bytes) {
+        match socket.write(bytes) {
             Ok(0) if !bytes.is_empty() => return Err(ErrorKind::WriteZero.into()),
             Ok(sent) => return Ok(sent),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
@@ -280,17 +292,18 @@ impl Tunnels {
     pub(super) fn flush(
         &mut self,
         slot: u32,
-        door: &Door,
+        mut door: &Door,
         out: &mut Outbound,
         meter: &Meter,
-    ) -> io::Result<Flushed> {
+    ) -> Flushed {
         let Self { tunnels, scratch } = self;
-        let tunnel = tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut);
-        // A door that is sealed has a tunnel; nothing may leave by it as it is.
-        let tunnel = tunnel.ok_or(ErrorKind::NotConnected)?;
-        tunnel.flush(door, out, meter, scratch)
+        match tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut) {
+            Some(tunnel) => tunnel.flush(&mut door, out, meter, scratch),
+            // A door that is sealed has a tunnel; nothing may leave by it as it is.
+            None => Flushed { state: State::Broken, ..Flushed::default() },
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -13,7 +13,7 @@ use socket2::SockRef;
 use super::{super::outbound::Sort, *};
 
 /// Both ends of a connection whose handshake is done.
-fn shaken() -> (ClientConnection, ServerConnection) {
+pub(in super::super) fn shaken() -> (ClientConnection, ServerConnection) {
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -92,7 +92,7 @@ impl Case {
 
     fn flush(&mut self) -> Flushed {
         let Self { tunnel, door, out, meter, scratch, .. } = self;
-        tunnel.flush(door, out, meter, scratch).unwrap()
+        tunnel.flush(&mut &*door, out, meter, scratch)
     }
 
     /// The client reads once, at most so much; false at the end.
@@ -266,4 +266,68 @@ fn rubbish_is_an_error_and_leaves_an_alert_to_be_said() {
     let rubbish = [&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat();
     assert!(tunnel.open(&rubbish, &mut Vec::new()).is_err());
     assert!(tunnel.wants_write());
+}
+
+#[test]
+fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
+    /// Takes so many bytes and no more, then breaks.
+    struct Brittle(usize);
+
+    impl Write for Brittle {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match bytes.len().min(self.0) {
+                0 => Err(ErrorKind::ConnectionReset.into()),
+                taken => {
+                    self.0 -= taken;
+                    Ok(taken)
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    // Nothing, a part of the first record, and some records.
+    for bytes in [0, 100, 10_000] {
+        let mut case = Case::new();
+        for _ in 0..400 {
+            case.append(vec![7; 100]);
+        }
+        let Case { tunnel, out, meter, scratch, .. } = &mut case;
+        let mut socket = Brittle(bytes);
+        let mut flushed = tunnel.flush(&mut socket, out, meter, scratch);
+        if flushed.state == State::Blocked {
+            // A part was taken, so the next attempt is the one that fails.
+            let again = tunnel.flush(&mut socket, out, meter, scratch);
+            assert_eq!((again.bytes, again.messages), (0, 0));
+            flushed = Flushed { state: again.state, ..flushed };
+        }
+        assert_eq!(flushed.state, State::Broken);
+        assert_eq!(flushed.bytes, bytes as u64);
+        assert_eq!(flushed.messages > 0, bytes == 10_000);
+        assert_eq!(flushed.messages + tunnel.messages() + out.abandon(meter), 400);
+    }
+
+    // A break between two records, found in one attempt.
+    let mut case = Case::new();
+    let whole = |case: &mut Case| {
+        let mut sealed = Vec::new();
+        let Case { tunnel, out, meter, .. } = case;
+        tunnel.seal(out, meter, &mut sealed).unwrap();
+        tunnel.carried = Carried::default();
+        sealed.len()
+    };
+    (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
+    let _ = whole(&mut case); // the tickets leave with it
+    (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
+    let record = whole(&mut case);
+    (0..200).for_each(|_| case.append(vec![7; 100]));
+    let Case { tunnel, out, meter, scratch, .. } = &mut case;
+    let flushed = tunnel.flush(&mut Brittle(2 * record), out, meter, scratch);
+    assert_eq!(flushed.state, State::Broken);
+    assert_eq!((flushed.bytes, flushed.messages), (2 * record as u64, 2 * FRAMES as u64));
+    assert_eq!(tunnel.messages(), FRAMES as u64, "sealed, and never sent");
+    assert_eq!(out.abandon(meter), 200 - 3 * FRAMES as u64);
 }
