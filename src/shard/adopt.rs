@@ -103,6 +103,9 @@ impl Loop {
             if tunnel.open(&[], &mut leftover).is_err() {
                 return self.lost(slot);
             }
+            tunnel.count(&mut self.partial);
+            self.desk.stats.partial_bytes.set(self.partial as u64);
+            self.watch(slot, false);
         } else if leftover.is_empty() {
             return;
         }

@@ -40,6 +40,8 @@ impl Loop {
     pub(super) fn read_again(&mut self, slot: u32) {
         if let Some(session) = self.sessions.get_mut(slot as usize) {
             session.flags.again = false;
+            // Time didn't count while the client was not listened to.
+            self.watch(slot, false);
             self.read(slot);
         }
     }
@@ -137,6 +139,8 @@ impl Loop {
         let mut opened = std::mem::take(&mut self.opened);
         opened.clear();
         let outcome = tunnel.open(bytes, &mut opened);
+        tunnel.count(&mut self.partial);
+        self.desk.stats.partial_bytes.set(self.partial as u64);
         let (ended, answers) = (tunnel.has_ended(), tunnel.wants_write());
         if answers && let Some(session) = self.sessions.get_mut(slot as usize) {
             self.desk.mark_dirty(slot, session);
@@ -145,12 +149,20 @@ impl Loop {
             self.hear(slot, &mut opened);
         }
         self.opened = opened;
-        if let Err(error) = outcome {
-            tracing::debug!(shard = self.index, slot, %error, "TLS failed");
-            self.lost(slot);
-            return false;
+        match outcome {
+            Ok(any) => {
+                // A message is waited for from its first record on, however many follow.
+                let session = self.sessions.get(slot as usize);
+                let mid_message = session.is_some_and(|session| session.decoder.mid_message());
+                self.watch(slot, any && !mid_message);
+                ended
+            }
+            Err(error) => {
+                tracing::debug!(shard = self.index, slot, %error, "TLS failed");
+                self.lost(slot);
+                false
+            }
         }
-        ended
     }
 
     /// Parses bytes of the client and does what they ask.
@@ -178,7 +190,6 @@ impl Loop {
         }
         self.partial += decoder.partial_bytes();
         self.desk.stats.partial_bytes.set(self.partial as u64);
-        let incomplete = decoder.mid_message();
         session.decoder = decoder;
         match heard {
             Ok(consumed) if consumed < bytes.len() && !session.flags.deaf => {
@@ -187,12 +198,29 @@ impl Loop {
             Ok(_) => {}
             Err(violation) => return self.violated(slot, &violation),
         }
-        if !incomplete {
+        self.watch(slot, finished_one);
+    }
+
+    /// Keeps the time since something of the client is incomplete, a message or a record of TLS;
+    /// `anew` says that what was incomplete before is not what is now.
+    pub(super) fn watch(&mut self, slot: u32, anew: bool) {
+        let tunnel = self.desk.tunnels.get(slot);
+        let mid_record = tunnel.is_some_and(|tunnel| tunnel.is_mid_record());
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        let incomplete = session.decoder.mid_message() || mid_record;
+        // Who is not listened to can't go on with it.
+        if !incomplete || session.flags.paused {
             session.partial_since = None;
-        } else if finished_one || session.partial_since.is_none() {
-            session.partial_since = Some(self.desk.tick);
+        } else if anew || session.partial_since.is_none() {
+            let now = self.desk.tick;
+            session.partial_since = Some(now);
+            // Without pings and heartbeats nothing may be in the wheel at all.
             let deadline = self.desk.caps.message_deadline;
-            if deadline.is_some_and(|limit| session.timer > self.desk.tick.saturating_add(limit)) {
+            if deadline.is_some_and(|limit| {
+                session.timer <= now || session.timer > now.saturating_add(limit)
+            }) {
                 self.schedule(slot);
             }
         }
@@ -295,12 +323,12 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
-        session.flags.deaf = true;
         match session.stage {
             Stage::Open => self.close(slot, &violation.close()),
             // Its close frame will never be heard: our part is done once ours is out.
             Stage::Closing(_) => self.desk.mark_dirty(slot, session),
         }
+        self.stop_listening(slot);
     }
 
     /// The client's close frame arrived (RFC 6455 §5.5.1): answer it unless ours went first.
@@ -350,7 +378,10 @@ impl Loop {
         }
         let holders = self.sessions.iter().filter(|(_, session)| session.is_open());
         let mut holders: Vec<_> = holders
-            .map(|(slot, session)| (session.decoder.partial_bytes(), slot))
+            .map(|(slot, session)| {
+                let sealed = self.desk.tunnels.counted(slot_at(slot));
+                (session.decoder.partial_bytes() + sealed, slot)
+            })
             .filter(|&(bytes, _)| bytes > 0)
             .collect();
         holders.sort_unstable_by(|a, b| b.cmp(a));
