@@ -49,7 +49,9 @@ use std::{
 pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
 
-use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::EventSink};
+use crate::{
+    config::Live, directory::Directory, metrics::ShardStats, sink::EventSink, tls::Established,
+};
 
 /// A connection that has just been upgraded to WebSocket.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ pub struct Newcomer {
     /// The socket, non-blocking.
     pub stream: TcpStream,
     /// The TLS of the connection, its handshake done; none if it is plain.
-    pub tls: Option<Box<rustls::ServerConnection>>,
+    pub tls: Option<Box<Established>>,
     /// The answer to the upgrade, which goes out before the first message.
     pub greeting: Vec<u8>,
     /// Bytes that were read beyond the upgrade request: the first of the client's frames.

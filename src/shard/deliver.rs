@@ -33,7 +33,7 @@ use super::{
     door::Door,
     encode::Press,
     inbox::Clients,
-    outbound::{Flushed, Meter, State},
+    outbound::{Meter, State},
     run::Loop,
     session::{Session, slot_at},
     tunnel::Tunnels,
@@ -166,24 +166,19 @@ impl Desk {
         self.stats.drop_messages(Drop::Expired, expired);
     }
 
-    /// Writes what the socket takes.
-    pub(super) fn flush(
-        &mut self,
-        slot: u32,
-        mut door: &Door,
-        session: &mut Session,
-    ) -> std::io::Result<Flushed> {
+    /// Writes what the socket takes, and counts it, whatever became of the connection then.
+    pub(super) fn flush(&mut self, slot: u32, mut door: &Door, session: &mut Session) -> State {
         self.drop_expired(session);
         let flushed = if door.is_sealed() {
-            self.tunnels.flush(slot, door, &mut session.out, &self.meter)?
+            self.tunnels.flush(slot, door, &mut session.out, &self.meter)
         } else {
-            session.out.flush(&mut door, &self.meter)?
+            session.out.flush(&mut door, &self.meter)
         };
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
         self.stats.messages_out.add(flushed.messages);
-        Ok(flushed)
+        flushed.state
     }
 }
 
@@ -332,11 +327,9 @@ impl Loop {
         let Some(door) = self.doors.get(slot) else { return };
         if !session.flags.blocked {
             match self.desk.flush(slot, door, session) {
-                Ok(flushed) if flushed.state == State::Unfinished => {
-                    self.desk.mark_dirty(slot, session);
-                }
-                Ok(_) => {}
-                Err(_) => return self.lost(slot),
+                State::Unfinished => self.desk.mark_dirty(slot, session),
+                State::Empty | State::Blocked => {}
+                State::Broken => return self.lost(slot),
             }
         }
         if session.out.is_empty() && !door.is_sealed() {
@@ -393,3 +386,6 @@ impl Loop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

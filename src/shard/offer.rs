@@ -58,14 +58,14 @@ impl Desk {
 
     /// Whether a message of `bytes` fits; into an empty queue any message does, since what is
     /// larger than the queue could otherwise never be sent to anybody.
-    fn fits(&self, session: &Session, bytes: usize) -> bool {
+    pub(super) fn fits(&self, session: &Session, bytes: usize) -> bool {
         session.out.is_empty()
             || session.out.bytes() + bytes <= self.caps.queue_bytes
                 && session.out.len() < self.caps.queue_entries
     }
 
     /// Queues a message for one client, if it takes it.
-    fn offer(
+    pub(super) fn offer(
         &mut self,
         slot: u32,
         door: &Door,
@@ -142,12 +142,12 @@ impl Desk {
         // A flush that ended with its turn says nothing of how fast the client reads.
         let mut state = State::Unfinished;
         while state == State::Unfinished && !session.flags.blocked {
-            let Ok(flushed) = self.flush(slot, door, session) else {
+            state = self.flush(slot, door, session);
+            if state == State::Broken {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return Err(Offer::Closed);
-            };
-            state = flushed.state;
+            }
             if self.fits(session, bytes) {
                 return Ok(());
             }

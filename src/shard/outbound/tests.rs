@@ -81,7 +81,7 @@ proptest! {
                 Step::DropOldest => dropped += u64::from(queue.drop_oldest(&meter)),
                 Step::Flush(room) => {
                     socket.room = room;
-                    let flushed = queue.flush(&mut socket, &meter).expect("the socket never fails");
+                    let flushed = queue.flush(&mut socket, &meter);
                     reported += flushed.messages;
                 }
             }
@@ -89,7 +89,7 @@ proptest! {
         }
         dropped += queue.discard(&meter);
         socket.room = usize::MAX;
-        let last = queue.flush(&mut socket, &meter).expect("the socket never fails");
+        let last = queue.flush(&mut socket, &meter);
         reported += last.messages;
         prop_assert_eq!(last.state, State::Empty);
         prop_assert!(queue.is_empty());
@@ -120,11 +120,11 @@ fn a_pong_overtakes_what_was_not_begun_and_only_the_newest_is_kept() {
     queue.append(frame(b'm', 1, 10, &meter), Sort::Message, &meter);
     queue.append(frame(b'm', 2, 1, &meter), Sort::Message, &meter);
     let mut socket = Socket { room: 5, taken: Vec::new() };
-    assert_eq!(queue.flush(&mut socket, &meter).expect("flushes").state, State::Blocked);
+    assert_eq!(queue.flush(&mut socket, &meter).state, State::Blocked);
     queue.set_pong(frame(b'o', 7, 1, &meter));
     queue.set_pong(frame(b'o', 8, 1, &meter));
     socket.room = usize::MAX;
-    queue.flush(&mut socket, &meter).expect("flushes");
+    queue.flush(&mut socket, &meter);
     assert_eq!(socket.taken[13..], [b'o', 8, 1, 8, b'm', 2, 1, 2]);
 }
 
@@ -144,10 +144,45 @@ fn what_a_socket_did_not_take_is_queued_message_by_message() {
         assert_eq!(out.begun_bytes(), if taken % 10 == 0 { 0 } else { 10 });
 
         let mut socket = Socket { room: usize::MAX, taken: all[..taken].to_vec() };
-        let flushed = out.flush(&mut socket, &meter).unwrap();
+        let flushed = out.flush(&mut socket, &meter);
         assert_eq!(flushed.state, State::Empty);
         assert_eq!(socket.taken, all, "{taken} bytes were taken at first");
         assert!(out.is_empty());
         assert_eq!(meter.get(), before);
+    }
+}
+
+#[test]
+fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
+    /// Takes what one call offers, then breaks.
+    struct Brittle(usize);
+
+    impl Write for Brittle {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.write_vectored(&[IoSlice::new(bytes)])
+        }
+
+        fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(1).ok_or(io::ErrorKind::ConnectionReset)?;
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let meter = Meter::default();
+    for calls in 0..3 {
+        let mut queue = Outbound::default();
+        for _ in 0..200 {
+            queue.append(frame(b'm', 1, 7, &meter), Sort::Message, &meter);
+        }
+        let flushed = queue.flush(&mut Brittle(calls), &meter);
+        assert_eq!(flushed.state, State::Broken);
+        assert_eq!(flushed.messages, (calls * BATCH) as u64);
+        assert_eq!(flushed.bytes, flushed.messages * 10);
+        assert_eq!(queue.abandon(&meter), 200 - flushed.messages);
+        assert_eq!(meter.get(), 0);
     }
 }
