@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     lifecycle::{Ask, Drained, Reloaded},
-    status::Phase,
+    status::{Phase, counted},
 };
 
 /// How often it is checked that all shards live, and shown that the supervisor does.
@@ -123,7 +123,10 @@ impl Gateway {
                     }
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
-                Wake::Check => said = self.say_how_it_is(&said),
+                Wake::Check => {
+                    said = self.say_how_it_is(&said);
+                    self.show_config();
+                }
                 Wake::Surface(Ok(())) => {
                     return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
                 }
@@ -165,19 +168,28 @@ impl Gateway {
         let disturbed = || why == Why::Seen && watch.disturbed();
         let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
         self.watch.set(&self.reload.files(&self.live.snapshot()), read_at);
-        self.asks.config.send_replace(self.reload.status());
+        self.show_config();
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
         Some(outcome)
     }
 
+    /// Keeps up to date what `status` says of the configuration.
+    fn show_config(&self) {
+        let mut now = self.reload.status();
+        now.unwatched = self.watch.trouble();
+        self.asks.config.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
+    }
+
     /// Keeps the line of `systemctl status` up to date; answers what it is.
     fn say_how_it_is(&self, said: &str) -> String {
-        let (clients, groups) = (self.hub.count_clients(), self.hub.count_groups());
+        let clients = counted(self.hub.count_clients(), "client");
+        let groups = counted(self.hub.count_groups(), "group");
         let now = match self.reload.status().faults.len() {
-            0 => format!("{clients} clients, {groups} groups"),
+            0 => format!("{clients}, {groups}"),
             faults => {
-                format!("{clients} clients, {groups} groups; last reload refused: {faults} faults")
+                let faults = counted(faults as u64, "fault");
+                format!("{clients}, {groups}; last reload refused: {faults}")
             }
         };
         if now != said {

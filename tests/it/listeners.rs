@@ -152,15 +152,21 @@ async fn an_address_that_can_not_be_had_refuses_the_whole_reload() {
 }
 
 /// The number of descriptors below which a process has just so many free ones.
-fn files_with(free: usize, process: u32) -> usize {
+pub fn files_with(free: usize, process: u32) -> usize {
     let used = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
     let used: Vec<usize> =
         used.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
     (0..).filter(|number| !used.contains(number)).nth(free).unwrap()
 }
 
+/// As many descriptors as a process may have.
+pub fn all_files() -> usize {
+    let all = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    usize::try_from(all.unwrap_or(4096)).unwrap()
+}
+
 /// Allows a process descriptors up to this number.
-fn limit_files(process: u32, files: usize) {
+pub fn limit_files(process: u32, files: usize) {
     let arguments = ["--pid", &process.to_string(), &format!("--nofile={files}:")];
     assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
 }
@@ -186,8 +192,7 @@ async fn a_reload_that_runs_out_of_descriptors_changes_nothing() {
     let status = program.status();
     let mut client = Client::connect(address(old)).await;
     program.config(&format!("admin.listen = []\nreload.watch = false\n{after}"));
-    let all = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    let all = usize::try_from(all.unwrap_or(4096)).unwrap();
+    let all = all_files();
     let mut refused = Vec::new();
     for free in 0.. {
         let control = tokio::net::UnixStream::connect(program.file("control.sock")).await.unwrap();

@@ -95,7 +95,7 @@ async fn a_reload_is_over_before_its_command_is_answered() {
             break said;
         }
     };
-    assert_eq!(refused, ["STATUS=0 clients, 0 groups; last reload refused: 1 faults"]);
+    assert_eq!(refused, ["STATUS=0 clients, 0 groups; last reload refused: 1 fault"]);
 }
 
 #[tokio::test]
