@@ -281,11 +281,11 @@ fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpSt
 async fn who_comes_during_a_drain_is_heard_to_its_end() {
     let sets = ["limits.close_wait=1h", "websocket.welcome=none", "shards=1"];
     let gateway = Gateway::with(&sets).await;
-    let seats = [gateway.hub().seat().unwrap(), gateway.hub().seat().unwrap()];
+    let places = [gateway.hub().seat().unwrap(), gateway.hub().seat().unwrap()];
     gateway.handle().drain().await.unwrap();
     let goodbye = frame(CLOSE, &1001u16.to_be_bytes());
-    let said = [vec![frame(TEXT, b"hello"), goodbye].concat(), b"\x81\x02hi".to_vec()];
-    for (seat, said) in seats.into_iter().zip(said) {
+    let said = [[frame(TEXT, b"hello"), goodbye].concat(), b"\x81\x02hi".to_vec()];
+    for (seat, said) in places.into_iter().zip(said) {
         let client = newcomer(&gateway, seat, said);
         client.set_nonblocking(true).unwrap();
         let mut raw = Raw::over(tokio::net::TcpStream::from_std(client).unwrap());

@@ -115,7 +115,7 @@ fn who_does_not_read_is_slow_however_often_the_queue_is_flushed() {
         let mut state = State::Empty;
         while state != State::Blocked {
             if state == State::Empty {
-                case.append(&[7; 1 << 20]);
+                case.append(&vec![7; 1 << 20]);
             }
             state = case.flush();
         }
