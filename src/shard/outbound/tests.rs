@@ -1,5 +1,7 @@
 //! The queue against a socket that takes what it likes.
 
+use std::time::Duration;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -110,6 +112,105 @@ proptest! {
             rest = tail;
         }
         prop_assert_eq!(messages, reported);
+    }
+}
+
+/// What happens to a queue of messages on terms of their own.
+#[derive(Clone, Debug)]
+enum Turn {
+    /// A message of so many bytes, with one of a few keys, which is worth something for so long.
+    Message {
+        len: u8,
+        key: Option<u8>,
+        ttl: Option<u8>,
+    },
+    /// A message with the key, which replaces those before it.
+    Replace(u8),
+    Wait(u8),
+    Flush(usize),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let message = (1u8..60, prop::option::of(0u8..3), prop::option::of(1u8..20));
+    prop_oneof![
+        4 => message.prop_map(|(len, key, ttl)| Turn::Message { len, key, ttl }),
+        2 => (0u8..3).prop_map(Turn::Replace),
+        2 => (0u8..12).prop_map(Turn::Wait),
+        3 => (0usize..200).prop_map(Turn::Flush),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn only_what_was_not_begun_is_replaced_or_expires(
+        turns in prop::collection::vec(turn(), 1..100),
+    ) {
+        let meter = Meter::default();
+        let (mut queue, mut now) = (Outbound::default(), Instant::now());
+        let mut socket = Socket { room: 0, taken: Vec::new() };
+        // The model: what waits, each with its bytes, and how much of the first is out.
+        let (mut waiting, mut begun, mut out) = (Vec::<(Rc<Frame>, Vec<u8>)>::new(), 0, Vec::new());
+        let key = |key: u8| Name::new(&key.to_string(), 9).ok();
+        let mut number = 0u8;
+        let mut append = |queue: &mut Outbound, len: u8, waits: Waits| {
+            number = number.wrapping_add(1);
+            let bytes = vec![number; usize::from(len)];
+            let frame = Frame::on_terms(bytes.clone().into(), &waits, &meter);
+            queue.append(Rc::clone(&frame), Sort::Message, &meter);
+            (frame, bytes)
+        };
+        for turn in turns {
+            match turn {
+                Turn::Message { len, key: of, ttl } => {
+                    let until = ttl.map(|ttl| now + Duration::from_millis(ttl.into()));
+                    let waits = Waits { until, key: of.and_then(key) };
+                    waiting.push(append(&mut queue, len, waits));
+                }
+                Turn::Replace(of) => {
+                    let of = key(of).expect("a short name");
+                    let before = waiting.len();
+                    let mut index = 0;
+                    waiting.retain(|(frame, _)| {
+                        index += 1;
+                        (index == 1 && begun > 0) || frame.key() != Some(&of)
+                    });
+                    let gone = (before - waiting.len()) as u64;
+                    prop_assert_eq!(queue.drop_with_key(&of, &meter), gone);
+                    let waits = Waits { until: None, key: Some(of) };
+                    waiting.push(append(&mut queue, 5, waits));
+                }
+                Turn::Wait(millis) => now += Duration::from_millis(millis.into()),
+                Turn::Flush(mut room) => {
+                    let before = waiting.len();
+                    let mut index = 0;
+                    waiting.retain(|(frame, _)| {
+                        index += 1;
+                        (index == 1 && begun > 0) || frame.until().is_none_or(|until| until > now)
+                    });
+                    let gone = (before - waiting.len()) as u64;
+                    prop_assert_eq!(queue.drop_expired(now, &meter), gone);
+                    socket.room = room;
+                    queue.flush(&mut socket, &meter);
+                    while room > 0 && !waiting.is_empty() {
+                        let left = &waiting[0].1[begun..];
+                        let taken = left.len().min(room);
+                        out.extend_from_slice(&left[..taken]);
+                        (room, begun) = (room - taken, begun + taken);
+                        if begun == waiting[0].1.len() {
+                            waiting.remove(0);
+                            begun = 0;
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(&socket.taken, &out);
+            prop_assert_eq!(queue.messages() as usize, waiting.len());
+            let bytes: usize = waiting.iter().map(|(_, bytes)| bytes.len()).sum();
+            prop_assert_eq!(queue.bytes(), bytes);
+        }
+        drop(waiting);
+        queue.abandon(&meter);
+        prop_assert_eq!((queue.bytes(), queue.messages(), meter.get()), (0, 0, 0));
     }
 }
 
