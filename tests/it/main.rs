@@ -43,5 +43,7 @@ mod storm;
 mod supervised;
 mod tidy;
 mod upgrades;
+mod v1;
+mod v1_send;
 mod watch;
 mod wss;
