@@ -126,13 +126,10 @@ impl Membership for V1 {
     ) -> Answer<SetAttributesResponse> {
         let (config, request) = (self.live.snapshot(), request.into_inner());
         let mut reading = Reading::new(&config);
-        let change = match request.change {
-            Some(change) => Some(reading.retouch("change", change)),
-            None => {
-                reading.fault("change", "is missing");
-                None
-            }
-        };
+        if request.change.is_none() {
+            reading.fault("change", "is missing");
+        }
+        let change = request.change.map(|change| reading.retouch("change", change));
         let whom = reading.whom(&request.clients, &request.uids);
         let change = Change { attributes: Some(reading.done(change)?), ..Change::default() };
         let Outcome { changed, failures, .. } = self.change(whom, change).await?;
