@@ -33,6 +33,7 @@ const BOUNDS: Bounds = Bounds {
     head: LEAST_HEAD,
     head_time: Duration::from_secs(10),
     answer_time: Some(Duration::from_secs(10)),
+    taking_time: Duration::from_secs(10),
     grace: Duration::from_secs(1),
 };
 
@@ -63,18 +64,21 @@ pub struct Context {
 #[derive(Clone)]
 pub struct Admin {
     lifecycle: lifecycle::Handle,
+    live: Live,
     metrics: Arc<Registry>,
 }
 
 impl Admin {
     /// Tells of what is in `context`.
     pub fn new(context: Context) -> Self {
-        let lifecycle = context.lifecycle.clone();
-        Self { lifecycle, metrics: Arc::new(page::registry(context)) }
+        let (lifecycle, live) = (context.lifecycle.clone(), context.live.clone());
+        Self { lifecycle, live, metrics: Arc::new(page::registry(context)) }
     }
 
     /// Answers probes and scrapers at `entrance` until `stop`.
     pub async fn serve(self, entrance: Entrance, stop: Stop) {
+        let live = self.live.clone();
+        let bounds = move || Bounds { taking_time: live.snapshot().limits.handshake, ..BOUNDS };
         let handler = move |request: Request<_>| {
             let admin = self.clone();
             let scraped = (request.uri().path() == "/metrics" && reads(request.method()))
@@ -86,7 +90,7 @@ impl Admin {
                 }
             }
         };
-        http::serve(Acceptor::new(entrance, "admin"), BOUNDS, handler, stop).await;
+        http::serve(Acceptor::new(entrance, "admin"), bounds, handler, stop).await;
     }
 }
 

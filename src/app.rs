@@ -28,7 +28,7 @@ use crate::{
     control, grpc,
     hub::Hub,
     lifecycle::{self, Asks},
-    shard::Threads,
+    shard::{Clock, Threads},
     sink::EventSink,
     status::{Listeners, Phase},
     telemetry, ws,
@@ -46,6 +46,8 @@ pub struct Options {
     pub sink: Arc<dyn EventSink>,
     /// Sockets that listen already, in place of what the configuration says of their surfaces.
     pub inherited: Vec<(Surface, TcpListener)>,
+    /// What the shards go by.
+    pub clock: Clock,
 }
 
 /// Why the gateway could not be started.
@@ -77,6 +79,9 @@ pub enum RunError {
     /// A surface ended although nobody told it to.
     #[error("{0}")]
     Surface(String),
+    /// At the stop, threads of shards did not end.
+    #[error("{0} did not end when told to; the clients that were left there are cut off")]
+    Stuck(String),
 }
 
 /// A gateway that is ready.
@@ -90,6 +95,10 @@ pub struct Gateway {
     listeners: listeners::Set,
     /// Watches the files of the configuration, or none if `reload.watch` says so.
     watch: Watch,
+    /// The drain under way, if there is one.
+    drain: Option<drain::Drain>,
+    /// When the supervisor was last seen to be at work.
+    ticked: watch::Sender<tokio::time::Instant>,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -114,7 +123,7 @@ impl Gateway {
         let control = control_socket(config).await?;
         let bound = listeners::bind(config, options.inherited)?;
         let live = Live::new(options.loaded.in_force());
-        let (hub, threads) = Hub::start(&live, options.sink)?;
+        let (hub, threads) = Hub::start(&live, options.sink, options.clock)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
         asks.config.send_replace(reload.status());
@@ -145,8 +154,9 @@ impl Gateway {
             admin: admin::Admin::new(told),
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
-        let listeners = listeners::Set::serve(contexts, bound, path)?;
-        let pulse = pulse::keep(hub.clone(), control_stopping.clone());
+        let listeners = listeners::Set::serve(contexts, bound, path);
+        let (ticked, tick) = watch::channel(tokio::time::Instant::now());
+        let pulse = pulse::keep(hub.clone(), tick, control_stopping.clone());
         surfaces.spawn(async {
             pulse.await;
             Ok(())
@@ -175,6 +185,8 @@ impl Gateway {
             reload,
             listeners,
             watch,
+            drain: None,
+            ticked,
             surfaces,
             stop_grpc,
             stop_control,

@@ -85,6 +85,7 @@ const BOUNDS: Bounds = Bounds {
     head_time: Duration::from_secs(30),
     // A drain answers when it is over; the drain's own settings bound it.
     answer_time: None,
+    taking_time: Duration::from_secs(10),
     grace: Duration::from_secs(2),
 };
 
@@ -94,6 +95,8 @@ const BOUNDS: Bounds = Bounds {
 /// is removed then.
 pub async fn serve(socket: Socket, context: Context, stop: Stop) {
     let (listener, file) = socket.split();
+    let live = context.live.clone();
+    let bounds = move || Bounds { taking_time: live.snapshot().limits.handshake, ..BOUNDS };
     let handler = move |request: Request<Incoming>| {
         let context = context.clone();
         async move {
@@ -103,7 +106,7 @@ pub async fn serve(socket: Socket, context: Context, stop: Stop) {
             answer(request.method(), request.uri().path(), &context).await
         }
     };
-    http::serve(Acceptor::new(listener, "control"), BOUNDS, handler, stop).await;
+    http::serve(Acceptor::new(listener, "control"), bounds, handler, stop).await;
     drop(file);
 }
 

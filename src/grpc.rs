@@ -19,6 +19,7 @@ mod peer;
 pub mod proto;
 mod refusals;
 mod services;
+mod trust;
 mod v1;
 
 use std::{net::SocketAddr, sync::Arc};

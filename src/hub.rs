@@ -41,7 +41,7 @@ use crate::{
     ids::{ClientId, Name},
     message::{Payload, Receipt, Target},
     metrics::{BusyStats, HandshakeStats, ShardStats},
-    shard::{self, Bounds, Command, Newcomer, Seat, Seats, Shard, Threads},
+    shard::{self, Bounds, Clock, Command, Newcomer, Seat, Seats, Shard, Threads},
     sink::EventSink,
     wire,
 };
@@ -100,14 +100,20 @@ pub enum Full {
 }
 
 impl Hub {
-    /// Starts the shard threads; what happens to their clients is told to `sink`.
-    pub fn start(live: &Live, sink: Arc<dyn EventSink>) -> io::Result<(Self, Threads)> {
+    /// Starts the shard threads, which go by `clock`; what happens to their clients is told to
+    /// `sink`.
+    pub fn start(
+        live: &Live,
+        sink: Arc<dyn EventSink>,
+        clock: Clock,
+    ) -> io::Result<(Self, Threads)> {
         let directory = Arc::new(Directory::default());
         let world = shard::World {
             live: live.clone(),
             directory: Arc::clone(&directory),
             sink,
             shards: live.snapshot().resolved_shards(),
+            clock,
         };
         let (shards, threads) = shard::start(world)?;
         let hub = Self(Arc::new(Inner {

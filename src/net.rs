@@ -15,11 +15,13 @@ pub mod entrance;
 pub mod gate;
 pub mod http;
 pub mod proxy;
+pub mod timely;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};
 pub use entrance::Entrance;
 pub use gate::{Gate, Place};
+pub use timely::Timely;
 
 use tokio::sync::watch;
 

@@ -16,9 +16,11 @@
 //! `catch_unwind`, so a panic costs that one session (close code 1011) and nobody else.
 
 mod adopt;
+mod answer;
 mod bundle;
 mod caps;
 mod change;
+mod clock;
 mod deliver;
 mod door;
 mod encode;
@@ -26,6 +28,7 @@ mod inbound;
 mod inbox;
 mod leave;
 mod members;
+mod offer;
 mod outbound;
 mod run;
 mod session;
@@ -43,9 +46,12 @@ use std::{
     thread,
 };
 
+pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
 
-use crate::{config::Live, directory::Directory, metrics::ShardStats, sink::EventSink};
+use crate::{
+    config::Live, directory::Directory, metrics::ShardStats, sink::EventSink, tls::Established,
+};
 
 /// A connection that has just been upgraded to WebSocket.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ pub struct Newcomer {
     /// The socket, non-blocking.
     pub stream: TcpStream,
     /// The TLS of the connection, its handshake done; none if it is plain.
-    pub tls: Option<Box<rustls::ServerConnection>>,
+    pub tls: Option<Box<Established>>,
     /// The answer to the upgrade, which goes out before the first message.
     pub greeting: Vec<u8>,
     /// Bytes that were read beyond the upgrade request: the first of the client's frames.
@@ -126,6 +132,7 @@ pub(crate) struct World {
     pub(crate) sink: Arc<dyn EventSink>,
     /// Number of shards.
     pub(crate) shards: usize,
+    pub(crate) clock: Clock,
 }
 
 /// Starts one thread per shard.
@@ -156,8 +163,19 @@ impl Threads {
         self.0.iter().any(thread::JoinHandle::is_finished)
     }
 
-    /// Waits for the threads to end after [`Command::Stop`]; a thread that panicked has said so on
-    /// standard error.
+    /// Whether all have ended, which [`Command::Stop`] brings about.
+    pub fn all_ended(&self) -> bool {
+        self.0.iter().all(thread::JoinHandle::is_finished)
+    }
+
+    /// The names of those that have not.
+    pub fn running(&self) -> Vec<&str> {
+        let running = self.0.iter().filter(|thread| !thread.is_finished());
+        running.filter_map(|thread| thread.thread().name()).collect()
+    }
+
+    /// Waits for the threads to end, for ever if one is stuck: see
+    /// [`all_ended`](Self::all_ended). A thread that panicked has said so on standard error.
     pub fn join(self) {
         for thread in self.0 {
             let _ = thread.join();

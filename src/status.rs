@@ -1,6 +1,7 @@
 //! What the running gateway says of itself: the answer of `status`, as data.
 //!
-//! Server and command line share these types, so that neither can say what the other can't read.
+//! Server and command line share these types, so that neither can say what the other can't read,
+//! and how numbers are put for people.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -131,4 +132,26 @@ pub struct ConfigStatus {
     pub pending: Vec<String>,
     /// Faults of the last reload; empty if it was accepted.
     pub faults: Vec<String>,
+    /// Why changes of the files go unnoticed; none if they are noticed, or not to be.
+    #[serde(default)]
+    pub unwatched: Option<String>,
+}
+
+/// `1,234,567`
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 client`, `2 clients`
+pub fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
 }

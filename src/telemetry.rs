@@ -9,6 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::{self, MakeWriter};
@@ -92,10 +94,21 @@ where
     if human { lines.with_ansi(colours).boxed() } else { lines.json().flatten_event(true).boxed() }
 }
 
-/// Opened for appending, so that several writers and a truncating log rotation do no harm.
+/// Opened for appending, so that several writers and a truncating log rotation do no harm; and
+/// without waiting: a pipe that nobody reads would hold whoever opens it until somebody does.
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(LOG_MODE).open(path).map_err(|error| {
-        let text = format!("log.file {} can't be opened: {error}", path.display());
+    let at_once = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(LOG_MODE).custom_flags(at_once);
+    let opened = options.open(path).and_then(|file| {
+        // Lines are written whole: a pipe whose reader is slow is waited for, like a slow disk.
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+        Ok(file)
+    });
+    opened.map_err(|error| {
+        let unread = error.raw_os_error() == Some(Errno::NXIO.raw_os_error());
+        let hint = if unread { ": it is a pipe that nobody reads" } else { "" };
+        let text = format!("log.file {} can't be opened: {error}{hint}", path.display());
         io::Error::new(error.kind(), text)
     })
 }
@@ -167,6 +180,21 @@ mod tests {
         );
         let human = read("log");
         assert!(human.lines().last().unwrap().ends_with("fifth"), "{human}");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for_until_it_is_written_to() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("log.file") && error.contains("nobody reads"), "{error}");
+        let mut options = OpenOptions::new();
+        let reader = options.read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        let _reader = reader.open(&path).unwrap();
+        let writer = open(&path).unwrap();
+        assert!(!fcntl_getfl(&writer).unwrap().contains(OFlags::NONBLOCK));
     }
 
     #[test]

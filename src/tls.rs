@@ -14,6 +14,7 @@
 //! provider makes no difference here.
 
 mod certificate;
+mod records;
 
 use std::{
     fmt,
@@ -37,6 +38,7 @@ use rustls::{
 };
 
 pub use certificate::{Certificate, name};
+pub use records::{Established, Records};
 
 /// A larger file is a mistake: a chain of certificates takes some kilobytes.
 pub const MAX_FILE: u64 = 1 << 20;

@@ -1,12 +1,22 @@
 //! Draining: readiness red, newcomers refused, clients closed over the window, the rest cut off.
+//!
+//! ```text
+//!  Delay (drain.delay) ─► LetIn (only if the process ends) ─► Close (drain.window, drain.timeout)
+//! ```
+//!
+//! A drain can take hours, and the supervisor has other things to hear of meanwhile. So it is a value
+//! that is waited for beside everything else, and that a stop may turn into the last one.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until, timeout_at},
+};
 
 use crate::{
     close::{Cause, Close, code},
-    config::Config,
+    config,
     hub::Hub,
     lifecycle::Drained,
 };
@@ -14,36 +24,142 @@ use crate::{
 /// How often the sockets that are left are counted.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Closes all clients as `[drain]` says, and answers when the last socket is gone or the time is
-/// over. Sockets that are left then are the caller's to cut off.
-///
-/// `stop_accepting` is called when the delay is over, and waited for; if it does nothing, newcomers go
-/// on being refused with 503.
-pub(super) async fn drain(
-    hub: &Hub,
-    config: &Config,
-    stop_accepting: impl AsyncFnOnce(),
-) -> Drained {
-    let settings = &config.drain;
-    // Load balancers need the time to see that readiness went red; clients are still served.
-    sleep(settings.delay).await;
-    stop_accepting().await;
-    let before = closed(hub);
-    let reason = match settings.close_code {
-        code::RESTART => "the gateway restarts",
-        _ => "the gateway is stopping",
-    };
-    let close = Close::new(Cause::Stop, settings.close_code, reason);
-    hub.drain(&close, settings.window);
-    let deadline = Instant::now() + settings.window + settings.timeout;
-    let gone = async {
-        while hub.count_sockets() > 0 {
-            sleep(LOOK).await;
+/// Time that handshakes under way have before a stop refuses them.
+const LET_IN: Duration = Duration::from_millis(500);
+
+/// A drain under way. Dropping it leaves the clients to be closed by it as they are.
+pub(super) struct Drain {
+    hub: Hub,
+    settings: config::Drain,
+    step: Step,
+    /// Clients that had been closed by a drain before.
+    before: u64,
+    /// Whether the process ends with it.
+    last: bool,
+    waiting: Vec<oneshot::Sender<Drained>>,
+}
+
+/// How far it is.
+enum Step {
+    /// Load balancers have the time to see that readiness went red; clients are still served.
+    Delay { until: Instant },
+    /// Who was accepted already is let in.
+    LetIn { closing: Pin<Box<dyn Future<Output = ()> + Send>>, until: Instant },
+    /// Clients are being closed.
+    Close { until: Instant },
+}
+
+/// What a drain has come to.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The delay is over: the caller stops accepting or not, and says [`Drain::let_in`] or
+    /// [`Drain::close`].
+    DelayOver,
+    /// The last socket is gone, or the time is over. Sockets that are left are the caller's to cut
+    /// off.
+    Over(Drained),
+}
+
+impl Drain {
+    /// Begins a drain that closes clients as `settings` say, after `delay`.
+    pub(super) fn begin(hub: Hub, settings: config::Drain, delay: Duration) -> Self {
+        let before = closed(&hub);
+        let step = Step::Delay { until: Instant::now() + delay };
+        Self { hub, settings, step, before, last: false, waiting: Vec::new() }
+    }
+
+    /// Waits for what comes next. Can be dropped and called again.
+    pub(super) async fn next(&mut self) -> Event {
+        loop {
+            match &mut self.step {
+                Step::Delay { until } => {
+                    sleep_until(*until).await;
+                    return Event::DelayOver;
+                }
+                Step::LetIn { closing, until } => {
+                    let _ = timeout_at(*until, closing).await;
+                    self.close();
+                }
+                Step::Close { until } => {
+                    let gone = async {
+                        while self.hub.count_sockets() > 0 {
+                            sleep(LOOK).await;
+                        }
+                    };
+                    // Whether it took too long shows in the number of sockets that are left.
+                    let _ = timeout_at(*until, gone).await;
+                    let closed = closed(&self.hub) - self.before;
+                    return Event::Over(Drained { closed, cut_off: self.hub.count_sockets() });
+                }
+            }
         }
-    };
-    // Whether it took too long shows in the number of sockets that are left.
-    let _ = timeout_at(deadline, gone).await;
-    Drained { closed: closed(hub) - before, cut_off: hub.count_sockets() }
+    }
+
+    /// Closes the clients once the listeners have let in whom they had accepted, or soon.
+    pub(super) fn let_in(&mut self, closing: impl Future<Output = ()> + Send + 'static) {
+        self.step = Step::LetIn { closing: Box::pin(closing), until: Instant::now() + LET_IN };
+    }
+
+    /// Closes the clients. Newcomers are refused with 503 from now on.
+    pub(super) fn close(&mut self) {
+        let settings = &self.settings;
+        let reason = match settings.close_code {
+            code::RESTART => "the gateway restarts",
+            _ => "the gateway is stopping",
+        };
+        let close = Close::new(Cause::Stop, settings.close_code, reason);
+        self.hub.drain(&close, settings.window);
+        self.step = Step::Close { until: Instant::now() + settings.window + settings.timeout };
+    }
+
+    /// Whether clients are being closed by now.
+    pub(super) fn closes(&self) -> bool {
+        matches!(self.step, Step::Close { .. })
+    }
+
+    /// Whether the process ends with it.
+    pub(super) fn is_last(&self) -> bool {
+        self.last
+    }
+
+    /// The process ends with it.
+    pub(super) fn make_last(&mut self) {
+        self.last = true;
+    }
+
+    /// Tells this one how it ended.
+    pub(super) fn tell(&mut self, reply: oneshot::Sender<Drained>) {
+        // Who asked and went away again would be remembered for as long as the drain takes.
+        self.waiting.retain(|reply| !reply.is_closed());
+        self.waiting.push(reply);
+    }
+
+    /// The time that it can still take.
+    pub(super) fn at_most(&self) -> Duration {
+        let (until, more) = match &self.step {
+            Step::Delay { until } => (until, LET_IN + self.settings.window + self.settings.timeout),
+            Step::LetIn { until, .. } => (until, self.settings.window + self.settings.timeout),
+            Step::Close { until } => (until, Duration::ZERO),
+        };
+        until.saturating_duration_since(Instant::now()) + more
+    }
+
+    /// It is not waited for any longer: everybody who is left is cut off.
+    pub(super) fn cut_off(self) {
+        let left = self.hub.count_clients();
+        let closed = closed(&self.hub) - self.before + left;
+        let cut_off = self.hub.count_sockets();
+        self.end(Drained { closed, cut_off });
+    }
+
+    /// It has ended like this.
+    pub(super) fn end(self, drained: Drained) {
+        tracing::info!(closed = drained.closed, cut_off = drained.cut_off, "drained");
+        for reply in self.waiting {
+            // Who asked may be gone; the drain is done all the same.
+            let _ = reply.send(drained);
+        }
+    }
 }
 
 /// Clients that were ever closed because the gateway stops.

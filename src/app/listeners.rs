@@ -76,12 +76,16 @@ pub(super) struct Contexts {
     pub(super) admin: admin::Admin,
 }
 
-/// A listener that is bound and not yet served.
+/// A listener that is bound and not yet served, with all that serving it takes: nothing can fail
+/// any more.
 #[derive(Debug)]
 pub(super) struct Bound {
     surface: Surface,
     /// The address as it was asked for, with port 0 perhaps; none if it was inherited.
     wish: Option<SocketAddr>,
+    address: SocketAddr,
+    /// A second handle of the socket, for whoever listens beside it later.
+    socket: socket2::Socket,
     entrance: Entrance,
 }
 
@@ -116,6 +120,15 @@ pub enum ListenError {
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// There are no descriptors left, for example.
+    #[error("cannot serve a listener ({key}): {source}")]
+    Unservable {
+        /// The setting that names its address.
+        key: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A socket was handed over that would let anybody call.
     #[error(
         "the socket handed over as \"grpc\" listens on {0}, beyond this machine, where it needs one of \
@@ -147,27 +160,33 @@ pub(super) fn bind(
     config: &Config,
     inherited: Vec<(Surface, TcpListener)>,
 ) -> Result<Vec<Bound>, ListenError> {
-    for (surface, listener) in &inherited {
-        if let Ok(address) = listener.local_addr() {
-            may_serve(*surface, address, config)?;
-        }
-    }
     let given: Vec<Surface> = inherited.iter().map(|(surface, _)| *surface).collect();
-    let mut bound: Vec<Bound> = inherited
-        .into_iter()
-        .map(|(surface, listener)| Bound {
-            surface,
-            wish: None,
-            entrance: Entrance::inherited(listener),
-        })
-        .collect();
+    let mut bound = Vec::new();
+    for (surface, listener) in inherited {
+        let inherited = Bound::new(surface, None, Entrance::inherited(listener))?;
+        may_serve(surface, inherited.address, config)?;
+        bound.push(inherited);
+    }
     for surface in Surface::ALL.into_iter().filter(|surface| !given.contains(surface)) {
         for &address in &surface.listen(config).0 {
             let listener = net::bind(address, surface.key())?;
-            bound.push(Bound { surface, wish: Some(address), entrance: Entrance::own(listener) });
+            bound.push(Bound::new(surface, Some(address), Entrance::own(listener))?);
         }
     }
     Ok(bound)
+}
+
+impl Bound {
+    fn new(
+        surface: Surface,
+        wish: Option<SocketAddr>,
+        entrance: Entrance,
+    ) -> Result<Self, ListenError> {
+        let unservable = |source| ListenError::Unservable { key: surface.key(), source };
+        let address = entrance.address().map_err(unservable)?;
+        let socket = entrance.handle().map_err(unservable)?;
+        Ok(Self { surface, wish, address, socket, entrance })
+    }
 }
 
 impl Set {
@@ -176,14 +195,14 @@ impl Set {
         contexts: Contexts,
         bound: Vec<Bound>,
         control: Option<std::path::PathBuf>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let (shown, _) = watch::channel(Listeners { control, ..Listeners::default() });
         let mut set = Self { contexts, open: Vec::new(), shown, tasks: JoinSet::new() };
         for bound in bound {
-            set.open(bound)?;
+            set.open(bound);
         }
         set.show();
-        Ok(set)
+        set
     }
 
     /// Where it listens, now and later.
@@ -222,15 +241,15 @@ impl Set {
             let overlapping = gone.iter().filter(|open| open.address.port() == address.port());
             let others: Vec<_> = overlapping.map(|open| &open.socket).collect();
             let listener = net::bind_beside(address, surface.key(), &others)?;
-            let entrance = Entrance::own(listener);
-            new.push(Bound { surface, wish: Some(address), entrance });
+            new.push(Bound::new(surface, Some(address), Entrance::own(listener))?);
         }
         let gone = gone.iter().map(|open| (open.surface, open.address)).collect();
         Ok(Change { new, gone })
     }
 
-    /// Serves what is new and closes what is gone.
-    pub(super) fn apply(&mut self, change: Change) -> io::Result<()> {
+    /// Serves what is new and closes what is gone. Nothing of it can fail, as by now the rest of
+    /// the configuration is in force.
+    pub(super) fn apply(&mut self, change: Change) {
         for (surface, address) in change.gone {
             let is_it = |open: &Open| open.surface == surface && open.address == address;
             if let Some(at) = self.open.iter().position(is_it) {
@@ -240,12 +259,10 @@ impl Set {
             }
         }
         for bound in change.new {
-            let (surface, address) = (bound.surface, bound.entrance.address()?);
-            self.open(bound)?;
-            tracing::info!(surface = surface.name(), %address, "listening");
+            tracing::info!(surface = bound.surface.name(), address = %bound.address, "listening");
+            self.open(bound);
         }
         self.show();
-        Ok(())
     }
 
     /// Closes the listeners of some surfaces. That is done at once; the future waits until they
@@ -282,9 +299,8 @@ impl Set {
         while self.tasks.join_next().await.is_some() {}
     }
 
-    fn open(&mut self, bound: Bound) -> io::Result<()> {
-        let Bound { surface, wish, entrance } = bound;
-        let (address, socket) = (entrance.address()?, entrance.handle()?);
+    fn open(&mut self, bound: Bound) {
+        let Bound { surface, wish, address, socket, entrance } = bound;
         let (stop, stopping) = watch::channel(false);
         let told = stopping.clone();
         let (websocket, grpc, admin) = (
@@ -307,7 +323,6 @@ impl Set {
             Err(format!("the listener {address} ({}) ended unexpectedly", surface.key()))
         });
         self.open.push(Open { surface, wish, address, socket, stop });
-        Ok(())
     }
 
     fn show(&self) {

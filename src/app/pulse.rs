@@ -2,13 +2,17 @@
 //!
 //! A shard that is stuck holds its clients, and nobody hears of it: its sockets stay open, the other
 //! shards and gRPC go on. So the watchdog is fed only if every shard has answered; if one does not
-//! for `WatchdogSec=`, systemd starts the gateway anew.
+//! for `WatchdogSec=`, systemd starts the gateway anew. The same goes for the supervisor: while it is
+//! stuck, nothing is reloaded, and nobody can stop the process but by force.
 
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
-use super::systemd;
+use super::{supervise::CHECK, systemd};
 use crate::{
     hub::Hub,
     net::{Stop, stopped},
@@ -17,21 +21,35 @@ use crate::{
 /// How often each shard is asked; with a watchdog at least three times in its period.
 const EVERY: Duration = Duration::from_secs(1);
 
+/// The supervisor shows itself every [`CHECK`], but for the time that a reload takes.
+const LATELY: Duration = CHECK.saturating_mul(3);
+
 /// Asks until `stop`, which comes last: a drain takes its time, and the shards have to live.
-pub(super) async fn keep(hub: Hub, mut stop: Stop) {
+/// `tick` holds when the supervisor was last at work.
+pub(super) async fn keep(hub: Hub, tick: watch::Receiver<Instant>, mut stop: Stop) {
     let watchdog = systemd::watchdog();
     let every = watchdog.map_or(EVERY, |period| EVERY.min(period / 3));
-    let mut tick = interval(every);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = interval(every);
+    next.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent: Vec<usize> = Vec::new();
+    let mut at_work = true;
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            _ = next.tick() => {}
             () = stopped(&mut stop) => return,
         }
         let pulse = hub.pulse(every).await;
-        if pulse.is_whole() && watchdog.is_some() {
+        let ticks = tick.borrow().elapsed() < LATELY;
+        if pulse.is_whole() && ticks && watchdog.is_some() {
             systemd::alive();
+        }
+        if ticks != at_work {
+            if ticks {
+                tracing::warn!("the supervisor is at work again");
+            } else {
+                tracing::error!("the supervisor is stuck; reloads and stops are not heard");
+            }
+            at_work = ticks;
         }
         let now: Vec<usize> = pulse.silent().collect();
         if now != silent {

@@ -145,10 +145,7 @@ impl Reloader {
             tracing::warn!("{warning}");
         }
         live.swap(plan.next);
-        if let Err(error) = listeners.apply(change) {
-            // The sockets are bound; not to be told their addresses is the system's last straw.
-            tracing::error!(%error, "a new listener is not served");
-        }
+        listeners.apply(change);
         self.status.file = plan.file;
         self.status.loaded_at = now();
         self.status.generation += 1;

@@ -2,12 +2,15 @@
 //!
 //! | what comes | what is done |
 //! |---|---|
-//! | SIGTERM, SIGINT, `stop` | drain, then end; a second signal ends at once |
-//! | SIGHUP, `reload` | load, check and swap the configuration, or nothing |
+//! | SIGTERM, SIGINT, `stop` | drain, then end; a drain under way is gone on with |
+//! | a second SIGTERM or SIGINT | end at once |
+//! | SIGHUP, `reload` | load, check and swap the configuration, or nothing; not while stopping |
 //! | a file of the configuration has changed | the same, if it says anything new |
 //! | `reload --plan` | the same, but for the swap |
 //! | `drain` | drain and stay |
 //! | a shard or a surface ends by itself | end with an error, so that a supervisor restarts us |
+//!
+//! All of it is heard while a drain is under way, too.
 
 use std::{
     io,
@@ -17,30 +20,44 @@ use std::{
 
 use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, timeout},
+};
 use tokio_stream::StreamExt as _;
 
-use super::{Gateway, RunError, Surface, drain::drain, reload::Why, systemd};
+use super::{
+    Gateway, RunError, Surface,
+    drain::{Drain, Event},
+    reload::Why,
+    systemd,
+};
 use crate::{
-    config::Drain,
     lifecycle::{Ask, Drained, Reloaded},
-    status::Phase,
+    status::{Phase, counted},
 };
 
-/// How often it is checked that all shards live.
-const CHECK: Duration = Duration::from_secs(1);
+/// How often it is checked that all shards live, and shown that the supervisor does.
+pub(super) const CHECK: Duration = Duration::from_secs(1);
 
 /// Time that the surfaces have to end once the clients are gone.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Time that handshakes under way have before a stop refuses them.
-const LET_IN: Duration = Duration::from_millis(500);
+/// Time that the shards' threads have to end after that, which takes them a turn of their loop.
+const LAST_TURN: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether they have.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What a stop may take beyond what is known of, on a machine that is busy.
+const BUSY: Duration = Duration::from_secs(2);
 
 /// What woke the supervisor.
 enum Wake {
     Ask(Ask),
     Signal(i32),
     Check,
+    Drain(Event),
     Surface(Result<(), String>),
     Listener(String),
     Files(Vec<PathBuf>),
@@ -64,48 +81,52 @@ impl Gateway {
                 Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
                 Some(signal) = signals.next() => Wake::Signal(signal),
                 _ = check.tick() => Wake::Check,
+                event = next(&mut self.drain) => Wake::Drain(event),
                 Some(ended) = self.surfaces.join_next() => {
                     Wake::Surface(ended.map_err(|error| error.to_string()).flatten())
                 }
                 files = self.watch.rested() => Wake::Files(files),
                 error = self.listeners.failed() => Wake::Listener(error),
             };
+            self.ticked.send_replace(Instant::now());
             match wake {
-                Wake::Ask(Ask::Reload(reply)) => {
-                    let outcome = self.reload(Why::Asked);
-                    // Who asked may be gone; the outcome stands in the status all the same.
-                    let _ = reply.send(outcome);
-                }
+                Wake::Ask(ask) => self.answer(ask),
                 Wake::Files(files) => {
                     tracing::debug!(?files, "files have changed");
                     // The outcome is logged and stands in the status: nobody asked.
                     let _ = self.reload(Why::Seen);
                 }
-                Wake::Ask(Ask::Plan(reply)) => {
-                    let _ = reply.send(self.reload.plan(&self.live, &self.listeners));
-                }
                 Wake::Signal(SIGHUP) => {
                     // The outcome is logged and stands in the status: a signal has no answer.
-                    let _ = self.reload(Why::Asked);
-                }
-                Wake::Ask(Ask::Drain(reply)) => {
-                    self.go_out_of_service(Phase::Draining, reply, &mut signals).await;
-                    if *self.asks.phase.borrow() == Phase::Stopping {
-                        return self.end().await;
+                    if self.reload(Why::Asked).is_none() {
+                        tracing::warn!("the gateway is stopping: SIGHUP reloads nothing any more");
                     }
                 }
-                Wake::Ask(Ask::Stop(reply)) => {
-                    self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
+                Wake::Signal(signal) if self.is_stopping() => {
+                    tracing::warn!(signal, "told again to stop; clients that are left are cut off");
+                    if let Some(drain) = self.drain.take() {
+                        drain.cut_off();
+                    }
                     return self.end().await;
                 }
                 Wake::Signal(signal) => {
                     tracing::info!(signal, "told to stop; a second signal stops at once");
-                    let (reply, _nobody) = oneshot::channel();
-                    self.go_out_of_service(Phase::Stopping, reply, &mut signals).await;
-                    return self.end().await;
+                    self.leave(None, true);
+                }
+                Wake::Drain(Event::DelayOver) => self.close_clients(),
+                Wake::Drain(Event::Over(drained)) => {
+                    if let Some(drain) = self.drain.take() {
+                        drain.end(drained);
+                    }
+                    if self.is_stopping() {
+                        return self.end().await;
+                    }
                 }
                 Wake::Check if self.threads.any_ended() => return Err(RunError::Shard),
-                Wake::Check => said = self.say_how_it_is(&said),
+                Wake::Check => {
+                    said = self.say_how_it_is(&said);
+                    self.show_config();
+                }
                 Wake::Surface(Ok(())) => {
                     return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
                 }
@@ -116,26 +137,59 @@ impl Gateway {
         }
     }
 
-    fn reload(&mut self, why: Why) -> Reloaded {
+    fn answer(&mut self, ask: Ask) {
+        // Who asked may be gone: what was done stands in the status all the same. Who is not
+        // answered is told that the gateway is stopping.
+        match ask {
+            Ask::Reload(reply) => {
+                if let Some(outcome) = self.reload(Why::Asked) {
+                    let _ = reply.send(outcome);
+                }
+            }
+            Ask::Plan(reply) => {
+                if !self.is_stopping() {
+                    let _ = reply.send(self.reload.plan(&self.live, &self.listeners));
+                }
+            }
+            Ask::Drain(reply) => self.leave(Some(reply), false),
+            Ask::Stop(reply) => self.leave(Some(reply), true),
+        }
+    }
+
+    /// Reloads the configuration. Not while the process is stopping: listeners that have closed
+    /// would open again, and the service manager be told that all is well.
+    fn reload(&mut self, why: Why) -> Option<Reloaded> {
+        if self.is_stopping() {
+            return None;
+        }
         systemd::reloading();
         let read_at = SystemTime::now();
         let watch = &mut self.watch;
         let disturbed = || why == Why::Seen && watch.disturbed();
         let outcome = self.reload.reload(&self.live, &mut self.listeners, why, disturbed);
         self.watch.set(&self.reload.files(&self.live.snapshot()), read_at);
-        self.asks.config.send_replace(self.reload.status());
+        self.show_config();
         // Before anybody is answered: when `reload` has returned, systemd knows that it is over.
         systemd::ready();
-        outcome
+        Some(outcome)
+    }
+
+    /// Keeps up to date what `status` says of the configuration.
+    fn show_config(&self) {
+        let mut now = self.reload.status();
+        now.unwatched = self.watch.trouble();
+        self.asks.config.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
     }
 
     /// Keeps the line of `systemctl status` up to date; answers what it is.
     fn say_how_it_is(&self, said: &str) -> String {
-        let (clients, groups) = (self.hub.count_clients(), self.hub.count_groups());
+        let clients = counted(self.hub.count_clients(), "client");
+        let groups = counted(self.hub.count_groups(), "group");
         let now = match self.reload.status().faults.len() {
-            0 => format!("{clients} clients, {groups} groups"),
+            0 => format!("{clients}, {groups}"),
             faults => {
-                format!("{clients} clients, {groups} groups; last reload refused: {faults} faults")
+                let faults = counted(faults as u64, "fault");
+                format!("{clients}, {groups}; last reload refused: {faults}")
             }
         };
         if now != said {
@@ -144,38 +198,46 @@ impl Gateway {
         now
     }
 
-    /// Drains, unless a signal to stop comes first, which ends the waiting (and turns a drain into
-    /// a stop).
-    async fn go_out_of_service(
-        &mut self,
-        phase: Phase,
-        reply: oneshot::Sender<Drained>,
-        signals: &mut Signals,
-    ) {
-        self.asks.phase.send_replace(phase);
-        let config = self.live.snapshot();
-        if phase == Phase::Stopping {
-            systemd::stopping(longest(&config.drain));
+    fn is_stopping(&self) -> bool {
+        *self.asks.phase.borrow() == Phase::Stopping
+    }
+
+    /// Goes out of service, by the drain that is under way or by a new one; for good if it is
+    /// `last`.
+    fn leave(&mut self, reply: Option<oneshot::Sender<Drained>>, last: bool) {
+        let settings = &self.live.snapshot().drain;
+        // Once readiness is red, nobody has to be given the time to see it turn.
+        let in_service = *self.asks.phase.borrow() == Phase::Ready;
+        let delay = if in_service { settings.delay } else { Duration::ZERO };
+        let drain = self
+            .drain
+            .get_or_insert_with(|| Drain::begin(self.hub.clone(), settings.clone(), delay));
+        if let Some(reply) = reply {
+            drain.tell(reply);
         }
-        let listeners = &mut self.listeners;
-        let stop_accepting = async || {
-            if phase == Phase::Stopping {
-                // Who was accepted already is not refused: where systemd holds the sockets, whoever
-                // comes later is served by the next process.
-                let _ = timeout(LET_IN, listeners.close(CLIENTS)).await;
+        if last && !drain.is_last() {
+            drain.make_last();
+            self.asks.phase.send_replace(Phase::Stopping);
+            systemd::stopping(drain.at_most() + GRACE + LAST_TURN + BUSY);
+            if drain.closes() {
+                // Newcomers are refused already; now they can't even come.
+                drop(self.listeners.close(CLIENTS));
             }
-        };
-        let drained = tokio::select! {
-            drained = drain(&self.hub, &config, stop_accepting) => drained,
-            () = told_to_stop(signals) => {
-                tracing::warn!("told again to stop; clients that are left are cut off");
-                self.asks.phase.send_replace(Phase::Stopping);
-                Drained { closed: 0, cut_off: self.hub.count_sockets() }
-            }
-        };
-        tracing::info!(closed = drained.closed, cut_off = drained.cut_off, "drained");
-        // Who asked may be gone; the drain is done all the same.
-        let _ = reply.send(drained);
+        } else if in_service {
+            self.asks.phase.send_replace(Phase::Draining);
+        }
+    }
+
+    /// The delay of the drain is over.
+    fn close_clients(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        if drain.is_last() {
+            // Who was accepted already is not refused: where systemd holds the sockets, whoever
+            // comes later is served by the next process.
+            drain.let_in(self.listeners.close(CLIENTS));
+        } else {
+            drain.close();
+        }
     }
 
     /// Takes everything down. The clients are gone, or are cut off here.
@@ -191,24 +253,26 @@ impl Gateway {
         if timeout(GRACE, ended).await.is_err() {
             tracing::warn!("a listener did not end in time; it is cut off");
         }
+        let ended = async {
+            while !self.threads.all_ended() {
+                sleep(LOOK).await;
+            }
+        };
+        if timeout(LAST_TURN, ended).await.is_err() {
+            let threads = self.threads.running().join(", ");
+            tracing::error!(threads, "shards do not end; the process ends without them");
+            return Err(RunError::Stuck(threads));
+        }
         self.threads.join();
         tracing::info!("stopped");
         Ok(())
     }
 }
 
-/// The time that a stop can take.
-fn longest(drain: &Drain) -> Duration {
-    // The threads end at once; what is added is for a machine that is busy.
-    drain.delay + drain.window + drain.timeout + GRACE + Duration::from_secs(5)
-}
-
-async fn told_to_stop(signals: &mut Signals) {
-    while let Some(signal) = signals.next().await {
-        if signal != SIGHUP {
-            return;
-        }
+/// What comes next of a drain, if there is one.
+async fn next(drain: &mut Option<Drain>) -> Event {
+    match drain {
+        Some(drain) => drain.next().await,
+        None => std::future::pending().await,
     }
-    // The signals have ended, which they never do before the process does.
-    std::future::pending::<()>().await;
 }

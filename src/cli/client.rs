@@ -1,6 +1,6 @@
 //! The commands that ask the running gateway, over its control socket.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{Exit, complain, render, say};
@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Asks, prints the answer, and says how it went.
 pub(super) fn run(source: &Source, ask: Ask) -> Exit {
-    let socket = socket(source);
+    let socket = config::control_socket(source, std::env::vars_os());
     match block_on(answer(socket.as_deref(), ask)) {
         Ok(exit) => exit,
         Err(ClientError::NotRunning { .. }) if ask == Ask::Stop => {
@@ -61,16 +61,6 @@ pub(super) fn running(socket: Option<&Path>) -> Result<Option<String>, String> {
         Err(ClientError::NotRunning { .. }) => Ok(None),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// The socket that the configuration names. A configuration with faults must not keep anybody from
-/// stopping the gateway: then the documented places are tried, unless `--socket` says better.
-fn socket(source: &Source) -> Option<PathBuf> {
-    let loaded = config::load(source, std::env::vars_os()).or_else(|_| {
-        let only_flags = Source { file: None, sets: source.sets.clone() };
-        config::load(&only_flags, std::iter::empty::<(String, String)>())
-    });
-    loaded.ok()?.config.control.socket.set().cloned()
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, ClientError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::start::Announcement;
 use crate::config::value::Size;
 use crate::lifecycle::{ChangedKey, Drained, Reloaded};
-use crate::status::{CertificateStatus, Listeners, Phase, Status};
+use crate::status::{CertificateStatus, Listeners, Phase, Status, counted, grouped};
 
 /// Lines of a name and a value, the values one under the other.
 #[derive(Default)]
@@ -48,6 +48,9 @@ pub(super) fn status(status: &Status) -> String {
     for fault in &status.config.faults {
         let ago = age(status.taken_at.saturating_sub(status.config.tried_at));
         table.row("FAULT", format!("reload refused {ago} ago: {fault}"));
+    }
+    if let Some(trouble) = &status.config.unwatched {
+        table.row("UNWATCHED", format!("{trouble} (SIGHUP and `reload` read the files)"));
     }
     table.some("PENDING", pending(&status.config.pending));
     for certificate in status.certificates.iter().filter(|it| it.days_left < EXPIRING) {
@@ -202,25 +205,6 @@ fn age(seconds: u64) -> String {
     }
 }
 
-/// `1,234,567`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `1 client`, `2 clients`
-fn counted(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(number))
-}
-
 /// `12.3 MiB`: rounded, for a glance; the exact number is in the JSON.
 fn amount(bytes: u64) -> String {
     const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -318,16 +302,20 @@ configuration  no file, generation 2, loaded 1m 40s ago";
         let mut picture = picture();
         picture.phase = Phase::Draining;
         picture.config.faults = vec!["x.toml: shards = 0".into()];
+        picture.config.unwatched = Some("/etc: too many watches".into());
         picture.config.pending = vec!["shards".into(), "grpc.listen".into()];
         picture.certificates[0].days_left = 3;
         let text = status(&picture);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "state          draining: no new clients");
         assert_eq!(lines[1], "FAULT          reload refused 10s ago: x.toml: shards = 0");
-        assert_eq!(lines[2], "PENDING        shards, grpc.listen (a restart puts them in force)");
+        let unwatched =
+            "UNWATCHED      /etc: too many watches (SIGHUP and `reload` read the files)";
+        assert_eq!(lines[2], unwatched);
+        assert_eq!(lines[3], "PENDING        shards, grpc.listen (a restart puts them in force)");
         let expiring =
             "EXPIRING       tls.certificate: CN=example.com until 2031-03-01, 3 days left";
-        assert_eq!(lines[3], expiring);
+        assert_eq!(lines[4], expiring);
         picture.certificates[0].days_left = -1;
         assert!(status(&picture).contains("CN=example.com expired on 2031-03-01"));
     }

@@ -3,14 +3,19 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
+use crate::shard::Clock;
 use crate::{sink, telemetry};
 
 /// The control runtime does what waits; the clients' sockets have threads of their own.
 const CONTROL_THREADS: usize = 4;
+
+/// Time that the control runtime's threads have to come to an end.
+const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Loads, checks and runs; returns when the gateway has ended.
 pub(super) fn run(source: Source, detached: bool) -> Exit {
@@ -64,18 +69,23 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         // First, so that no signal finds the process between start and readiness unprepared.
         let signals = Gateway::signals()?;
         let inherited = Gateway::inherited().map_err(StartError::from)?;
         let sink = Arc::new(sink::NoSink);
-        let options = Options { loaded, source, telemetry: Some(telemetry), sink, inherited };
+        let telemetry = Some(telemetry);
+        let clock = Clock::default();
+        let options = Options { loaded, source, telemetry, sink, inherited, clock };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;
         }
         Ok(gateway.run(signals).await?)
-    })
+    });
+    // What still runs there is of no use to anybody, and could hold the process.
+    runtime.shutdown_timeout(LAST_BREATH);
+    outcome
 }
 
 /// Tells the waiting `start` that all is well, and closes the streams that lead to it.

@@ -142,6 +142,22 @@ where
     load_with(source, env, Path::new(DEFAULT_FILE), Some(Again { before }), Material::read)
 }
 
+/// Where the control socket is, by all that can be read: whatever else is wrong must not keep
+/// anybody from stopping the gateway. None if it is in one of the documented places.
+pub fn control_socket<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Option<PathBuf>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    let mut faults = Vec::new();
+    let file = file_to_read(source, Path::new(DEFAULT_FILE));
+    let read = read(source, env, file.as_deref(), None, &mut faults)?;
+    read.config.control.socket.set().filter(|path| !path.as_os_str().is_empty()).cloned()
+}
+
 /// What a process that reads its configuration once more has read before.
 #[derive(Clone, Copy, Debug)]
 struct Again<'a> {
@@ -163,35 +179,10 @@ where
     let read_at = SystemTime::now();
     let file = file_to_read(source, default_file)
         .or_else(|| again.and_then(|again| again.before.map(Path::to_path_buf)));
-    let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
-    let layers = [
-        file.as_deref().map_or_else(Layer::default, |path| file_layer(path, again, &mut faults)),
-        layer::from_env(env, &mut faults),
-        layer::from_sets(&source.sets, &mut faults),
-    ];
-
-    let mut origins = BTreeMap::new();
-    let mut figment = Figment::from(Serialized::defaults(Config::default()));
-    for layer in &layers {
-        for (key, origin) in &layer.origins {
-            origins.insert(key.clone(), origin.clone());
-        }
-    }
-    for layer in &layers {
-        figment = figment.merge(Serialized::defaults(&layer.tree));
-    }
-
-    let (tree, wrong) = extract_leaves(&figment, &origins);
-    faults.extend(wrong);
-    // Leaves that could not be read have their defaults here, so that the ranges of the others are
-    // checked all the same.
-    let config: Config = match Value::from(tree).deserialize() {
-        Ok(config) => config,
-        Err(error) => {
-            faults.push(Fault::of(Origin::Default, "", error.to_string()));
-            return Err(Faults(faults));
-        }
+    let Some(read) = read(source, env, file.as_deref(), again, &mut faults) else {
+        return Err(Faults(faults));
     };
+    let Read { layers, origins, figment, config } = read;
     for broken in check::broken(&config) {
         if faults.iter().any(|fault| fault.key == broken.key) {
             continue;
@@ -221,6 +212,56 @@ where
         read_at,
         origins,
     })
+}
+
+/// What all sources say together.
+struct Read {
+    /// The file, the environment and the flags.
+    layers: [Layer; 3],
+    origins: BTreeMap<String, Origin>,
+    figment: Figment,
+    /// Leaves that could not be read have their defaults here, so that the ranges of the others are
+    /// checked all the same.
+    config: Config,
+}
+
+/// Reads all sources. What can't be read is a fault; none if nothing can be made of the rest.
+fn read<K, V>(
+    source: &Source,
+    env: impl IntoIterator<Item = (K, V)>,
+    file: Option<&Path>,
+    again: Option<Again>,
+    faults: &mut Vec<Fault>,
+) -> Option<Read>
+where
+    K: Into<OsString>,
+    V: Into<OsString>,
+{
+    let env = env.into_iter().map(|(name, value)| (name.into(), value.into()));
+    let layers = [
+        file.map_or_else(Layer::default, |path| file_layer(path, again, faults)),
+        layer::from_env(env, faults),
+        layer::from_sets(&source.sets, faults),
+    ];
+    let mut origins = BTreeMap::new();
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    for layer in &layers {
+        for (key, origin) in &layer.origins {
+            origins.insert(key.clone(), origin.clone());
+        }
+    }
+    for layer in &layers {
+        figment = figment.merge(Serialized::defaults(&layer.tree));
+    }
+    let (tree, wrong) = extract_leaves(&figment, &origins);
+    faults.extend(wrong);
+    match Value::from(tree).deserialize() {
+        Ok(config) => Some(Read { layers, origins, figment, config }),
+        Err(error) => {
+            faults.push(Fault::of(Origin::Default, "", error.to_string()));
+            None
+        }
+    }
 }
 
 fn file_to_read(source: &Source, default_file: &Path) -> Option<PathBuf> {

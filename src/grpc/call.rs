@@ -30,7 +30,11 @@ use tonic::{
     },
 };
 
-use super::{connection::Line, deadline, peer::Unwelcome};
+use super::{
+    connection::Line,
+    deadline,
+    peer::{Grant, Unwelcome},
+};
 use crate::net::{Stop, stopped};
 
 type Answer = http::Response<Body>;
@@ -62,7 +66,18 @@ async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
     let exempt = EXEMPT.contains(&request.uri().path());
     let admitted = {
         let token = bearer(request.headers());
-        line.peer.admit(exempt, token, &server.live.snapshot())
+        let config = server.live.snapshot();
+        let admitted = line.peer.admit(exempt, token, &config);
+        match admitted {
+            Ok((Grant::Token(id), _)) => line.trust.note(Some(id)),
+            // What needs no token may bring one all the same, to keep the connection.
+            Ok((Grant::Exempt, _)) => {
+                let found = token.and_then(|token| config.material.callers.find(token));
+                line.trust.note(found.map(|(id, _)| id));
+            }
+            Ok((Grant::Open, _)) | Err(_) => {}
+        }
+        admitted
     };
     let (grant, caller) = match admitted {
         Ok(admitted) => admitted,

@@ -6,6 +6,7 @@
 //! | what comes | what is done |
 //! |---|---|
 //! | nothing, or no HTTP/2, within `limits.handshake` | closed |
+//! | no call with a valid token in time, where tokens are the only guard | closed |
 //! | a peer that answers no ping (`grpc.keepalive_*`) or takes no bytes | closed |
 //! | a configuration by which the peer may not be there | its calls are ended, then it is closed |
 //! | the stop | no more calls (GOAWAY), those under way have a grace |
@@ -39,6 +40,7 @@ use super::{
     identity::Identity,
     meter,
     peer::{Grant, Peer, Unwelcome},
+    trust::Trust,
 };
 use crate::{
     config::{Grpc, InForce},
@@ -50,6 +52,7 @@ use crate::{
 pub(super) struct Line {
     pub(super) server: Arc<Shared>,
     pub(super) peer: Arc<Peer>,
+    pub(super) trust: Arc<Trust>,
     pub(super) routes: Routes,
 }
 
@@ -75,6 +78,7 @@ const PREFACE: usize = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len();
 /// Why a connection ends before its peer ends it.
 enum End {
     Silent,
+    Idle,
     Unwelcome(Unwelcome),
     Stop,
 }
@@ -118,10 +122,11 @@ where
 {
     let heard = Arc::new(AtomicUsize::new(0));
     let io = TokioIo::new(Heard { io, bytes: Arc::clone(&heard) });
-    let peer = Arc::new(peer);
+    let (peer, trust) = (Arc::new(peer), Arc::new(Trust::default()));
     let line = Line {
         server: Arc::clone(&server),
         peer: Arc::clone(&peer),
+        trust: Arc::clone(&trust),
         routes: server.routes.clone(),
     };
     // Counted from the outside: a call that is refused or ended early is a call.
@@ -133,7 +138,10 @@ where
         let mut stop = server.stop.clone();
         let swaps = server.live.swaps();
         tokio::select! {
+            // Both have the same deadline, and silence says more.
+            biased;
             () = silence(deadline, &heard) => End::Silent,
+            () = trust.lacks(&peer, &server.live, deadline) => End::Idle,
             why = peer.unwelcome(Grant::Exempt, &server.live, swaps) => End::Unwelcome(why),
             () = stopped(&mut stop) => End::Stop,
         }
@@ -152,6 +160,15 @@ where
             let why = "no HTTP/2 within limits.handshake";
             server.refusals.silent.note(peer.address, "a gRPC connection was closed", why);
             return;
+        }
+        End::Idle => {
+            let why = "no call with a valid token within limits.handshake";
+            if trust.is_probe() {
+                server.refusals.idle.note_quietly();
+            } else {
+                server.refusals.idle.note(peer.address, "a gRPC connection was closed", why);
+            }
+            FAREWELL
         }
         End::Unwelcome(why) => {
             server.refusals.ended.note(peer.address, "a gRPC connection was ended", why);

@@ -18,6 +18,8 @@ pub struct Refusals {
     pub handshakes: Refused,
     /// Connections on which no HTTP/2 was begun within `limits.handshake`.
     pub silent: Refused,
+    /// Connections that carried no call with a valid token within `limits.handshake`.
+    pub idle: Refused,
     /// Calls without a valid token.
     pub tokens: Refused,
     /// Connections that a reload ended.
@@ -31,6 +33,7 @@ impl Refusals {
             ("address", self.addresses.count()),
             ("tls", self.handshakes.count()),
             ("silent", self.silent.count()),
+            ("idle", self.idle.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
         ]
@@ -52,6 +55,11 @@ impl Refused {
     /// How often it was.
     pub fn count(&self) -> u64 {
         self.count.get()
+    }
+
+    /// Counts one more that is nothing to tell of.
+    pub(super) fn note_quietly(&self) {
+        self.count.increment();
     }
 
     /// Counts one more, and tells of it unless another was told of just now.

@@ -1,6 +1,7 @@
 //! A small HTTP/1.1 server for probes and commands: few connections, short requests, no bodies in.
 //!
-//! Everything a peer can hold has a bound: connections, the head's size and time, the answer's time.
+//! Everything a peer can hold has a bound: connections, the head's size and time, the answer's time
+//! until it is found, and until it is taken.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Acceptor, Listener, Stop, stopped};
+use super::{Acceptor, Listener, Stop, Timely, stopped};
 
 /// The answers of this server: small and whole.
 pub type Answer = Response<Full<Bytes>>;
@@ -38,6 +39,8 @@ pub struct Bounds {
     pub head_time: Duration,
     /// Time for an answer to be found; none leaves it to the handler.
     pub answer_time: Option<Duration>,
+    /// Time for the peer to take an answer.
+    pub taking_time: Duration,
     /// Time that answers under way have when the server stops.
     pub grace: Duration,
 }
@@ -45,17 +48,22 @@ pub struct Bounds {
 /// The least buffer hyper works with.
 pub const LEAST_HEAD: usize = 8192;
 
-/// Serves `handler` until `stop`, then lets answers under way finish within `bounds.grace`.
+/// Serves `handler` until `stop`, then lets answers under way finish within `bounds.grace`. Each
+/// connection is asked for its `bounds`; how many there may be is asked once.
 ///
 /// A request of a process that the kernel vouches for has its [`UCred`] among its extensions.
-pub async fn serve<L, H, F>(mut acceptor: Acceptor<L>, bounds: Bounds, handler: H, mut stop: Stop)
-where
+pub async fn serve<L, H, F>(
+    mut acceptor: Acceptor<L>,
+    bounds: impl Fn() -> Bounds,
+    handler: H,
+    mut stop: Stop,
+) where
     L: Listener,
     L::Stream: AsyncRead + AsyncWrite + Unpin,
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds.connections));
+    let places = Arc::new(Semaphore::new(bounds().connections));
     let mut connections = JoinSet::new();
     loop {
         let next = async {
@@ -66,7 +74,7 @@ where
             () = stopped(&mut stop) => break,
             (place, stream) = next => {
                 let process = L::process(&stream);
-                let connection = connection(stream, process, bounds, handler.clone(), stop.clone());
+                let connection = connection(stream, process, bounds(), handler.clone(), stop.clone());
                 connections.spawn(async move {
                     let _place = place;
                     connection.await;
@@ -78,7 +86,7 @@ where
     while let Some((stream, _)) = acceptor.listener().waiting() {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { break };
         let process = L::process(&stream);
-        let connection = connection(stream, process, bounds, handler.clone(), stop.clone());
+        let connection = connection(stream, process, bounds(), handler.clone(), stop.clone());
         connections.spawn(async move {
             let _place = place;
             connection.await;
@@ -86,7 +94,8 @@ where
     }
     drop(acceptor);
     // Who has not finished by then is cut off as the set is dropped.
-    let _ = timeout(bounds.grace, async { while connections.join_next().await.is_some() {} }).await;
+    let _ =
+        timeout(bounds().grace, async { while connections.join_next().await.is_some() {} }).await;
 }
 
 /// A short answer in plain text.
@@ -140,7 +149,7 @@ async fn connection<S, H, F>(
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head_time)
         .max_buf_size(bounds.head.max(LEAST_HEAD))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Timely::new(stream, bounds.taking_time)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

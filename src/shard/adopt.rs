@@ -10,7 +10,7 @@ use super::{
     door::Door,
     outbound::{Frame, Outbound, Sort},
     run::Loop,
-    session::{Allowance, Flags, Session, Stage},
+    session::{Allowance, Flags, NEVER, Session, Stage},
     tunnel::Tunnel,
 };
 use crate::{
@@ -51,7 +51,7 @@ impl Loop {
             id: ClientId::new(self.index, slot, self.generation, random),
             uid: None,
             attributes: None,
-            expires: None,
+            expires: NEVER,
             groups: SmallVec::new(),
             decoder: wire::Decoder::new(newcomer.window.is_some()),
             out: Outbound::default(),
@@ -96,15 +96,22 @@ impl Loop {
             self.sink.opened(session.id);
         }
         if let Some(drain) = &self.drain {
+            // What it has said is heard all the same: its close frame may be among that.
             let close = drain.close.clone();
-            return self.close(slot, &close);
+            self.close(slot, &close);
         }
         if let Some(tunnel) = self.desk.tunnels.get(slot) {
             // What the handshake opened and nobody has asked for yet.
             if tunnel.open(&[], &mut leftover).is_err() {
                 return self.lost(slot);
             }
+            tunnel.count(&mut self.partial);
+            self.desk.stats.partial_bytes.set(self.partial as u64);
+            self.watch(slot, false);
         } else if leftover.is_empty() {
+            return;
+        }
+        if !self.arrived(slot, leftover.len()) {
             return;
         }
         if let Some(session) = self.sessions.get_mut(slot as usize) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    session::{Rates, Session, Stage},
+    session::{NEVER, Rates, Session, Stage},
     wheel::{STEP, Tick},
 };
 use crate::{
@@ -97,6 +97,7 @@ impl Caps {
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        [silent, ping, unfinished, session.expires].into_iter().flatten().min()
+        let expires = (session.expires != NEVER).then_some(session.expires);
+        [silent, ping, unfinished, expires].into_iter().flatten().min()
     }
 }

@@ -14,13 +14,11 @@
 //! written at the end of the turn, so that all that waits for one client leaves in one system call.
 
 use std::{
-    cell::{Cell, RefCell},
     io::{
         ErrorKind::{Interrupted, WouldBlock},
         Write,
     },
     panic::{AssertUnwindSafe, catch_unwind},
-    rc::Rc,
     sync::Arc,
     time::Instant,
 };
@@ -29,12 +27,13 @@ use fixedbitset::FixedBitSet;
 use smallvec::{SmallVec, smallvec};
 
 use super::{
+    answer::Answer,
     bundle::Bundle,
     caps::Caps,
     door::Door,
     encode::Press,
-    inbox::{Clients, Reply},
-    outbound::{Flushed, Frame, Meter, Sort, State},
+    inbox::Clients,
+    outbound::{Meter, State},
     run::Loop,
     session::{Session, slot_at},
     tunnel::Tunnels,
@@ -42,53 +41,12 @@ use super::{
 };
 use crate::{
     close::{Cause, Close, code},
-    config::SlowClient,
-    message::{Payload, Receipt, WhenBehind},
+    message::{Payload, Receipt},
     metrics::{Drop, ShardStats},
 };
 
 /// Messages for the same clients that wait one behind the other, and whom to answer for each.
 pub(super) type Run = SmallVec<[(Payload, Answer); 1]>;
-
-/// Whom to answer for one message.
-pub(super) enum Answer {
-    /// Who sent it.
-    Caller(Reply<Receipt>),
-    /// Who sent several, of which this is the one at the position.
-    Share(Rc<Shares>, usize),
-}
-
-/// The answers to several messages of one call, which are given together.
-pub(super) struct Shares {
-    receipts: RefCell<Vec<Receipt>>,
-    reply: Cell<Option<Reply<Vec<Receipt>>>>,
-}
-
-impl Answer {
-    pub(super) fn give(self, receipt: Receipt) {
-        match self {
-            // Who asked may be gone; the message goes out all the same.
-            Self::Caller(reply) => drop(reply.send(receipt)),
-            Self::Share(shares, index) => shares.receipts.borrow_mut()[index] = receipt,
-        }
-    }
-}
-
-impl Shares {
-    pub(super) fn new(count: usize, reply: Reply<Vec<Receipt>>) -> Rc<Self> {
-        let receipts = RefCell::new(vec![Receipt::default(); count]);
-        Rc::new(Self { receipts, reply: Cell::new(Some(reply)) })
-    }
-}
-
-/// The last answer was given.
-impl std::ops::Drop for Shares {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(self.receipts.take());
-        }
-    }
-}
 
 /// What became of each message of a run.
 pub(super) type Receipts = SmallVec<[Receipt; 1]>;
@@ -111,7 +69,7 @@ pub(super) struct Desk {
     pub(super) tunnels: Tunnels,
     pub(super) press: Press,
     /// Clients that a fan-out found to be too slow or gone; they are closed right after it.
-    victims: Vec<(u32, Cause)>,
+    pub(super) victims: Vec<(u32, Cause)>,
 }
 
 /// What a fan-out wrote past the queues, counted once at its end.
@@ -130,44 +88,13 @@ enum Written {
     Lost,
 }
 
-/// What became of one message for one client.
-enum Offer {
-    /// The client is not there any more.
-    Gone,
-    /// It waits; so many earlier messages made place for it.
-    Queued(u64),
-    /// The client is behind, and the message was not to wait.
-    Behind,
-    /// The queue is full.
-    Full,
-    /// The client is being closed, for this message or by a fault.
-    Closed,
-}
-
-impl Offer {
-    /// Corrects a receipt that says that everybody has queued the message.
-    fn enter(self, receipt: &mut Receipt) {
-        if let Self::Queued(replaced) = self {
-            receipt.replaced += usize::try_from(replaced).unwrap_or(usize::MAX);
-            return;
-        }
-        receipt.queued -= 1;
-        match self {
-            Self::Gone | Self::Queued(_) => receipt.matched -= 1,
-            Self::Behind => receipt.behind += 1,
-            Self::Full => receipt.full += 1,
-            Self::Closed => receipt.closed += 1,
-        }
-    }
-}
-
 impl Desk {
-    pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter) -> Self {
+    pub(super) fn new(stats: Arc<ShardStats>, caps: Caps, meter: Meter, now: Instant) -> Self {
         Self {
             stats,
             caps,
             meter,
-            now: Instant::now(),
+            now,
             tick: 0,
             dirty: Vec::new(),
             laden: FixedBitSet::new(),
@@ -184,74 +111,6 @@ impl Desk {
             session.flags.dirty = true;
             self.dirty.push(slot);
             self.laden.grow_and_insert(slot as usize);
-        }
-    }
-
-    /// Whether nothing more fits into the client's queue.
-    pub(super) fn is_full(&self, session: &Session) -> bool {
-        session.out.bytes() >= self.caps.queue_bytes || session.out.len() >= self.caps.queue_entries
-    }
-
-    /// Whether a message of `bytes` fits; into an empty queue any message does, since what is
-    /// larger than the queue could otherwise never be sent to anybody.
-    fn fits(&self, session: &Session, bytes: usize) -> bool {
-        session.out.is_empty()
-            || session.out.bytes() + bytes <= self.caps.queue_bytes
-                && session.out.len() < self.caps.queue_entries
-    }
-
-    /// Queues a message for one client, if it takes it.
-    fn offer(
-        &mut self,
-        slot: u32,
-        door: &Door,
-        session: &mut Session,
-        (frame, when_behind): (Rc<Frame>, &WhenBehind),
-    ) -> Offer {
-        if !session.is_open() || session.flags.doomed {
-            return Offer::Gone;
-        }
-        let mut replaced = 0;
-        match when_behind {
-            WhenBehind::Queue => {}
-            WhenBehind::Drop if session.flags.blocked => {
-                self.stats.drop_messages(Drop::Behind, 1);
-                return Offer::Behind;
-            }
-            WhenBehind::Drop => {}
-            WhenBehind::Conflate(key) => {
-                replaced = session.out.drop_with_key(key, &self.meter);
-                self.stats.drop_messages(Drop::Replaced, replaced);
-            }
-        }
-        if !self.fits(session, frame.len())
-            && let Err(refused) = self.make_room(slot, door, session, frame.len())
-        {
-            return refused;
-        }
-        session.out.append(frame, Sort::Message, &self.meter);
-        self.mark_dirty(slot, session);
-        Offer::Queued(replaced)
-    }
-
-    /// Queues the messages of a bundle for one client; answers what became of each.
-    fn offer_all(
-        &mut self,
-        slot: u32,
-        door: &Door,
-        session: &mut Session,
-        bundle: &mut Bundle<'_>,
-        mut outcome: impl FnMut(usize, Offer),
-    ) {
-        for index in 0..bundle.len() {
-            // A panic marks this client for closing; the others get their message all the same.
-            let offered = catch_unwind(AssertUnwindSafe(|| {
-                let Self { caps, press, meter, .. } = self;
-                let form = bundle.form(door.window(), caps, press, meter);
-                let frame = Rc::clone(&form.frames()[index]);
-                self.offer(slot, door, session, (frame, bundle.when_behind(index)))
-            }));
-            outcome(index, offered.unwrap_or_else(|_| self.fault(slot, session)));
         }
     }
 
@@ -301,90 +160,25 @@ impl Desk {
         }
     }
 
-    /// A panic in the step of one client marks it for closing.
-    fn fault(&mut self, slot: u32, session: &mut Session) -> Offer {
-        self.stats.panics.add(1);
-        session.flags.doomed = true;
-        self.victims.push((slot, Cause::Fault));
-        Offer::Closed
-    }
-
-    /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
-    fn make_room(
-        &mut self,
-        slot: u32,
-        door: &Door,
-        session: &mut Session,
-        bytes: usize,
-    ) -> Result<(), Offer> {
-        self.drop_expired(session);
-        if self.fits(session, bytes) {
-            return Ok(());
-        }
-        // A flush that ended with its turn says nothing of how fast the client reads.
-        let mut state = State::Unfinished;
-        while state == State::Unfinished && !session.flags.blocked {
-            let Ok(flushed) = self.flush(slot, door, session) else {
-                session.flags.doomed = true;
-                self.victims.push((slot, Cause::Lost));
-                return Err(Offer::Closed);
-            };
-            state = flushed.state;
-            if self.fits(session, bytes) {
-                return Ok(());
-            }
-        }
-        let mut refused = Offer::Full;
-        match self.caps.slow_client {
-            SlowClient::Disconnect => {
-                session.flags.doomed = true;
-                self.victims.push((slot, Cause::Slow));
-                refused = Offer::Closed;
-            }
-            // Nothing is dropped for a message that would not fit afterwards either.
-            SlowClient::DropOldest
-                if session.out.begun_bytes() + bytes <= self.caps.queue_bytes =>
-            {
-                while !self.fits(session, bytes) {
-                    if !session.out.drop_oldest(&self.meter) {
-                        break;
-                    }
-                    self.stats.drop_messages(Drop::Oldest, 1);
-                }
-                if self.fits(session, bytes) {
-                    return Ok(());
-                }
-            }
-            SlowClient::DropNewest | SlowClient::DropOldest => {}
-        }
-        self.stats.drop_messages(Drop::Newest, 1);
-        Err(refused)
-    }
-
     /// Drops what waits for the client and is worth nothing any more.
     pub(super) fn drop_expired(&self, session: &mut Session) {
         let expired = session.out.drop_expired(self.now, &self.meter);
         self.stats.drop_messages(Drop::Expired, expired);
     }
 
-    /// Writes what the socket takes.
-    fn flush(
-        &mut self,
-        slot: u32,
-        mut door: &Door,
-        session: &mut Session,
-    ) -> std::io::Result<Flushed> {
+    /// Writes what the socket takes, and counts it, whatever became of the connection then.
+    pub(super) fn flush(&mut self, slot: u32, mut door: &Door, session: &mut Session) -> State {
         self.drop_expired(session);
         let flushed = if door.is_sealed() {
-            self.tunnels.flush(slot, door, &mut session.out, &self.meter)?
+            self.tunnels.flush(slot, door, &mut session.out, &self.meter)
         } else {
-            session.out.flush(&mut door, &self.meter)?
+            session.out.flush(&mut door, &self.meter)
         };
         session.flags.blocked = flushed.state == State::Blocked;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
         self.stats.messages_out.add(flushed.messages);
-        Ok(flushed)
+        flushed.state
     }
 }
 
@@ -533,11 +327,9 @@ impl Loop {
         let Some(door) = self.doors.get(slot) else { return };
         if !session.flags.blocked {
             match self.desk.flush(slot, door, session) {
-                Ok(flushed) if flushed.state == State::Unfinished => {
-                    self.desk.mark_dirty(slot, session);
-                }
-                Ok(_) => {}
-                Err(_) => return self.lost(slot),
+                State::Unfinished => self.desk.mark_dirty(slot, session),
+                State::Empty | State::Blocked => {}
+                State::Broken => return self.lost(slot),
             }
         }
         if session.out.is_empty() && !door.is_sealed() {
@@ -595,10 +387,5 @@ impl Loop {
     }
 }
 
-impl Desk {
-    /// Whether a paused client has taken enough of its answers to be listened to again.
-    fn has_drained(&self, session: &Session) -> bool {
-        session.out.bytes() <= self.caps.queue_bytes / 2
-            && session.out.len() <= self.caps.queue_entries / 2
-    }
-}
+#[cfg(test)]
+mod tests;

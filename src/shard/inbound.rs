@@ -19,7 +19,7 @@ use super::{
 use crate::{
     close::{Cause, Close, code},
     message::Kind,
-    wire::{self, Event, Flow},
+    wire::{self, Event, Flow, Violation},
 };
 
 /// Bytes of the buffer that all reads of the shard share.
@@ -40,6 +40,8 @@ impl Loop {
     pub(super) fn read_again(&mut self, slot: u32) {
         if let Some(session) = self.sessions.get_mut(slot as usize) {
             session.flags.again = false;
+            // Time didn't count while the client was not listened to.
+            self.watch(slot, false);
             self.read(slot);
         }
     }
@@ -89,7 +91,9 @@ impl Loop {
                 // With edge-triggered readiness a short read means that the next bytes will be
                 // announced, unless the end of the stream was announced together with these.
                 let more = count == buffer.len() || session.flags.hung_up;
-                self.desk.stats.bytes_in.add(count as u64);
+                if !self.arrived(slot, count) {
+                    return more;
+                }
                 if sealed {
                     return self.open(slot, &buffer[..count]) || more;
                 }
@@ -105,6 +109,28 @@ impl Loop {
         }
     }
 
+    /// Counts bytes that have just arrived, sealed or not; false if they are more than
+    /// `limits.client_bytes` allows, in which case the client is closed and they aren't heard.
+    ///
+    /// Only here and only once: what is kept back until the client takes its answers was counted
+    /// when it came.
+    pub(super) fn arrived(&mut self, slot: u32, count: usize) -> bool {
+        let count = count as u64;
+        self.desk.stats.bytes_in.add(count);
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return false;
+        };
+        if !session.is_open() || session.flags.deaf {
+            return true;
+        }
+        if session.allowance.take(self.desk.tick, (0, count), self.desk.caps.rates) {
+            return true;
+        }
+        let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
+        self.close(slot, &close);
+        false
+    }
+
     /// Opens what came through a client's tunnel, and hears what it said; true if that was the last
     /// of it, so that the end has to be seen to.
     pub(super) fn open(&mut self, slot: u32, bytes: &[u8]) -> bool {
@@ -113,6 +139,8 @@ impl Loop {
         let mut opened = std::mem::take(&mut self.opened);
         opened.clear();
         let outcome = tunnel.open(bytes, &mut opened);
+        tunnel.count(&mut self.partial);
+        self.desk.stats.partial_bytes.set(self.partial as u64);
         let (ended, answers) = (tunnel.has_ended(), tunnel.wants_write());
         if answers && let Some(session) = self.sessions.get_mut(slot as usize) {
             self.desk.mark_dirty(slot, session);
@@ -121,12 +149,20 @@ impl Loop {
             self.hear(slot, &mut opened);
         }
         self.opened = opened;
-        if let Err(error) = outcome {
-            tracing::debug!(shard = self.index, slot, %error, "TLS failed");
-            self.lost(slot);
-            return false;
+        match outcome {
+            Ok(any) => {
+                // A message is waited for from its first record on, however many follow.
+                let session = self.sessions.get(slot as usize);
+                let mid_message = session.is_some_and(|session| session.decoder.mid_message());
+                self.watch(slot, any && !mid_message);
+                ended
+            }
+            Err(error) => {
+                tracing::debug!(shard = self.index, slot, %error, "TLS failed");
+                self.lost(slot);
+                false
+            }
         }
-        ended
     }
 
     /// Parses bytes of the client and does what they ask.
@@ -137,12 +173,6 @@ impl Loop {
         };
         if session.flags.deaf {
             return;
-        }
-        let (now, rates) = (self.desk.tick, self.desk.caps.rates);
-        let in_time = session.allowance.take(now, (0, bytes.len() as u64), rates);
-        if !in_time && session.is_open() {
-            let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
-            return self.close(slot, &close);
         }
         let mut decoder = std::mem::take(&mut session.decoder);
         // Off the books while it is out of the session: a panic below takes it along.
@@ -160,24 +190,37 @@ impl Loop {
         }
         self.partial += decoder.partial_bytes();
         self.desk.stats.partial_bytes.set(self.partial as u64);
-        let incomplete = decoder.mid_message();
         session.decoder = decoder;
         match heard {
             Ok(consumed) if consumed < bytes.len() && !session.flags.deaf => {
                 session.unread = Some(bytes[consumed..].into());
             }
             Ok(_) => {}
-            Err(violation) => {
-                session.flags.deaf = true;
-                return self.close(slot, &violation.close());
-            }
+            Err(violation) => return self.violated(slot, &violation),
         }
-        if !incomplete {
+        self.watch(slot, finished_one);
+    }
+
+    /// Keeps the time since something of the client is incomplete, a message or a record of TLS;
+    /// `anew` says that what was incomplete before is not what is now.
+    pub(super) fn watch(&mut self, slot: u32, anew: bool) {
+        let tunnel = self.desk.tunnels.get(slot);
+        let mid_record = tunnel.is_some_and(|tunnel| tunnel.is_mid_record());
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        let incomplete = session.decoder.mid_message() || mid_record;
+        // Who is not listened to can't go on with it.
+        if !incomplete || session.flags.paused {
             session.partial_since = None;
-        } else if finished_one || session.partial_since.is_none() {
-            session.partial_since = Some(self.desk.tick);
+        } else if anew || session.partial_since.is_none() {
+            let now = self.desk.tick;
+            session.partial_since = Some(now);
+            // Without pings and heartbeats nothing may be in the wheel at all.
             let deadline = self.desk.caps.message_deadline;
-            if deadline.is_some_and(|limit| session.timer > self.desk.tick.saturating_add(limit)) {
+            if deadline.is_some_and(|limit| {
+                session.timer <= now || session.timer > now.saturating_add(limit)
+            }) {
                 self.schedule(slot);
             }
         }
@@ -219,10 +262,7 @@ impl Loop {
         let flow = match outcome {
             Ok(()) => self.on_message(slot, kind, &inflated),
             Err(violation) => {
-                if let Some(session) = self.sessions.get_mut(slot as usize) {
-                    session.flags.deaf = true;
-                }
-                self.close(slot, &violation.close());
+                self.violated(slot, &violation);
                 Flow::Stop
             }
         };
@@ -277,6 +317,20 @@ impl Loop {
         Flow::Continue
     }
 
+    /// The client broke the protocol (RFC 6455 §7.1.7): nothing that it says can be understood any
+    /// more.
+    fn violated(&mut self, slot: u32, violation: &Violation) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else {
+            return;
+        };
+        match session.stage {
+            Stage::Open => self.close(slot, &violation.close()),
+            // Its close frame will never be heard: our part is done once ours is out.
+            Stage::Closing(_) => self.desk.mark_dirty(slot, session),
+        }
+        self.stop_listening(slot);
+    }
+
     /// The client's close frame arrived (RFC 6455 §5.5.1): answer it unless ours went first.
     fn on_close(&mut self, slot: u32, said: Option<u16>) {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
@@ -324,7 +378,10 @@ impl Loop {
         }
         let holders = self.sessions.iter().filter(|(_, session)| session.is_open());
         let mut holders: Vec<_> = holders
-            .map(|(slot, session)| (session.decoder.partial_bytes(), slot))
+            .map(|(slot, session)| {
+                let sealed = self.desk.tunnels.counted(slot_at(slot));
+                (session.decoder.partial_bytes() + sealed, slot)
+            })
             .filter(|&(bytes, _)| bytes > 0)
             .collect();
         holders.sort_unstable_by(|a, b| b.cmp(a));

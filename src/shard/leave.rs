@@ -102,11 +102,15 @@ impl Loop {
     }
 
     /// What the client still says is thrown away, and with it what it has said half.
-    fn stop_listening(&mut self, slot: u32) {
+    pub(super) fn stop_listening(&mut self, slot: u32) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         session.flags.deaf = true;
         session.unread = None;
         self.partial -= std::mem::take(&mut session.decoder).partial_bytes();
+        if let Some(tunnel) = self.desk.tunnels.get(slot) {
+            tunnel.go_blind();
+            tunnel.count(&mut self.partial);
+        }
         self.desk.stats.partial_bytes.set(self.partial as u64);
     }
 
@@ -162,6 +166,7 @@ impl Loop {
         let mut dropped = session.out.abandon(&self.desk.meter);
         if let (Some(door), Some(mut tunnel)) = (door, self.desk.tunnels.take(slot)) {
             dropped += tunnel.messages();
+            self.partial -= tunnel.counted();
             tunnel.end(&door);
         }
         self.partial -= session.decoder.partial_bytes();

@@ -149,6 +149,8 @@ pub(super) enum State {
     Blocked,
     /// The socket would take more, but others have a turn too.
     Unfinished,
+    /// The connection is broken: nothing of what is left will ever be written.
+    Broken,
 }
 
 impl Outbound {
@@ -306,13 +308,14 @@ impl Outbound {
         head.chain(rest.map(|entry| entry.frame.bytes()))
     }
 
-    /// Writes as much as the socket takes in this turn.
-    pub(super) fn flush(&mut self, socket: &mut impl Write, meter: &Meter) -> io::Result<Flushed> {
+    /// Writes as much as the socket takes in this turn. What was written before the connection
+    /// turned out to be broken is counted like everything else.
+    pub(super) fn flush(&mut self, socket: &mut impl Write, meter: &Meter) -> Flushed {
         let mut flushed = Flushed::default();
         self.promote(meter);
         for _ in 0..WRITES_PER_TURN {
             let Some(head) = &self.head else {
-                return Ok(flushed);
+                return flushed;
             };
             let (wanted, outcome) = match &self.rest {
                 None => {
@@ -333,28 +336,30 @@ impl Outbound {
                 }
             };
             match outcome {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => {
+                Ok(taken @ 1..) => {
                     self.advance(taken, meter, &mut flushed);
                     // A short write means a full socket buffer; the kernel has noted that we want
                     // to hear of room, so the system call that would only say so can be saved.
                     if taken < wanted {
                         flushed.state = State::Blocked;
-                        return Ok(flushed);
+                        return flushed;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     flushed.state = State::Blocked;
-                    return Ok(flushed);
+                    return flushed;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(0) | Err(_) => {
+                    flushed.state = State::Broken;
+                    return flushed;
+                }
             }
         }
         if self.head.is_some() {
             flushed.state = State::Unfinished;
         }
-        Ok(flushed)
+        flushed
     }
 
     /// Puts a waiting pong and ping in line: before everything of which nothing was written yet.

@@ -5,17 +5,18 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mio::{Events, Poll, Token};
 use slab::Slab;
 
 use super::{
-    World,
+    Clock, World,
     adopt::Random,
+    answer::{Answer, Shares},
     caps::Caps,
-    deliver::{Answer, Desk, Run, Shares},
+    deliver::{Desk, Run},
     door::Doors,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
@@ -64,6 +65,7 @@ pub(super) struct Loop {
     pub(super) sink: Arc<dyn EventSink>,
     reader: Reader,
     shards: usize,
+    clock: Clock,
     pub(super) sessions: Slab<Session>,
     /// The sockets of the sessions, by the same slots.
     pub(super) doors: Doors,
@@ -139,11 +141,12 @@ pub(super) fn run(
         sink: Arc::clone(&world.sink),
         reader,
         shards: world.shards,
+        clock: world.clock.clone(),
         sessions: Slab::new(),
         doors: Doors::default(),
         groups: Groups::default(),
-        desk: Desk::new(stats, caps, meter),
-        wheel: Wheel::new(Instant::now()),
+        desk: Desk::new(stats, caps, meter, world.clock.now()),
+        wheel: Wheel::new(world.clock.now()),
         frames,
         buffer: Vec::new(),
         opened: Vec::new(),
@@ -205,12 +208,12 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
-        let timer = self.wheel.next(Instant::now());
+        let timer = self.wheel.next(self.clock.now());
         drain.into_iter().chain(timer).min()
     }
 
     fn begin_turn(&mut self) {
-        self.desk.now = Instant::now();
+        self.desk.now = self.clock.now();
         self.desk.tick = self.wheel.tick(self.desk.now);
         let current = self.reader.current();
         if !Arc::ptr_eq(current, &self.desk.caps.source) {
@@ -371,7 +374,7 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if session.expires.is_some_and(|at| now >= at) {
+        } else if now >= session.expires {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {

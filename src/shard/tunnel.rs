@@ -3,13 +3,18 @@
 //! ```text
 //!  queue ──► at most a record of plaintext ──► seal ──► send ──► socket
 //!                                                └─ what it doesn't take: rest ─┘ (goes first)
-//!  socket ──► ciphertext ──► open ──► plaintext ──► the session hears it
+//!  socket ──► whole records ──► open ──► plaintext ──► the session hears it
+//!                └─ the beginning of one: begun ─┘ (goes first)
 //! ```
 //!
 //! The handshake is over when a client arrives here. Its frames wait in its queue like those of any
 //! other client and are sealed only when the socket is believed to take them, a record at a time:
 //! so messages can be dropped until then, and no more than one sealed record is ever held back.
 //! A record that was begun has to be ended, whatever becomes of the queue.
+//!
+//! On the way in rustls is given whole records only. What has come of an incomplete one is kept
+//! here, where it is counted like an incomplete message (`limits.partial_bytes`), can be given up,
+//! and is waited for no longer than for a message (`limits.message_deadline`).
 //!
 //! The sessions know nothing of this, the doors no more than one bit.
 
@@ -25,6 +30,7 @@ use super::{
     door::Door,
     outbound::{Flushed, Frame, Meter, Outbound, State},
 };
+use crate::tls::{Established, Records};
 
 /// The TLS state of one client.
 pub(super) struct Tunnel {
@@ -38,6 +44,18 @@ pub(super) struct Tunnel {
     carried: Carried,
     /// The client said that nothing more comes from it.
     ended: bool,
+    /// What comes from the client is no longer opened.
+    blind: bool,
+    /// Where the client stands between the ends of two records.
+    records: Records,
+    /// The beginning of a record that is not complete.
+    begun: Vec<u8>,
+    /// Bytes of it that rustls has got already: the handshake left off in the middle of a record.
+    inside: usize,
+    /// Bytes of records since the last one that carried something.
+    silent: usize,
+    /// What of all this is on the shard's books.
+    counted: usize,
 }
 
 /// What is complete when a sealed record is on its way as a whole.
@@ -58,8 +76,20 @@ const FRAMES: usize = 64;
 const RECORDS_PER_TURN: usize = 16;
 
 impl Tunnel {
-    pub(super) fn new(tls: ServerConnection) -> Self {
-        Self { tls, rest: None, sent: 0, carried: Carried::default(), ended: false }
+    pub(super) fn new(Established { connection, records }: Established) -> Self {
+        Self {
+            tls: connection,
+            rest: None,
+            sent: 0,
+            carried: Carried::default(),
+            ended: false,
+            blind: false,
+            records,
+            begun: Vec::new(),
+            inside: records.begun(),
+            silent: 0,
+            counted: 0,
+        }
     }
 
     /// Whether the client has said that nothing more comes from it (`close_notify`).
@@ -77,32 +107,86 @@ impl Tunnel {
         self.carried.messages
     }
 
-    /// Takes what was read from the socket, and appends what the client said to `opened`. After an
-    /// error the connection is of no use any more.
+    /// Whether a record has begun and is not complete.
+    pub(super) fn is_mid_record(&self) -> bool {
+        self.records.begun() > 0 && !self.blind
+    }
+
+    /// What it has on the shard's books.
+    pub(super) fn counted(&self) -> usize {
+        self.counted
+    }
+
+    /// Puts the memory of an incomplete record on the shard's books, in place of what is there.
+    pub(super) fn count(&mut self, books: &mut usize) {
+        let now = self.begun.capacity() + self.inside;
+        *books = *books - self.counted + now;
+        self.counted = now;
+    }
+
+    /// Gives up what has come of a record; nothing that comes from the client is opened any more.
+    pub(super) fn go_blind(&mut self) {
+        self.blind = true;
+        self.begun = Vec::new();
+        self.inside = 0;
+    }
+
+    /// Takes what was read from the socket, and appends what the client said to `opened`; true if
+    /// a record came to its end. After an error the connection is of no use any more.
     pub(super) fn open(
         &mut self,
         mut bytes: &[u8],
         opened: &mut Vec<u8>,
-    ) -> Result<(), rustls::Error> {
-        let much = bytes.len() > SMALL;
-        loop {
-            // What has come already, when the client arrived here, is looked at first.
-            self.ended |= self.tls.process_new_packets()?.peer_has_closed();
-            self.take_opened(opened);
-            // What follows a close_notify is ignored (RFC 8446 §6.1).
-            if bytes.is_empty() || self.ended {
+    ) -> Result<bool, rustls::Error> {
+        if self.blind {
+            return Ok(false);
+        }
+        // What has come already, when the client arrived here, is looked at first.
+        self.process(opened)?;
+        let (mut any, mut much) = (false, false);
+        // What follows a close_notify is ignored (RFC 8446 §6.1).
+        while !bytes.is_empty() && !self.ended {
+            let Some(end) = self.records.next(bytes) else {
+                self.begun.extend_from_slice(bytes);
                 break;
-            }
-            // Fails only if it was not emptied before, which it was.
-            let taken = self.tls.read_tls(&mut bytes);
-            if !taken.is_ok_and(|taken| taken > 0) {
-                return Err(rustls::Error::General("the record layer is stuck".to_owned()));
-            }
+            };
+            let (last, rest) = bytes.split_at(end);
+            much |= self.open_record(last, opened)? > SMALL;
+            any = true;
+            bytes = rest;
         }
         if much {
             // rustls gives back the buffer of large records when it is about to read the next time.
             let _ = self.tls.read_tls(&mut Nothing);
         }
+        Ok(any)
+    }
+
+    /// Opens the record that ends with `last`; answers its length.
+    fn open_record(&mut self, last: &[u8], opened: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        let begun = std::mem::take(&mut self.begun);
+        self.inside = 0;
+        for mut bytes in [&begun, last] {
+            while !bytes.is_empty() {
+                // Fails only if what was opened was not taken, which it was.
+                let taken = self.tls.read_tls(&mut bytes);
+                if !taken.is_ok_and(|taken| taken > 0) {
+                    return Err(rustls::Error::General("the record layer is stuck".to_owned()));
+                }
+            }
+        }
+        let (before, len) = (opened.len(), begun.len() + last.len());
+        self.process(opened)?;
+        self.silent = if opened.len() > before { 0 } else { self.silent + len };
+        if self.silent > SILENT {
+            return Err(rustls::Error::General("much is said that carries nothing".to_owned()));
+        }
+        Ok(len)
+    }
+
+    fn process(&mut self, opened: &mut Vec<u8>) -> Result<(), rustls::Error> {
+        self.ended |= self.tls.process_new_packets()?.peer_has_closed();
+        self.take_opened(opened);
         Ok(())
     }
 
@@ -122,45 +206,57 @@ impl Tunnel {
     /// sealed into; it is left empty.
     fn flush(
         &mut self,
-        door: &Door,
+        socket: &mut impl Write,
         out: &mut Outbound,
         meter: &Meter,
         scratch: &mut Vec<u8>,
-    ) -> io::Result<Flushed> {
-        let mut flushed = Flushed { state: State::Unfinished, ..Flushed::default() };
+    ) -> Flushed {
+        let mut flushed = Flushed::default();
         out.promote(meter);
-        if !self.send_rest(door, &mut flushed)? {
-            flushed.state = State::Blocked;
-            return Ok(flushed);
+        let state = self.send(socket, out, meter, scratch, &mut flushed);
+        flushed.state = state.unwrap_or(State::Broken);
+        scratch.clear();
+        flushed
+    }
+
+    /// The same; `flushed` says what was written before an error, too. A record that was sealed and
+    /// is lost by that stays [counted](Self::messages) here.
+    fn send(
+        &mut self,
+        socket: &mut impl Write,
+        out: &mut Outbound,
+        meter: &Meter,
+        scratch: &mut Vec<u8>,
+        flushed: &mut Flushed,
+    ) -> io::Result<State> {
+        if !self.send_rest(socket, flushed)? {
+            return Ok(State::Blocked);
         }
         out.hold(0);
         for _ in 0..RECORDS_PER_TURN {
             scratch.clear();
             self.seal(out, meter, scratch)?;
             if scratch.is_empty() {
-                flushed.state = State::Empty;
-                break;
+                return Ok(State::Empty);
             }
-            let sent = write(door, scratch)?;
+            let sent = write(socket, scratch)?;
             flushed.bytes += sent as u64;
             if sent < scratch.len() {
                 let rest = Frame::new(scratch[sent..].into(), meter);
                 out.hold(rest.len());
                 self.rest = Some(rest);
-                flushed.state = State::Blocked;
-                break;
+                return Ok(State::Blocked);
             }
-            self.settle(&mut flushed);
+            self.settle(flushed);
         }
-        scratch.clear();
-        Ok(flushed)
+        Ok(State::Unfinished)
     }
 
     /// Sends what is left of a record; false if the socket still doesn't take all of it.
-    fn send_rest(&mut self, door: &Door, flushed: &mut Flushed) -> io::Result<bool> {
+    fn send_rest(&mut self, socket: &mut impl Write, flushed: &mut Flushed) -> io::Result<bool> {
         if let Some(rest) = &self.rest {
             let wanted = &rest.bytes()[self.sent..];
-            let sent = write(door, wanted)?;
+            let sent = write(socket, wanted)?;
             flushed.bytes += sent as u64;
             if sent < wanted.len() {
                 self.sent += sent;
@@ -213,7 +309,7 @@ impl Tunnel {
 
     /// Says that nothing more comes from us, or why. Without effect if a record is half written:
     /// it would be taken for a part of that.
-    pub(super) fn end(&mut self, door: &Door) {
+    pub(super) fn end(&mut self, mut door: &Door) {
         if self.rest.is_some() {
             return;
         }
@@ -221,12 +317,18 @@ impl Tunnel {
         let mut sealed = Vec::new();
         while self.tls.wants_write() && self.tls.write_tls(&mut sealed).is_ok() {}
         // Who doesn't take it finds the end of the stream all the same.
-        let _ = write(door, &sealed);
+        let _ = write(&mut door, &sealed);
     }
 }
 
 /// Below this, rustls' buffer for what was read is as small as it gets.
 const SMALL: usize = 4096;
+
+/// Bytes of records that may follow each other and carry nothing, as those do that update keys. A
+/// client has nothing longer to say to TLS itself once the handshake is over; but rustls would keep
+/// 64 KiB of a message that is, for as long as it doesn't end. This much fits into the buffer that
+/// it keeps anyway.
+const SILENT: usize = SMALL;
 
 /// A source that has nothing now.
 struct Nothing;
@@ -239,9 +341,9 @@ impl Read for Nothing {
 
 /// Writes what the socket takes. A short write means a full socket buffer, of which the poll will
 /// tell when it has room again.
-fn write(mut door: &Door, bytes: &[u8]) -> io::Result<usize> {
+fn write(socket: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     loop {
-        match door.write(bytes) {
+        match socket.write(bytes) {
             Ok(0) if !bytes.is_empty() => return Err(ErrorKind::WriteZero.into()),
             Ok(sent) => return Ok(sent),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
@@ -272,6 +374,12 @@ impl Tunnels {
         self.tunnels.get_mut(slot as usize)?.as_deref_mut()
     }
 
+    /// What the client's tunnel has on the shard's books.
+    pub(super) fn counted(&self, slot: u32) -> usize {
+        let tunnel = self.tunnels.get(slot as usize).and_then(Option::as_deref);
+        tunnel.map_or(0, Tunnel::counted)
+    }
+
     pub(super) fn take(&mut self, slot: u32) -> Option<Box<Tunnel>> {
         self.tunnels.get_mut(slot as usize)?.take()
     }
@@ -280,17 +388,18 @@ impl Tunnels {
     pub(super) fn flush(
         &mut self,
         slot: u32,
-        door: &Door,
+        mut door: &Door,
         out: &mut Outbound,
         meter: &Meter,
-    ) -> io::Result<Flushed> {
+    ) -> Flushed {
         let Self { tunnels, scratch } = self;
-        let tunnel = tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut);
-        // A door that is sealed has a tunnel; nothing may leave by it as it is.
-        let tunnel = tunnel.ok_or(ErrorKind::NotConnected)?;
-        tunnel.flush(door, out, meter, scratch)
+        match tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut) {
+            Some(tunnel) => tunnel.flush(&mut door, out, meter, scratch),
+            // A door that is sealed has a tunnel; nothing may leave by it as it is.
+            None => Flushed { state: State::Broken, ..Flushed::default() },
+        }
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

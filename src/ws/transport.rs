@@ -10,9 +10,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConnection, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::config::InForce;
+use crate::{
+    config::InForce,
+    tls::{Established, Records},
+};
 
 /// What the clients of one listener speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +29,14 @@ pub enum Transport {
 /// A connection that is ready for HTTP.
 pub(super) enum Connection {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Ruled>>),
+}
+
+/// A socket, and where the client's records end on it: the handshake can leave off in the middle
+/// of one.
+pub(super) struct Ruled {
+    stream: TcpStream,
+    records: Records,
 }
 
 impl Transport {
@@ -37,6 +47,7 @@ impl Transport {
         }
         // A configuration that has addresses for TLS has a certificate too.
         let server = config.material.wss.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let stream = Ruled { stream, records: Records::default() };
         let stream = TlsAcceptor::from(server.config()).accept(stream).await?;
         Ok(Connection::Tls(Box::new(stream)))
     }
@@ -44,14 +55,12 @@ impl Transport {
 
 impl Connection {
     /// The bare socket, and the state of its TLS.
-    pub(super) fn into_parts(
-        self,
-    ) -> io::Result<(std::net::TcpStream, Option<Box<ServerConnection>>)> {
+    pub(super) fn into_parts(self) -> io::Result<(std::net::TcpStream, Option<Box<Established>>)> {
         match self {
             Self::Plain(stream) => Ok((stream.into_std()?, None)),
             Self::Tls(stream) => {
-                let (stream, tls) = stream.into_inner();
-                Ok((stream.into_std()?, Some(Box::new(tls))))
+                let (Ruled { stream, records }, connection) = stream.into_inner();
+                Ok((stream.into_std()?, Some(Box::new(Established { connection, records }))))
             }
         }
     }
@@ -112,5 +121,49 @@ impl AsyncWrite for Connection {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+impl AsyncRead for Ruled {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Self { stream, records } = self.get_mut();
+        let before = buffer.filled().len();
+        let outcome = Pin::new(stream).poll_read(context, buffer);
+        records.pass(&buffer.filled()[before..]);
+        outcome
+    }
+}
+
+impl AsyncWrite for Ruled {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }
 }

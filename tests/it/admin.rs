@@ -1,6 +1,9 @@
 //! Probes: is the process alive, and is it in service?
 
-use crate::{gateway::Gateway, raw::ask};
+use crate::{
+    gateway::Gateway,
+    raw::{Raw, ask},
+};
 
 async fn page(gateway: &Gateway, method: &str, path: &str) -> String {
     let request = format!("{method} {path} HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n");
@@ -63,6 +66,27 @@ async fn a_probe_only_reads() {
         assert!(answer.contains("\r\nallow: get, head\r\n"), "{answer}");
     }
 }
+
+/// Each asks for more than the kernel keeps for it.
+#[tokio::test]
+async fn who_never_reads_an_answer_is_let_go_and_others_are_served() {
+    let gateway = Gateway::with(&["limits.handshake=1s"]).await;
+    let page = "GET /metrics HTTP/1.1\r\nHost: scraper\r\n\r\n";
+    let mut deaf = Vec::new();
+    for _ in 0..64 {
+        let mut raw = Raw::open_narrow(gateway.admin()).await;
+        raw.send(page.repeat(500)).await;
+        deaf.push(raw);
+    }
+    // Every connection that there may be is one of theirs, and each waits to be read.
+    let answer = ask(gateway.admin(), PROBE).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    for raw in &mut deaf {
+        raw.reset().await;
+    }
+}
+
+const PROBE: &str = "GET /livez HTTP/1.1\r\nHost: probe\r\nConnection: close\r\n\r\n";
 
 #[tokio::test]
 async fn a_websocket_client_on_the_admin_port_becomes_no_client() {

@@ -17,7 +17,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::{
     client::Client,
     program::Program,
-    raw::Raw,
+    raw::{Raw, ask},
     site::{Caller, Site, until},
 };
 
@@ -211,6 +211,58 @@ async fn when_tokens_begin_to_be_asked_for_streams_without_end() {
     site.reload("").await;
     stream.question().await.unwrap();
     assert_eq!(caller.call().await.unwrap(), 0);
+}
+
+/// How often gRPC connections were closed for want of a call with a token.
+async fn closed_as_idle(site: &Site) -> u64 {
+    let page = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let page = ask(site.gateway().admin(), page).await;
+    let name = "gateway_websocket_grpc_refused_total{cause=\"idle\"} ";
+    page.lines().find_map(|line| line.strip_prefix(name)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_place_is_nobodys_who_makes_no_call_with_a_token() {
+    let mut site = Site::new();
+    let file = site.write("tokens", &format!("{OLD}\n{NEW}\n"));
+    let toml =
+        format!("grpc.token_files = {file}\ngrpc.max_connections = 2\nlimits.handshake = \"2s\"\n");
+    site.start(&toml).await;
+    // One with a token stays for as long as it likes.
+    let first = site.caller();
+    let mut stream = first.bearing(OLD).reflection().await.unwrap();
+    for turn in 0..3_u64 {
+        // Each of them takes the other place, answers pings (hyper does), and would keep it.
+        let stranger = site.caller();
+        match turn {
+            0 => assert_eq!(stranger.call().await.unwrap_err().code(), Code::Unauthenticated),
+            1 => assert_eq!(stranger.health().await.unwrap(), ServingStatus::Serving),
+            _ => drop(stranger.bearing("a-wrong-token-0123456789").watch().await.unwrap()),
+        }
+        let next = site.caller();
+        assert_eq!(next.bearing(NEW).call().await.unwrap(), 0);
+        assert_eq!(closed_as_idle(&site).await, turn + 1);
+    }
+    stream.question().await.unwrap();
+
+    // Health that brings a token is as good as a call.
+    let watcher = site.caller();
+    let mut watch = watcher.bearing(OLD).watch().await.unwrap();
+    // And who loses the token loses the place: the other one is waited for by somebody else.
+    site.write("tokens", NEW);
+    site.reread().await;
+    assert_eq!(stream.answer().await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(site.caller().bearing(NEW).call().await.unwrap(), 0);
+    until("the end of both", async || closed_as_idle(&site).await == 5).await;
+    assert!(watch.next().await.is_err());
+
+    // Without tokens nobody has to call.
+    site.reload("grpc.max_connections = 2\nlimits.handshake = \"2s\"\n").await;
+    let mut quiet = site.caller().watch().await.unwrap();
+    let mut silent = Raw::open(site.gateway().grpc()).await;
+    silent.ended().await;
+    site.gateway().handle().drain().await.unwrap();
+    assert_eq!(quiet.next().await.unwrap(), ServingStatus::NotServing);
 }
 
 #[tokio::test]

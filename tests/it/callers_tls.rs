@@ -6,6 +6,7 @@ use tonic::{
     Code,
     transport::{Certificate, ClientTlsConfig, Endpoint, Identity},
 };
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
     client::Client,
@@ -69,6 +70,21 @@ async fn tokens_are_asked_for_over_tls_too() {
     let caller = site.caller_by(&authority, None);
     assert_eq!(caller.call().await.unwrap_err().code(), Code::Unauthenticated);
     assert_eq!(caller.bearing(token).call().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn who_is_certified_may_be_connected_without_a_call() {
+    let authority = Issuer::new("the authority");
+    let mut site = Site::new();
+    let tokens = site.write("tokens", "a-token-of-some-length");
+    let toml = site.mutual(&authority.server(), &authority);
+    site.start(&format!("{toml}grpc.token_files = {tokens}\nlimits.handshake = \"1s\"\n")).await;
+    let caller = site.caller_by(&authority, Some(&authority.caller("billing")));
+    let mut watch = caller.watch().await.unwrap();
+    // Who came later has no more time.
+    Raw::open(site.gateway().grpc()).await.ended().await;
+    site.gateway().handle().drain().await.unwrap();
+    assert_eq!(watch.next().await.unwrap(), ServingStatus::NotServing);
 }
 
 #[tokio::test]

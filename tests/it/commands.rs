@@ -5,7 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use gateway_websocket::status::Phase;
 use tokio::net::TcpListener;
 
-use crate::{client::Client, program::Program, raw::Raw};
+use crate::{
+    client::Client,
+    program::{Program, Said},
+    raw::Raw,
+};
 
 #[tokio::test]
 async fn serve_is_the_default_and_listens_where_status_says() {
@@ -78,6 +82,32 @@ async fn commands_say_when_nothing_runs() {
     for command in ["status", "reload", "drain", "health"] {
         program.run(&[command]).expect(3, &["not running", &socket]);
     }
+}
+
+#[tokio::test]
+async fn a_gateway_is_found_whatever_is_wrong_with_the_settings() {
+    let mut program = Program::new();
+    program.serve(&[]).await;
+    let socket = program.file("control.sock").display().to_string();
+    // Where it is was said on the command line,
+    program.run(&["--set", "limits.names=0", "--set", "no.such=key", "status"]).expect(0, &[]);
+    let broken = program.config("this is no TOML");
+    program.run(&["--config", &broken, "--set", "shards=many", "status"]).expect(0, &[]);
+    // or elsewhere, beside what is wrong.
+    let bare = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gateway-websocket"));
+        command.args(arguments);
+        command
+    };
+    let set = format!("control.socket={socket}");
+    let said = bare(&["--config", &broken, "--set", &set, "--set", "limits.names=0", "status"]);
+    Said::of({ said }.output().unwrap()).expect(0, &[]);
+    let mut said = bare(&["--config", &broken, "status"]);
+    said.env("GWS_CONTROL__SOCKET", &socket).env("GWS_LIMITS__NAMES", "0");
+    Said::of(said.output().unwrap()).expect(0, &[]);
+    let file = program.config(&format!("limits.names = 0\ncontrol.socket = {socket:?}\n"));
+    Said::of(bare(&["--config", &file, "stop"]).output().unwrap()).expect(0, &["stopped"]);
+    assert_eq!(program.ended().await, Some(0));
 }
 
 #[tokio::test]

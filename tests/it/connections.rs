@@ -3,7 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use gateway_websocket::{
-    close::Cause, ids::ClientId, message::Kind, sink::EventSink, status::Phase,
+    close::Cause,
+    ids::ClientId,
+    message::Kind,
+    shard::{Newcomer, Seat},
+    sink::EventSink,
+    status::Phase,
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -251,4 +256,48 @@ async fn a_drain_delivers_what_is_queued_before_it_says_goodbye() {
     let drained = soon("the drain's end", draining).await.unwrap();
     assert_eq!((drained.closed, drained.cut_off), (5, 0));
     assert_eq!(gateway.handle().phase(), Phase::Draining);
+}
+
+/// A connection that was upgraded while the drain began; its leftover is what it has said already.
+fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpStream {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (stream, peer) = listener.accept().unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let greeting = Vec::new();
+    gateway.hub().adopt(Newcomer {
+        stream,
+        tls: None,
+        greeting,
+        leftover,
+        peer,
+        window: None,
+        seat,
+    });
+    client
+}
+
+#[tokio::test]
+async fn who_comes_during_a_drain_is_heard_to_its_end() {
+    let sets = ["limits.close_wait=1h", "websocket.welcome=none", "shards=1"];
+    let gateway = Gateway::with(&sets).await;
+    let places = [gateway.hub().seat().unwrap(), gateway.hub().seat().unwrap()];
+    gateway.handle().drain().await.unwrap();
+    let goodbye = frame(CLOSE, &1001u16.to_be_bytes());
+    let said = [[frame(TEXT, b"hello"), goodbye].concat(), b"\x81\x02hi".to_vec()];
+    for (seat, said) in places.into_iter().zip(said) {
+        let client = newcomer(&gateway, seat, said);
+        client.set_nonblocking(true).unwrap();
+        let mut raw = Raw::over(tokio::net::TcpStream::from_std(client).unwrap());
+        assert_eq!(raw.close_code().await, 1001);
+        assert_eq!(soon("the end", raw.next()).await, None);
+        drop(raw);
+        let gone = async {
+            while gateway.hub().count_sockets() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("the end of the socket", gone).await;
+    }
+    assert_eq!(gateway.sum(|stats| stats.messages_in.get()), 0, "it is on its way out");
 }

@@ -11,6 +11,7 @@ use gateway_websocket::{
     config::{self, Source},
     hub::Hub,
     lifecycle::{ChangedKey, Handle, Reloaded},
+    shard::Clock,
     sink::{EventSink, NoSink},
     status::Listeners,
 };
@@ -54,7 +55,17 @@ impl Gateway {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
-        Self::from(sink, Source { file: None, sets }, directory, Vec::new()).await
+        let system = Clock::default();
+        Self::from(sink, Source { file: None, sets }, directory, Vec::new(), system).await
+    }
+
+    /// A gateway whose shards go by a clock that the test moves.
+    pub async fn at(clock: Clock, sets: &[&str]) -> Self {
+        let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
+        let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let source = Source { file: None, sets };
+        Self::from(Arc::new(NoSink), source, directory, Vec::new(), clock).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
@@ -64,7 +75,7 @@ impl Gateway {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
-        Self::from(Arc::new(NoSink), source, directory, Vec::new()).await
+        Self::from(Arc::new(NoSink), source, directory, Vec::new(), Clock::default()).await
     }
 
     /// A gateway with a configuration file that the test itself looks after.
@@ -77,7 +88,7 @@ impl Gateway {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let source = Source { file: Some(file.to_owned()), sets: own };
         let directory = tempfile::tempdir().unwrap();
-        Self::from(Arc::new(NoSink), source, directory, inherited).await
+        Self::from(Arc::new(NoSink), source, directory, inherited, Clock::default()).await
     }
 
     async fn from(
@@ -85,15 +96,22 @@ impl Gateway {
         mut source: Source,
         directory: tempfile::TempDir,
         inherited: Vec<(Surface, TcpListener)>,
+        clock: Clock,
     ) -> Self {
         let socket = directory.path().join("control.sock");
         source.sets.push(format!("control.socket={}", socket.display()));
         let env: [(&str, &str); 0] = [];
         let loaded = config::load_to_run(&source, env).expect("the test's settings are valid");
-        let gateway =
-            app::Gateway::start(Options { loaded, source, telemetry: None, sink, inherited })
-                .await
-                .expect("the gateway starts");
+        let gateway = app::Gateway::start(Options {
+            loaded,
+            source,
+            telemetry: None,
+            sink,
+            inherited,
+            clock,
+        })
+        .await
+        .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
         let signals = app::Gateway::signals().unwrap();

@@ -243,3 +243,52 @@ async fn pings_without_end_that_nobody_reads_the_answers_of_take_no_memory() {
     soon("the last pong", last).await;
     still_works(&gateway, &mut polite).await;
 }
+
+/// The client has our close frame and answers it with something that is no frame.
+#[tokio::test]
+async fn a_violation_after_our_close_frame_is_not_waited_upon() {
+    let sets = ["limits.close_wait=1h", "compression.enabled=true"];
+    let gateway = Gateway::with(&sets).await;
+    let mut polite = gateway.connect().await;
+    let broken = [0x40 | TEXT, 0x84, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff];
+    for bad in [&b"\x81\x02hi"[..], &frame(TEXT, b"\xff"), &broken] {
+        let (mut raw, response) = Raw::compressing(gateway.websocket()).await;
+        assert!(response.contains("permessage-deflate"), "{response}");
+        let id = raw.data().await.text().to_owned();
+        gateway.clonse_client(id).await;
+        assert_eq!(raw.close_code().await, 1000);
+        raw.send(bad).await;
+        assert_eq!(soon("the end", raw.next()).await, None);
+        drop(raw);
+        let gone = async {
+            while gateway.hub().count_sockets() > 1 {
+                gateway.count_online_client().await;
+            }
+        };
+        soon("the end of the socket", gone).await;
+    }
+    still_works(&gateway, &mut polite).await;
+}
+
+#[tokio::test]
+async fn a_violation_before_our_close_frame_went_out_ends_with_it() {
+    let sets =
+        ["limits.close_wait=1h", "websocket.send_buffer=16KiB", "limits.queue_messages=100000"];
+    let gateway = Gateway::with(&sets).await;
+    let mut polite = gateway.connect().await;
+    let (mut raw, id) = Raw::narrow(gateway.websocket()).await;
+    let message = "x".repeat(4096);
+    for _ in 0..200 {
+        gateway.send_message_to_client(id.as_str(), message.as_str()).await;
+    }
+    gateway.clonse_client(id.as_str()).await;
+    raw.send(b"\x81\x02hi").await;
+    polite.say("ping").await;
+    assert_eq!(polite.next_text().await, "pong");
+    for _ in 0..200 {
+        assert_eq!(raw.data().await.payload.len(), message.len());
+    }
+    assert_eq!(raw.close_code().await, 1000);
+    assert_eq!(soon("the end", raw.next()).await, None);
+    still_works(&gateway, &mut polite).await;
+}

@@ -151,6 +151,79 @@ async fn an_address_that_can_not_be_had_refuses_the_whole_reload() {
     assert!(!listens(old) && listens(fresh) && listens(held.port()));
 }
 
+/// The number of descriptors below which a process has just so many free ones.
+pub fn files_with(free: usize, process: u32) -> usize {
+    let used = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let used: Vec<usize> =
+        used.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect();
+    (0..).filter(|number| !used.contains(number)).nth(free).unwrap()
+}
+
+/// As many descriptors as a process may have.
+pub fn all_files() -> usize {
+    let all = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    usize::try_from(all.unwrap_or(4096)).unwrap()
+}
+
+/// Allows a process descriptors up to this number.
+pub fn limit_files(process: u32, files: usize) {
+    let arguments = ["--pid", &process.to_string(), &format!("--nofile={files}:")];
+    assert!(Command::new("prlimit").args(arguments).status().unwrap().success());
+}
+
+/// Wherever in a reload the descriptors run out.
+#[tokio::test]
+async fn a_reload_that_runs_out_of_descriptors_changes_nothing() {
+    let host = host();
+    let (old, grpc) = (free_port(), free_port());
+    let fresh: [u16; 3] = std::array::from_fn(|_| free_port());
+    let mut program = Program::new();
+    let toml = |ports: &[u16], names: u16| {
+        let ports: Vec<_> = ports.iter().map(|port| format!("\"{host}:{port}\"")).collect();
+        let log = program.file("other.log");
+        let websocket = ports.join(", ");
+        format!(
+            "websocket.listen = [{websocket}]\ngrpc.listen = \"{host}:{grpc}\"\n\
+             limits.names = {names}\nlimits.max_clients = 5\nlog.file = {log:?}\n"
+        )
+    };
+    let (before, after) = (toml(&[old], 10), toml(&fresh, 20));
+    serve(&mut program, &before).await;
+    let status = program.status();
+    let mut client = Client::connect(address(old)).await;
+    program.config(&format!("admin.listen = []\nreload.watch = false\n{after}"));
+    let all = all_files();
+    let mut refused = Vec::new();
+    for free in 0.. {
+        let control = tokio::net::UnixStream::connect(program.file("control.sock")).await.unwrap();
+        let mut control = Raw::over(control);
+        control.send("GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        control.response().await;
+        limit_files(status.pid, files_with(free, status.pid));
+        let ask = "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        control.send(ask).await;
+        let answer = control.rest().await;
+        limit_files(status.pid, all);
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+        let said = program.status();
+        if answer.contains("\"accepted\"") {
+            assert_eq!(said.listeners.websocket, fresh.map(address));
+            assert!(!listens(old) && fresh.iter().all(|port| listens(*port)));
+            break;
+        }
+        assert!(answer.contains("\"refused\""), "{answer}");
+        assert_eq!(said.config.generation, 1, "{answer}");
+        assert_eq!(said.listeners, status.listeners, "{answer}");
+        assert!(listens(old) && !fresh.iter().any(|port| listens(*port)), "{answer}");
+        refused.push(answer);
+    }
+    let of = |word: &str| refused.iter().filter(|answer| answer.contains(word)).count();
+    // To bind an address takes two, a socket and a handle of it; the file's one is free again.
+    assert!(of("websocket.listen") >= 5, "{refused:#?}");
+    assert!(of("gateway.toml") >= 1 && of("log.file") >= 1, "{refused:#?}");
+}
+
 #[tokio::test]
 async fn an_address_can_be_widened_to_all_and_narrowed_again() {
     let host = host();

@@ -200,6 +200,17 @@ sys.stdin.read()
 ";
 
 impl Stopped {
+    /// Stops the thread of a process that has this name.
+    pub fn named(process: u32, name: &str) -> Self {
+        let thread = std::fs::read_dir(format!("/proc/{process}/task")).unwrap().find_map(|task| {
+            let task = task.unwrap().path();
+            let found = std::fs::read_to_string(task.join("comm")).unwrap();
+            (found.trim_end() == name)
+                .then(|| task.file_name().unwrap().to_string_lossy().into_owned())
+        });
+        Self::thread(&thread.unwrap_or_else(|| panic!("there is no thread {name}")))
+    }
+
     /// Stops the thread with this id.
     pub fn thread(id: &str) -> Self {
         use std::io::{BufRead as _, BufReader};

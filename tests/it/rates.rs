@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 
+use gateway_websocket::close::Cause;
+
 use crate::{
+    authority::Authority,
+    client::soon,
+    gateway::Gateway,
     program::Program,
-    raw::{BINARY, Raw, TEXT, frame},
+    raw::{BINARY, Raw, TEXT, frame, request},
 };
 
 /// A gateway whose limits its file says.
@@ -65,4 +70,57 @@ async fn a_changed_rate_of_bytes_holds_for_those_who_are_connected() {
     reload(&program, "limits.client_bytes = \"1 MiB\"\n");
     is_echoed(&mut modest, 10_000).await;
     assert_eq!(program.status().closed.get("policy"), Some(&1));
+}
+
+/// Settings under which a client that doesn't read is soon not heard, and what is read of it once
+/// is heard in many steps.
+const PAUSING: &[&str] = &[
+    "websocket.messages=echo",
+    "websocket.send_buffer=16KiB",
+    "limits.queue_messages=2",
+    "limits.client_bytes=256KiB",
+    "shards=1",
+];
+
+/// Says 50 KiB, reads nothing until the gateway doesn't hear any more of it, and then all echoes.
+async fn says_it_once<S>(gateway: &Gateway, mut raw: Raw<S>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let message = [b'x'; 100];
+    raw.send(frame(TEXT, &message).repeat(500)).await;
+    // A client is not heard while two echoes wait; each of these pauses leaves most of it unheard.
+    for _ in 0..500 {
+        assert_eq!(raw.data().await.payload, message);
+    }
+    assert_eq!(gateway.closed(Cause::Policy), 0);
+}
+
+#[tokio::test]
+async fn what_is_kept_back_until_a_client_reads_is_charged_once() {
+    let gateway = Gateway::with(PAUSING).await;
+    let (raw, _) = Raw::narrow(gateway.websocket()).await;
+    says_it_once(&gateway, raw).await;
+    // What came is what was counted, neither more nor less.
+    let said = (frame(TEXT, &[b'x'; 100]).len() * 500) as u64;
+    assert_eq!(gateway.sum(|stats| stats.bytes_in.get()), said);
+
+    let authority = Authority::new();
+    let own = authority.sets();
+    let sets: Vec<_> = own.iter().map(String::as_str).chain(PAUSING.iter().copied()).collect();
+    let gateway = Gateway::with(&sets).await;
+    let raw = Raw::over(authority.connect_narrow(gateway.tls()).await);
+    let (raw, _) = raw.enter().await;
+    says_it_once(&gateway, raw).await;
+}
+
+#[tokio::test]
+async fn what_comes_together_with_the_request_is_charged_too() {
+    let gateway = Gateway::with(&["limits.client_bytes=1KiB"]).await;
+    let mut raw = Raw::open(gateway.websocket()).await;
+    raw.send([request(&[]).into_bytes(), frame(BINARY, &[7; 2000])].concat()).await;
+    raw.response().await;
+    assert_eq!(soon("the close", raw.close_code()).await, 1008);
+    assert_eq!(gateway.closed(Cause::Policy), 1);
+    assert_eq!(gateway.sum(|stats| stats.messages_in.get()), 0);
 }

@@ -2,7 +2,13 @@
 
 use std::{os::unix::net::UnixDatagram, path::Path, time::Duration};
 
-use crate::{client::Client, program::Program};
+use gateway_websocket::status::{Phase, Status};
+
+use crate::{
+    client::Client,
+    program::Program,
+    raw::{CLOSE, Raw, frame},
+};
 
 /// The service manager's end of `NOTIFY_SOCKET`.
 struct Manager(UnixDatagram);
@@ -37,7 +43,7 @@ impl Manager {
 }
 
 /// A gateway with a manager; the second value of each pair is an environment variable's.
-async fn supervised(env: &[(&str, &str)]) -> (Program, Manager, gateway_websocket::status::Status) {
+async fn supervised(env: &[(&str, &str)]) -> (Program, Manager, Status) {
     let mut program = Program::new();
     let manager = Manager::at(&program.file("notify"));
     let config = program.config("drain.window = \"0s\"\ndrain.timeout = \"3s\"\n");
@@ -89,7 +95,7 @@ async fn a_reload_is_over_before_its_command_is_answered() {
             break said;
         }
     };
-    assert_eq!(refused, ["STATUS=0 clients, 0 groups; last reload refused: 1 faults"]);
+    assert_eq!(refused, ["STATUS=0 clients, 0 groups; last reload refused: 1 fault"]);
 }
 
 #[tokio::test]
@@ -107,6 +113,59 @@ async fn a_stop_asks_for_the_time_it_can_take() {
     assert_eq!(program.ended().await, Some(0));
 }
 
+/// What is under way is said, then the watchdog is no longer fed.
+fn starves(manager: &Manager) {
+    manager.0.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut buffer = [0; 4096];
+    let begin = std::time::Instant::now();
+    while let Ok(length) = manager.0.recv(&mut buffer) {
+        let fed = buffer[..length].starts_with(b"WATCHDOG=1");
+        assert!(!fed || begin.elapsed() < HANG, "the watchdog is fed for as long as one looks");
+    }
+    manager.0.set_read_timeout(Some(HANG)).unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_during_a_drain_asks_for_the_time_that_is_left() {
+    let (mut program, manager, status) = supervised(&[]).await;
+    assert_eq!(manager.next_word(), ["READY=1"]);
+    let config = program
+        .config("drain.window = \"0s\"\ndrain.timeout = \"30m\"\nlimits.close_wait = \"30m\"\n");
+    program.run(&["--config", &config, "reload"]).expect(0, &[]);
+    assert_eq!(manager.next_word()[0], "RELOADING=1");
+    assert_eq!(manager.next_word(), ["READY=1"]);
+    let (mut client, _) = Raw::welcomed(status.listeners.websocket[0]).await;
+    program.run(&["drain"]).expect(0, &["draining"]);
+    assert_eq!(client.close_code().await, 1001);
+
+    program.signal("TERM");
+    let said = manager.next_word();
+    assert_eq!(said[0], "STOPPING=1");
+    let micros: u64 = said[1].strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap().parse().unwrap();
+    assert!((1_500_000_000..1_900_000_000).contains(&micros), "half an hour: {micros}");
+    // The drain goes on, and nobody comes any more.
+    let refused = async || std::net::TcpStream::connect(status.listeners.websocket[0]).is_err();
+    crate::site::until("the listener's end", refused).await;
+    assert_eq!(program.status().phase, Phase::Stopping);
+    client.send(frame(CLOSE, &1001_u16.to_be_bytes())).await;
+    client.ended_well().await;
+    assert_eq!(program.ended().await, Some(0));
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_while_the_supervisor_is_at_work() {
+    let (program, manager, status) = supervised(&[("WATCHDOG_USEC", "300000")]).await;
+    let alive = || while manager.next() != ["WATCHDOG=1"] {};
+    (0..3).for_each(|_| alive());
+    // It is the first thread's.
+    let stopped = crate::program::Stopped::thread(&status.pid.to_string());
+    starves(&manager);
+    assert!(program.log().contains("the supervisor is stuck"), "{}", program.log());
+    drop(stopped);
+    (0..2).for_each(|_| alive());
+    assert!(program.log().contains("the supervisor is at work again"), "{}", program.log());
+}
+
 #[tokio::test]
 async fn the_watchdog_is_fed_while_all_shards_answer() {
     let (program, manager, status) = supervised(&[("WATCHDOG_USEC", "300000")]).await;
@@ -118,22 +177,8 @@ async fn the_watchdog_is_fed_while_all_shards_answer() {
     (0..3).for_each(|_| alive());
 
     // One shard's thread is stopped from outside, as a debugger does it.
-    let tasks = format!("/proc/{}/task", status.pid);
-    let shard = std::fs::read_dir(tasks).unwrap().find_map(|task| {
-        let task = task.unwrap().path();
-        let name = std::fs::read_to_string(task.join("comm")).unwrap();
-        (name == "shard-0\n").then(|| task.file_name().unwrap().to_string_lossy().into_owned())
-    });
-    let stopped = crate::program::Stopped::thread(&shard.unwrap());
-    // What was under way is said, then nothing any more.
-    manager.0.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    let mut buffer = [0; 4096];
-    let mut fed = 0;
-    while let Ok(length) = manager.0.recv(&mut buffer) {
-        fed += usize::from(buffer[..length].starts_with(b"WATCHDOG=1"));
-        assert!(fed <= 3, "the watchdog is fed although a shard is stuck");
-    }
-    manager.0.set_read_timeout(Some(HANG)).unwrap();
+    let stopped = crate::program::Stopped::named(status.pid, "shard-0");
+    starves(&manager);
     assert!(program.log().contains("shards do not answer"), "{}", program.log());
 
     drop(stopped);

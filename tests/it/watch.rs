@@ -18,10 +18,16 @@ use gateway_websocket::{
         BroadcastMessageRequest, broadcast_message_client::BroadcastMessageClient as Broadcast,
     },
 };
+use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{client::Client, client::soon, program::Program};
+use crate::{
+    client::{Client, soon},
+    listeners::{all_files, files_with, limit_files},
+    program::Program,
+    raw::Raw,
+};
 
 /// A running gateway with a client, and a directory for its configuration.
 struct Watched {
@@ -286,4 +292,32 @@ pub async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
     let text = watched.next();
     fs::write(&file, text + watching).unwrap();
     watched.is_in_force("watched again").await;
+}
+
+#[tokio::test]
+async fn files_that_can_not_be_watched_show_in_the_status() {
+    let mut program = Program::new();
+    let config = program.config("reload.watch = false\n");
+    let command = program.watching_command(&["--config", &config]);
+    let status = program.spawn(command).await;
+    assert_eq!(status.config.unwatched, None);
+    // One descriptor is enough to read the file, and too few to watch it.
+    let mut control = Raw::over(UnixStream::connect(program.file("control.sock")).await.unwrap());
+    control.send("GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    control.response().await;
+    program.config("reload.watch = true\n");
+    limit_files(status.pid, files_with(1, status.pid));
+    let ask = "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    control.send(ask).await;
+    let answer = control.rest().await;
+    limit_files(status.pid, all_files());
+    assert!(answer.contains("\"accepted\""), "{answer}");
+    let said = program.bare_run(&["status"]);
+    said.expect(0, &["UNWATCHED", "file descriptors", "SIGHUP and `reload`"]);
+
+    for watch in ["false", "true"] {
+        program.config(&format!("reload.watch = {watch}\n"));
+        program.bare_run(&["reload"]).expect(0, &["reload.watch"]);
+        assert_eq!(program.status().config.unwatched, None);
+    }
 }

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -322,18 +322,16 @@ impl<'a> Reading<'a> {
         reason
     }
 
-    /// When a client is closed; none if that lies beyond the reach of the clock.
-    pub(super) fn expiry(&mut self, field: &str, at: Timestamp) -> Option<Instant> {
+    /// How long it is until a time; what is past is now.
+    pub(super) fn until(&mut self, field: &str, at: Timestamp) -> Duration {
         if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
             self.fault(field, "is no time of the years 1 to 9999");
-            return None;
+            return Duration::ZERO;
         }
-        let since_epoch = u64::try_from(at.seconds).map(Duration::from_secs);
+        let seconds = u64::try_from(at.seconds).map(Duration::from_secs);
         let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let at = since_epoch.ok().and_then(|it| UNIX_EPOCH.checked_add(it + nanos));
-        let left = at.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        // What is past is now.
-        Instant::now().checked_add(left.unwrap_or_default())
+        let at = seconds.ok().and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
+        at.and_then(|at| at.duration_since(SystemTime::now()).ok()).unwrap_or_default()
     }
 }
 

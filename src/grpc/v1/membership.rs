@@ -152,7 +152,7 @@ impl Reading<'_> {
             join: self.up_to("join", &request.join, most_groups),
             attributes: request.attributes.map(|change| self.retouch("attributes", change)),
             expires: match request.expiry {
-                Some(Expiry::ExpiresAt(at)) => Some(self.expiry("expires_at", at)),
+                Some(Expiry::ExpiresAt(at)) => Some(Some(self.until("expires_at", at))),
                 Some(Expiry::NeverExpires(true)) => Some(None),
                 Some(Expiry::NeverExpires(false)) | None => None,
             },

@@ -13,12 +13,12 @@ use socket2::SockRef;
 use super::{super::outbound::Sort, *};
 
 /// Both ends of a connection whose handshake is done.
-fn shaken() -> (ClientConnection, ServerConnection) {
+pub(in super::super) fn shaken() -> (ClientConnection, Established) {
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
@@ -30,6 +30,7 @@ fn shaken() -> (ClientConnection, ServerConnection) {
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
+    client.enable_secret_extraction = true;
     let name = "a.example".try_into().unwrap();
     let mut client = ClientConnection::new(client.into(), name).unwrap();
     let mut server = ServerConnection::new(server.into()).unwrap();
@@ -48,7 +49,7 @@ fn shaken() -> (ClientConnection, ServerConnection) {
             client.process_new_packets().unwrap();
         }
     }
-    (client, server)
+    (client, Established { connection: server, records: Records::default() })
 }
 
 /// A tunnel, its door, and the client at the other end.
@@ -92,7 +93,7 @@ impl Case {
 
     fn flush(&mut self) -> Flushed {
         let Self { tunnel, door, out, meter, scratch, .. } = self;
-        tunnel.flush(door, out, meter, scratch).unwrap()
+        tunnel.flush(&mut &*door, out, meter, scratch)
     }
 
     /// The client reads once, at most so much; false at the end.
@@ -266,4 +267,141 @@ fn rubbish_is_an_error_and_leaves_an_alert_to_be_said() {
     let rubbish = [&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat();
     assert!(tunnel.open(&rubbish, &mut Vec::new()).is_err());
     assert!(tunnel.wants_write());
+
+    // Nor is a record waited for that is longer than any may be.
+    let (_, server) = shaken();
+    let mut tunnel = Tunnel::new(server);
+    assert!(tunnel.open(&[0x17, 3, 3, 0xff, 0xff], &mut Vec::new()).is_err());
+    assert!(tunnel.wants_write());
+}
+
+#[test]
+fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
+    /// Takes so many bytes and no more, then breaks.
+    struct Brittle(usize);
+
+    impl Write for Brittle {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match bytes.len().min(self.0) {
+                0 => Err(ErrorKind::ConnectionReset.into()),
+                taken => {
+                    self.0 -= taken;
+                    Ok(taken)
+                }
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    // Nothing, a part of the first record, and some records.
+    for bytes in [0, 100, 10_000] {
+        let mut case = Case::new();
+        for _ in 0..400 {
+            case.append(vec![7; 100]);
+        }
+        let Case { tunnel, out, meter, scratch, .. } = &mut case;
+        let mut socket = Brittle(bytes);
+        let mut flushed = tunnel.flush(&mut socket, out, meter, scratch);
+        if flushed.state == State::Blocked {
+            // A part was taken, so the next attempt is the one that fails.
+            let again = tunnel.flush(&mut socket, out, meter, scratch);
+            assert_eq!((again.bytes, again.messages), (0, 0));
+            flushed = Flushed { state: again.state, ..flushed };
+        }
+        assert_eq!(flushed.state, State::Broken);
+        assert_eq!(flushed.bytes, bytes as u64);
+        assert_eq!(flushed.messages > 0, bytes == 10_000);
+        assert_eq!(flushed.messages + tunnel.messages() + out.abandon(meter), 400);
+    }
+
+    // A break between two records, found in one attempt.
+    let mut case = Case::new();
+    let whole = |case: &mut Case| {
+        let mut sealed = Vec::new();
+        let Case { tunnel, out, meter, .. } = case;
+        tunnel.seal(out, meter, &mut sealed).unwrap();
+        tunnel.carried = Carried::default();
+        sealed.len()
+    };
+    (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
+    let _ = whole(&mut case); // the tickets leave with it
+    (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
+    let record = whole(&mut case);
+    (0..200).for_each(|_| case.append(vec![7; 100]));
+    let Case { tunnel, out, meter, scratch, .. } = &mut case;
+    let flushed = tunnel.flush(&mut Brittle(2 * record), out, meter, scratch);
+    assert_eq!(flushed.state, State::Broken);
+    assert_eq!((flushed.bytes, flushed.messages), (2 * record as u64, 2 * FRAMES as u64));
+    assert_eq!(tunnel.messages(), FRAMES as u64, "sealed, and never sent");
+    assert_eq!(out.abandon(meter), 200 - 3 * FRAMES as u64);
+}
+
+#[test]
+fn an_incomplete_record_is_on_the_books_until_it_ends_or_is_given_up() {
+    let (mut client, server) = shaken();
+    let mut tunnel = Tunnel::new(server);
+    let mut books = 1000;
+    client.writer().write_all(&[7; 10_000]).unwrap();
+    let mut wire = Vec::new();
+    client.write_tls(&mut wire).unwrap();
+    let mut opened = Vec::new();
+    for (at, byte) in wire[..wire.len() - 1].iter().enumerate() {
+        assert!(!tunnel.open(&[*byte], &mut opened).unwrap());
+        tunnel.count(&mut books);
+        assert!(tunnel.is_mid_record());
+        assert!(books > 1000 + at && books <= 1000 + 2 * at.max(8), "{books} for {at}");
+    }
+    assert!(tunnel.open(&wire[wire.len() - 1..], &mut opened).unwrap());
+    tunnel.count(&mut books);
+    assert_eq!((books, opened.len(), tunnel.is_mid_record()), (1000, 10_000, false));
+
+    tunnel.open(&wire[..500], &mut opened).unwrap();
+    tunnel.count(&mut books);
+    assert!(books >= 1500);
+    tunnel.go_blind();
+    tunnel.count(&mut books);
+    tunnel.open(&wire[500..], &mut opened).unwrap();
+    assert_eq!((books, opened.len(), tunnel.is_mid_record()), (1000, 10_000, false));
+}
+
+/// rustls puts the parts of a message together, 64 KiB of it, and nobody would know.
+#[test]
+fn a_message_to_tls_itself_that_does_not_end_is_refused() {
+    use rustls::{
+        ConnectionTrafficSecrets, ContentType, ProtocolVersion,
+        crypto::cipher::{OutboundChunks, OutboundPlainMessage},
+    };
+    let (client, server) = shaken();
+    let mut tunnel = Tunnel::new(server);
+    let suite = client.negotiated_cipher_suite().and_then(|suite| suite.tls13()).unwrap();
+    let (first, secrets) = client.dangerous_extract_secrets().unwrap().tx;
+    let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+    | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+    else {
+        unreachable!("no other ciphers are agreed upon")
+    };
+    let mut sealer = suite.aead_alg.encrypter(key, iv);
+    // A certificate that is said to have 60 KiB, which nobody asked for.
+    let mut message = vec![11, 0, 0xf0, 0];
+    message.resize(60 << 10, 0);
+    let (mut said, mut opened) = (0, Vec::new());
+    for (number, part) in (first..).zip(message.chunks(500)) {
+        let plain = OutboundPlainMessage {
+            typ: ContentType::Handshake,
+            version: ProtocolVersion::TLSv1_2,
+            payload: OutboundChunks::Single(part),
+        };
+        let record = sealer.encrypt(plain, number).unwrap().encode();
+        said += record.len();
+        let outcome = tunnel.open(&record, &mut opened);
+        assert_eq!(outcome.is_err(), said > SILENT, "{said} bytes said: {outcome:?}");
+        if outcome.is_err() {
+            return;
+        }
+    }
+    panic!("all of it was taken");
 }
