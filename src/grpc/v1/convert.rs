@@ -32,6 +32,9 @@ const MOST_OF_KEY: usize = 64;
 /// Seconds of the years 1 to 9999, the span of a `google.protobuf.Timestamp`.
 const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
+/// Seconds of the longest `google.protobuf.Duration`, 10,000 years.
+const LONGEST: u64 = 315_576_000_000;
+
 /// One request as it is read.
 pub(super) struct Reading<'a> {
     config: &'a Config,
@@ -282,10 +285,12 @@ impl<'a> Reading<'a> {
     }
 
     fn ttl(&mut self, ttl: ProtoDuration) -> Option<Duration> {
-        let shortest = Duration::from_millis(1);
-        let ttl = Duration::try_from(ttl).ok().filter(|ttl| *ttl >= shortest);
+        let seconds = u64::try_from(ttl.seconds).ok().filter(|seconds| *seconds <= LONGEST);
+        let nanos = u32::try_from(ttl.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let ttl = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
+        let ttl = ttl.filter(|ttl| *ttl >= Duration::from_millis(1));
         if ttl.is_none() {
-            self.fault("ttl", "is no duration from 1 ms");
+            self.fault("ttl", "is no duration from 1 ms to 10,000 years");
         }
         ttl
     }
