@@ -19,6 +19,7 @@ mod peer;
 pub mod proto;
 mod refusals;
 mod services;
+mod v1;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -243,7 +244,8 @@ fn routes(
             context.live.clone(),
             HealthServer::max_decoding_message_size,
         ));
-    Ok(services::add(routes, context.hub.clone(), &context.live).prepare())
+    let routes = services::add(routes, context.hub.clone(), &context.live);
+    Ok(v1::add(routes, context.hub.clone(), &context.live).prepare())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -13,6 +13,7 @@
 //! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
 
 mod pulse;
+mod query;
 mod routes;
 mod sends;
 
@@ -30,6 +31,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 pub use pulse::{Lag, Pulse};
+pub use query::{GroupEntry, NamePlace, Page, Place};
 
 use crate::{
     change::{Change, Changed, Refusal, Subject},

@@ -15,6 +15,7 @@ pub mod entrance;
 pub mod gate;
 pub mod http;
 pub mod proxy;
+pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};

@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: Limits,
     /// Towards business systems.
     pub grpc: Grpc,
+    /// What one call of the modern API may ask for.
+    pub api: Api,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.
@@ -63,6 +65,8 @@ pub struct WebSocket {
     pub proxies: Networks,
     /// How they tell it.
     pub proxy_header: ProxyHeader,
+    /// Headers of the request that are remembered of each client.
+    pub keep_headers: Words,
     /// `SO_SNDBUF` of client sockets; zero leaves it to the kernel.
     pub send_buffer: Size,
 }
@@ -159,6 +163,8 @@ pub struct Limits {
     pub partial_bytes: Memory,
     /// Bytes of a uid or a group's name.
     pub names: usize,
+    /// Bytes of the path and of the headers that are remembered of one client.
+    pub kept_bytes: Size,
     /// Groups one client may be in.
     pub groups_per_client: usize,
     /// Attributes of one client.
@@ -224,6 +230,16 @@ pub struct Grpc {
     /// Time it has to answer.
     #[serde(with = "span")]
     pub keepalive_timeout: Duration,
+}
+
+/// `[api]`: package `gateway.v1`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Clients, uids and groups that one call names.
+    pub max_targets: usize,
+    /// Entries of one page of a list, and clients that one call describes.
+    pub max_page: usize,
 }
 
 /// `[admin]`
@@ -320,6 +336,7 @@ impl Default for WebSocket {
             allowed_origins: Words::default(),
             proxies: Networks::default(),
             proxy_header: ProxyHeader::None,
+            keep_headers: Words::default(),
             send_buffer: Size::kib(256),
         }
     }
@@ -348,6 +365,7 @@ impl Default for Limits {
             queued_bytes: Memory::Percent(25),
             partial_bytes: Memory::Percent(10),
             names: 256,
+            kept_bytes: Size::kib(1),
             groups_per_client: 128,
             attributes: 32,
             attribute_bytes: Size(4096),
@@ -378,6 +396,12 @@ impl Default for Grpc {
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { max_targets: 10_000, max_page: 1000 }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     session::{Rates, Session, Stage},
-    wheel::{STEP, Tick},
+    wheel::{Due, STEP, Tick},
 };
 use crate::{
     config::{InForce, Messages, SlowClient, Welcome, machine::share},
@@ -97,6 +97,7 @@ impl Caps {
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        [silent, ping, unfinished, session.expires].into_iter().flatten().min()
+        let expires = session.expires.map(Due::tick);
+        [silent, ping, unfinished, expires].into_iter().flatten().min()
     }
 }

@@ -4,7 +4,7 @@
 //! comes in between; the directory, which others read at any time, is changed under its own lock
 //! for as long as they could see one half.
 
-use super::{run::Loop, session::Session};
+use super::{run::Loop, session::Session, wheel::Due};
 use crate::{
     attributes::{Attributes, Retouch},
     change::{Change, Changed, Refusal, Subject},
@@ -34,7 +34,7 @@ impl Loop {
             session.attributes = (!attributes.is_empty()).then(|| Box::new(attributes));
         }
         if let Some(expires) = change.expires {
-            session.expires = expires.map(|at| self.wheel.tick_from(at));
+            session.expires = expires.map(|at| Due::at(self.wheel.tick_from(at)));
             self.schedule(slot);
         }
         let mut receipt = Receipt::default();

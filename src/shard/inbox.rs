@@ -12,7 +12,10 @@ use std::{
 use smallvec::SmallVec;
 use tokio::sync::{Notify, futures::Notified, oneshot};
 
-use super::Newcomer;
+use super::{
+    Newcomer,
+    query::{Described, Scan, Scanned},
+};
 use crate::{
     change::{Change, Changed, Refusal, Subject},
     close::Close,
@@ -39,6 +42,10 @@ pub(crate) enum Command {
     UidOf(ClientId, Reply<Option<Uid>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
+    /// What is known of the clients; of each that is not connected, nothing.
+    Describe(Vec<ClientId>, Reply<Vec<Option<Described>>>),
+    /// A few of the clients that are searched for.
+    Scan(Scan, Reply<Scanned>),
     /// Answer with how long this took to get here.
     Pulse(Instant, Reply<Duration>),
     /// Close all clients, spread over the time, and every newcomer.

@@ -21,6 +21,7 @@ use super::{
     leave::Draining,
     members::Groups,
     outbound::{Frame, Meter},
+    query::Calendar,
     session::{Session, Stage, slot_at},
     wheel::{STEP, Tick, Wheel},
 };
@@ -70,6 +71,7 @@ pub(super) struct Loop {
     pub(super) groups: Groups,
     pub(super) desk: Desk,
     pub(super) wheel: Wheel,
+    pub(super) calendar: Calendar,
     pub(super) frames: Frames,
     /// Taken out while a session is being read.
     pub(super) buffer: Vec<u8>,
@@ -144,6 +146,7 @@ pub(super) fn run(
         groups: Groups::default(),
         desk: Desk::new(stats, caps, meter),
         wheel: Wheel::new(Instant::now()),
+        calendar: Calendar::new(),
         frames,
         buffer: Vec::new(),
         opened: Vec::new(),
@@ -299,6 +302,12 @@ impl Loop {
                 let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
                 let _ = reply.send(ids.map(|session| session.id).collect());
             }
+            Command::Describe(clients, reply) => {
+                let _ = reply.send(self.describe(&clients));
+            }
+            Command::Scan(scan, reply) => {
+                let _ = reply.send(self.scan(&scan));
+            }
             Command::Pulse(sent, reply) => {
                 let _ = reply.send(sent.elapsed());
             }
@@ -366,7 +375,7 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if session.expires.is_some_and(|at| now >= at) {
+        } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
@@ -380,6 +389,8 @@ impl Loop {
             return self.close(slot, &Close::new(Cause::Policy, code::POLICY, reason));
         } else if caps.ping.is_some_and(|interval| now - session.pinged >= interval) {
             session.pinged = now;
+            // While one is unanswered, another tells nothing: all pings look the same.
+            session.asked.get_or_insert_with(|| self.wheel.micros(Instant::now()));
             session.out.set_ping(&self.frames.ping);
             self.desk.drop_expired(session);
             self.desk.mark_dirty(slot, session);

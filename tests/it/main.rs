@@ -43,5 +43,7 @@ mod storm;
 mod supervised;
 mod tidy;
 mod upgrades;
+mod v1_directory;
+mod v1_lists;
 mod watch;
 mod wss;
