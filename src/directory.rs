@@ -65,13 +65,22 @@ impl Directory {
 
     /// All uids that a client has; each was there when it was read.
     pub fn users(&self) -> Vec<Name> {
-        let mut names = Vec::new();
-        for stripe in &self.users.stripes {
-            // Each stripe by itself, so that no shard waits for the whole list.
-            let _look = self.one_look();
-            names.extend(stripe.lock().keys().cloned());
-        }
-        names
+        (0..STRIPES).flat_map(|stripe| self.users_in(stripe)).collect()
+    }
+
+    /// The uids of one of the [`STRIPES`]: a name is always in the same, so each is in just one of
+    /// these lists. Stripe by stripe, so that no shard waits for the whole list.
+    pub fn users_in(&self, stripe: usize) -> Vec<Name> {
+        let Some(stripe) = self.users.stripes.get(stripe) else { return Vec::new() };
+        let _look = self.one_look();
+        stripe.lock().keys().cloned().collect()
+    }
+
+    /// The groups of one of the [`STRIPES`], and how many members each has.
+    pub fn groups_in(&self, stripe: usize) -> Vec<(Name, usize)> {
+        let Some(stripe) = self.groups.stripes.get(stripe) else { return Vec::new() };
+        let _look = self.one_look();
+        stripe.lock().iter().map(|(name, places)| (name.clone(), members(places))).collect()
     }
 
     /// Records that `shard` now holds `members` clients of the group; zero forgets the place.
@@ -105,6 +114,11 @@ impl Look<'_> {
         self.directory.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)
     }
 
+    /// How many clients a uid has.
+    pub fn count_clients_of(&self, uid: &str) -> usize {
+        self.directory.users.stripe(uid).get(uid).map_or(0, Clients::len)
+    }
+
     /// Whether any client has the uid.
     pub fn user_is_online(&self, uid: &str) -> bool {
         self.directory.users.stripe(uid).contains_key(uid)
@@ -124,7 +138,7 @@ impl Look<'_> {
     /// Members of the group on all shards.
     pub fn count_members(&self, group: &str) -> usize {
         let stripe = self.directory.groups.stripe(group);
-        stripe.get(group).into_iter().flatten().map(|place| place.members).sum()
+        stripe.get(group).map_or(0, members)
     }
 
     /// Groups that exist, that is, have a member.
@@ -141,6 +155,11 @@ struct Place {
 }
 
 type Places = SmallVec<[Place; 1]>;
+
+/// Members of one group on all shards.
+fn members(places: &Places) -> usize {
+    places.iter().map(|place| place.members).sum()
+}
 
 /// The clients of one uid: mostly one or two, so a short list; a set once there are many, so that
 /// a uid shared by thousands doesn't make each of their departures a search.
@@ -193,6 +212,13 @@ impl Clients {
         }
     }
 
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(few) => few.len(),
+            Self::Many(many) => many.len(),
+        }
+    }
+
     fn to_vec(&self) -> Vec<ClientId> {
         match self {
             Self::Few(few) => few.to_vec(),
@@ -221,8 +247,9 @@ struct Locked<'a, V> {
     len: &'a Single,
 }
 
-/// Enough that a few dozen shards rarely meet, few enough that walking them all is cheap.
-const STRIPES: usize = 64;
+/// Parts of the directory, each with a lock of its own: enough that a few dozen shards rarely meet,
+/// few enough that walking them all is cheap.
+pub const STRIPES: usize = 64;
 
 impl<V> Default for Stripes<V> {
     fn default() -> Self {

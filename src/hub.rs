@@ -14,6 +14,7 @@
 
 mod changes;
 mod pulse;
+mod query;
 mod routes;
 mod sends;
 
@@ -31,6 +32,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 pub use pulse::{Lag, Pulse};
+pub use query::{GroupEntry, NamePlace, Page, Place};
 
 use crate::{
     attributes::Attributes,

@@ -17,6 +17,7 @@ pub mod http;
 pub mod proxy;
 pub mod tapped;
 pub mod timely;
+pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};

@@ -30,6 +30,7 @@ mod leave;
 mod members;
 mod offer;
 mod outbound;
+mod query;
 mod run;
 mod session;
 mod tunnel;
@@ -48,6 +49,8 @@ use std::{
 
 pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
+pub use query::{Described, Found, Search};
+pub(crate) use query::{Scan, Scanned};
 
 use crate::{
     config::Live, directory::Directory, metrics::ShardStats, sink::EventSink, tls::Established,
@@ -68,8 +71,22 @@ pub struct Newcomer {
     pub peer: SocketAddr,
     /// The compression window that was agreed, 9 to 15 bits; none if there is no compression.
     pub window: Option<u8>,
+    /// What is to be remembered of its request; none if there is nothing.
+    pub about: Option<Arc<About>>,
     /// Its place under `limits.max_clients`.
     pub seat: Seat,
+}
+
+/// What is remembered of the request by which a client has connected. Shared by clients of which
+/// the same is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct About {
+    /// The path, without the query; empty for `/`.
+    pub path: Box<str>,
+    /// The sub-protocol that was agreed; empty if none was.
+    pub subprotocol: Box<str>,
+    /// Headers that `websocket.keep_headers` names, by name, in lower case.
+    pub headers: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// The places under `limits.max_clients`.

@@ -10,6 +10,7 @@
 //!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
+mod about;
 mod addresses;
 mod caller;
 mod forwarded;
@@ -37,6 +38,7 @@ use crate::{
     lifecycle,
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
 };
+use about::Abouts;
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
 
@@ -48,12 +50,20 @@ pub struct Context {
     lifecycle: lifecycle::Handle,
     gate: Arc<Gate>,
     addresses: Arc<Addresses>,
+    abouts: Arc<Abouts>,
 }
 
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
     pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle, gate: Arc::default(), addresses: Arc::default() }
+        Self {
+            hub,
+            live,
+            lifecycle,
+            gate: Arc::default(),
+            addresses: Arc::default(),
+            abouts: Arc::default(),
+        }
     }
 }
 

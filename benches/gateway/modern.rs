@@ -22,8 +22,8 @@ const PARALLEL: usize = 16;
 impl Grpc {
     /// The ids of all clients.
     pub(crate) fn clients(&self) -> Outcome<Vec<String>> {
-        let mut client = GetAllOnlineClientClient::new(self.channel.clone())
-            .max_decoding_message_size(64 << 20);
+        let mut client =
+            GetAllOnlineClientClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
         let listed = client.get_all_online_client(GetAllOnlineClientRequest {});
         Ok(self.runtime.block_on(listed)?.into_inner().client)
     }
@@ -91,8 +91,7 @@ impl Grpc {
             let mut callers = JoinSet::new();
             for caller in 0..PARALLEL {
                 let mut membership = MembershipClient::new(self.channel.clone());
-                let own: Vec<_> =
-                    clients.iter().skip(caller).step_by(PARALLEL).cloned().collect();
+                let own: Vec<_> = clients.iter().skip(caller).step_by(PARALLEL).cloned().collect();
                 callers.spawn(async move {
                     let mut done = 0;
                     for (number, client) in own.into_iter().cycle().enumerate() {

@@ -277,8 +277,8 @@ impl Plan {
         if self.has("apply") {
             let mut costs = Vec::new();
             for _ in 0..self.turns {
-                let (cpu, done) = gateway
-                    .cost_of(|publisher| publisher.grpc()?.apply(&clients, STRETCH))?;
+                let (cpu, done) =
+                    gateway.cost_of(|publisher| publisher.grpc()?.apply(&clients, STRETCH))?;
                 costs.push(cpu.process.as_secs_f64() * 1e6 / done.max(1) as f64);
             }
             report.add(figures("CPU per Apply (uid, two groups, an attribute)", costs, f64::NAN));

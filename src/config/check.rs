@@ -113,6 +113,7 @@ const RANGES: &[Range] = ranges! {
     "limits.queued_bytes" Bytes 1_048_576..=KIB * GIB, |c| amount(c.limits.queued_bytes);
     "limits.partial_bytes" Bytes 1_048_576..=KIB * GIB, |c| amount(c.limits.partial_bytes);
     "limits.names" Count 1..=65535, |c| number(c.limits.names);
+    "limits.kept_bytes" Bytes 0..=MIB, |c| Some(c.limits.kept_bytes.0);
     "limits.groups_per_client" Count 1..=65535, |c| number(c.limits.groups_per_client);
     "limits.attributes" Count 1..=65535, |c| number(c.limits.attributes);
     "limits.attribute_bytes" Bytes 1..=MIB, |c| Some(c.limits.attribute_bytes.0);
@@ -132,6 +133,7 @@ const RANGES: &[Range] = ranges! {
     "api.max_sends" Count 1..=MILLION, |c| number(c.api.max_sends);
     "api.idempotency_keys" Count 1..=16_777_216, |c| number(c.api.idempotency_keys);
     "api.idempotency_window" Time 1..=DAY, |c| time(c.api.idempotency_window);
+    "api.max_page" Count 1..=10_000, |c| number(c.api.max_page);
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
@@ -176,6 +178,7 @@ const ORIGIN: &str = "origins such as \"https://example.com\" or \"https://*.exa
     host below), without a path";
 const GUARDED: &str = "127.0.0.1 or [::1], or one of grpc.allow, grpc.token_files and \
     grpc.client_ca (grpc.unprotected = true insists)";
+const HEADERS: &str = "header names: letters, digits and !#$%&'*+-.^_`|~";
 const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
 
 /// Everything in `config` that a start or a reload has to refuse.
@@ -243,6 +246,9 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     }
     if !config.websocket.subprotocols.0.iter().all(|word| is_token(word)) {
         refuse("websocket.subprotocols", TOKEN);
+    }
+    if !config.websocket.keep_headers.0.iter().all(|word| is_token(word)) {
+        refuse("websocket.keep_headers", HEADERS);
     }
     if !config.websocket.allowed_origins.0.iter().all(|word| is_origin(word)) {
         refuse("websocket.allowed_origins", ORIGIN);

@@ -86,6 +86,7 @@ mod tests {
                 allowed_origins: Words(vec!["https://a".into()]),
                 proxies: Networks::of("10.0.0.0/8"),
                 proxy_header: ProxyHeader::ProxyV2,
+                keep_headers: Words(vec!["a".into()]),
                 send_buffer: Size::kib(8),
             },
             tls: Tls {
@@ -114,6 +115,7 @@ mod tests {
                 queued_bytes: Memory::Percent(9),
                 partial_bytes: Memory::Bytes(Size::mib(9)),
                 names: 9,
+                kept_bytes: Size(9),
                 groups_per_client: 9,
                 attributes: 9,
                 attribute_bytes: Size(9),
@@ -143,6 +145,7 @@ mod tests {
                 max_targets: 9,
                 max_sends: 9,
                 max_streams: 9,
+                max_page: 9,
                 idempotency_keys: 9,
                 idempotency_window: second,
             },

@@ -65,6 +65,8 @@ pub struct WebSocket {
     pub proxies: Networks,
     /// How they tell it.
     pub proxy_header: ProxyHeader,
+    /// Headers of the request that are remembered of each client.
+    pub keep_headers: Words,
     /// `SO_SNDBUF` of client sockets; zero leaves it to the kernel.
     pub send_buffer: Size,
 }
@@ -161,6 +163,8 @@ pub struct Limits {
     pub partial_bytes: Memory,
     /// Bytes of a uid or a group's name.
     pub names: usize,
+    /// Bytes of the path and of the headers that are remembered of one client.
+    pub kept_bytes: Size,
     /// Groups one client may be in.
     pub groups_per_client: usize,
     /// Attributes of one client.
@@ -238,6 +242,8 @@ pub struct Api {
     pub max_sends: usize,
     /// Streams of such calls that are open at once.
     pub max_streams: usize,
+    /// Entries of one page of a list, and clients that one call describes.
+    pub max_page: usize,
     /// Idempotency keys that are remembered.
     pub idempotency_keys: usize,
     /// How long a call that was answered is remembered by its key.
@@ -339,6 +345,7 @@ impl Default for WebSocket {
             allowed_origins: Words::default(),
             proxies: Networks::default(),
             proxy_header: ProxyHeader::None,
+            keep_headers: Words::default(),
             send_buffer: Size::kib(256),
         }
     }
@@ -367,6 +374,7 @@ impl Default for Limits {
             queued_bytes: Memory::Percent(25),
             partial_bytes: Memory::Percent(10),
             names: 256,
+            kept_bytes: Size::kib(1),
             groups_per_client: 128,
             attributes: 32,
             attribute_bytes: Size(4096),
@@ -406,6 +414,7 @@ impl Default for Api {
             max_targets: 10_000,
             max_sends: 1000,
             max_streams: 256,
+            max_page: 1000,
             idempotency_keys: 65_536,
             idempotency_window: Duration::from_mins(5),
         }

@@ -8,36 +8,71 @@
 
 mod connections;
 mod convert;
+mod directory;
 mod fault;
 mod membership;
 mod messages;
 mod once;
+mod paging;
 mod stream;
 
 use std::sync::Arc;
 
-use tonic::service::Routes;
+use tonic::{Status, service::Routes};
 
-use super::{limit::Limited, proto::v1 as proto};
-use crate::{config::Live, hub::Hub, net::Gate};
+use self::directory::Directory;
+use super::{
+    limit::Limited,
+    proto::v1::{self as proto, directory_server::DirectoryServer},
+};
+use crate::{
+    config::Live,
+    hub::Hub,
+    net::{Gate, Place},
+};
 
 /// Answers the modern API's calls.
 pub(super) struct V1 {
     hub: Hub,
     live: Live,
     once: once::Once,
-    /// Streams that are open.
-    streams: Gate,
+    streams: Streams,
+}
+
+/// The places of streams that are open. Cheap to clone.
+#[derive(Clone)]
+struct Streams {
+    live: Live,
+    gate: Arc<Gate>,
+}
+
+impl Streams {
+    /// A place for one more, which lasts until it is dropped.
+    fn enter(&self) -> Result<Place, Status> {
+        let limit = self.live.snapshot().api.max_streams;
+        self.gate.try_enter(limit).ok_or_else(|| {
+            let text = format!("as many streams are open as api.max_streams allows: {limit}");
+            fault::exhausted("api.max_streams", text)
+        })
+    }
 }
 
 macro_rules! services {
     ($($module:ident $server:ident;)+) => {
         /// The full names of the services.
-        pub(super) const NAMES: &[&str] = &[$(proto::$module::SERVICE_NAME),+];
+        pub(super) const NAMES: &[&str] =
+            &[proto::directory_server::SERVICE_NAME, $(proto::$module::SERVICE_NAME),+];
 
         /// Adds the services to `routes`.
         pub(super) fn add(mut routes: Routes, hub: Hub, live: &Live) -> Routes {
-            let (once, streams) = (once::Once::default(), Gate::default());
+            let streams = Streams { live: live.clone(), gate: Arc::default() };
+            let directory = Directory::new(hub.clone(), live.clone(), streams.clone());
+            routes = routes.add_service(Limited::new(
+                DirectoryServer::new(directory),
+                live.clone(),
+                DirectoryServer::max_decoding_message_size,
+            ));
+            let once = once::Once::default();
             let api = Arc::new(V1 { hub, live: live.clone(), once, streams });
             $(
                 routes = routes.add_service(Limited::new(
@@ -60,6 +95,15 @@ services! {
 /// The methods of these services.
 pub(super) const METHODS: &[&str] = &[
     "gateway.v1.Connections/Close",
+    "gateway.v1.Directory/CheckOnline",
+    "gateway.v1.Directory/Count",
+    "gateway.v1.Directory/DescribeClients",
+    "gateway.v1.Directory/ListClients",
+    "gateway.v1.Directory/ListGroups",
+    "gateway.v1.Directory/ListUids",
+    "gateway.v1.Directory/StreamClients",
+    "gateway.v1.Directory/StreamGroups",
+    "gateway.v1.Directory/StreamUids",
     "gateway.v1.Membership/Bind",
     "gateway.v1.Membership/Unbind",
     "gateway.v1.Membership/Join",

@@ -3,13 +3,13 @@
 //! Each client is changed whole or not at all. Many are changed in steps that are short for the
 //! shards, which have a turn for their sockets in between.
 
-use std::{pin::pin, sync::Arc};
+use std::sync::Arc;
 
-use super::{Hub, HubError, any_name};
+use super::{Hub, HubError, any_name, sends::ONE_CALL};
 use crate::{
     change::{Change, Changed, Refusal, Subject},
     ids::{ClientId, Name},
-    shard::{Command, Full},
+    shard::Command,
 };
 
 /// Parts of changes that a shard makes in one step: about a millisecond's worth.
@@ -122,7 +122,7 @@ impl Hub {
             let changed = loop {
                 match self.change_all(step.to_vec(), Arc::clone(&change)).await {
                     Err(HubError::Busy { shard, .. }) if !results.is_empty() => {
-                        self.room(shard).await;
+                        self.room_for(shard, ONE_CALL).await;
                     }
                     other => break other?,
                 }
@@ -130,19 +130,5 @@ impl Hub {
             results.extend(changed);
         }
         Ok(results)
-    }
-
-    /// Waits until there is room for one more call, or never will be.
-    async fn room(&self, shard: usize) {
-        let inbox = &self.0.shards[shard].inbox;
-        loop {
-            let mut room = pin!(inbox.room());
-            // What becomes free from here on is told.
-            room.as_mut().enable();
-            match inbox.reserve((1, 0), self.bounds()) {
-                Ok(_) | Err(Full::Closed) => return,
-                Err(Full::Calls | Full::Bytes) => room.await,
-            }
-        }
     }
 }

@@ -10,8 +10,11 @@ use tokio::sync::oneshot;
 use super::{Hub, HubError};
 use crate::{
     message::{Payload, Receipt, Target},
-    shard::{self, Clients, Command, cost_of},
+    shard::{Clients, Command, Full, cost_of},
 };
+
+/// What one call without a message costs.
+pub(super) const ONE_CALL: (usize, usize) = (1, 0);
 
 /// What one shard has to send, and which of the messages these are.
 struct Share {
@@ -73,7 +76,7 @@ impl Hub {
             for share in &shares {
                 match reserve(share) {
                     Ok(place) => places.push(place),
-                    Err(shard::Full::Closed) => return Err(HubError::Stopped),
+                    Err(Full::Closed) => return Err(HubError::Stopped),
                     Err(_) => {
                         full = Some(share);
                         break;
@@ -89,11 +92,20 @@ impl Hub {
                 return Ok(filled.collect());
             };
             drop(places);
-            let mut room = pin!(inbox(full).room());
+            self.room_for(full.shard, cost_of(&full.sends)).await;
+        }
+    }
+
+    /// Waits until there is room in a shard's inbox for so many calls and bytes, or never will be.
+    pub(super) async fn room_for(&self, shard: usize, cost: (usize, usize)) {
+        let inbox = &self.0.shards[shard].inbox;
+        loop {
+            let mut room = pin!(inbox.room());
             room.as_mut().enable();
             // What became free before it was listened for is not told again.
-            if reserve(full).is_err() {
-                room.await;
+            match inbox.reserve(cost, self.bounds()) {
+                Ok(_) | Err(Full::Closed) => return,
+                Err(Full::Calls | Full::Bytes) => room.await,
             }
         }
     }

@@ -2,15 +2,12 @@
 
 use std::io;
 
-use mio::{Interest, Token};
-use smallvec::SmallVec;
-
 use super::{
     Newcomer,
     door::Door,
-    outbound::{Frame, Outbound, Sort},
+    outbound::{Frame, Sort},
     run::Loop,
-    session::{Allowance, Flags, NEVER, Session, Stage},
+    session::Session,
     tunnel::Tunnel,
 };
 use crate::{
@@ -18,6 +15,7 @@ use crate::{
     message::Kind,
     wire,
 };
+use mio::{Interest, Token};
 
 impl Loop {
     /// Takes a connection over: from here on it is a client.
@@ -47,25 +45,11 @@ impl Loop {
             self.desk.laden.grow_and_insert(slot as usize);
         }
         self.generation = self.generation.wrapping_add(1);
-        entry.insert(Session {
-            id: ClientId::new(self.index, slot, self.generation, random),
-            uid: None,
-            attributes: None,
-            expires: NEVER,
-            groups: SmallVec::new(),
-            decoder: wire::Decoder::new(newcomer.window.is_some()),
-            out: Outbound::default(),
-            unread: None,
-            stage: Stage::Open,
-            heard: self.desk.tick,
-            pinged: self.desk.tick,
-            partial_since: None,
-            timer: 0,
-            allowance: Allowance::default(),
-            flags: Flags::default(),
-            peer: newcomer.peer,
-            _seat: newcomer.seat,
-        });
+        let id = ClientId::new(self.index, slot, self.generation, random);
+        let mut session = Session::new(id, newcomer.peer, newcomer.seat, self.desk.tick);
+        session.decoder = wire::Decoder::new(newcomer.window.is_some());
+        session.about = newcomer.about;
+        entry.insert(session);
         let stats = &self.desk.stats;
         stats.sockets.add(1);
         stats.clients.add(1);
@@ -82,7 +66,7 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
-        tracing::debug!(client = %session.id, peer = %session.peer, "client connected");
+        tracing::debug!(client = %session.id, peer = %session.peer(), "client connected");
         if self.desk.caps.welcome {
             let id = session.id.text();
             greeting.extend_from_slice(&wire::encode(Kind::Text, id.as_str().as_bytes()));

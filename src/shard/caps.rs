@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    session::{NEVER, Rates, Session, Stage},
-    wheel::{STEP, Tick},
+    session::{Rates, Session, Stage},
+    wheel::{Due, STEP, Tick},
 };
 use crate::{
     config::{InForce, Messages, SlowClient, Welcome, machine::share},
@@ -97,7 +97,7 @@ impl Caps {
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        let expires = (session.expires != NEVER).then_some(session.expires);
+        let expires = session.expires.map(Due::tick);
         [silent, ping, unfinished, expires].into_iter().flatten().min()
     }
 }

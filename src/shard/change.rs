@@ -6,10 +6,7 @@
 
 use std::collections::HashSet;
 
-use super::{
-    run::Loop,
-    session::{NEVER, Session},
-};
+use super::{run::Loop, session::Session, wheel::Due};
 use crate::{
     attributes::{Attributes, Retouch},
     change::{Change, Changed, Refusal, Subject},
@@ -42,7 +39,7 @@ impl Loop {
         if let Some(expires) = change.expires {
             // What lies beyond the reach of the clock is never.
             let at = expires.and_then(|after| self.desk.now.checked_add(after));
-            session.expires = at.map_or(NEVER, |at| self.wheel.tick_from(at));
+            session.expires = at.map(|at| Due::at(self.wheel.tick_from(at)));
             self.schedule(slot);
         }
         let mut receipt = Receipt::default();

@@ -18,6 +18,7 @@ use mio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::encode::PLAIN;
+use crate::net::traffic::{Traffic, traffic};
 
 /// The socket of one session, and what is known of it without looking at the session.
 pub(super) struct Door {
@@ -41,6 +42,16 @@ impl Door {
 
     pub(super) fn window(&self) -> u8 {
         self.window
+    }
+
+    /// The window size that was agreed, if messages can be compressed.
+    pub(super) fn agreed_window(&self) -> Option<u8> {
+        Some(self.window).filter(|&window| window != PLAIN)
+    }
+
+    /// What went through it so far.
+    pub(super) fn traffic(&self) -> io::Result<Traffic> {
+        traffic(&self.socket)
     }
 
     /// Ends our side of the stream; the client's goes on.
@@ -91,6 +102,11 @@ impl Doors {
             self.0.resize_with(slot + 1, || None);
         }
         self.0[slot] = Some(door);
+    }
+
+    /// The slots that are or were in use: all are below this.
+    pub(super) fn end(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn get(&self, slot: u32) -> Option<&Door> {

@@ -5,6 +5,7 @@
 
 use std::{
     io::{ErrorKind, Read},
+    num::NonZero,
     rc::Rc,
 };
 
@@ -245,8 +246,16 @@ impl Loop {
                 }
                 Flow::Continue
             }
-            // Any byte counts as a sign of life, so a pong has done its work by arriving.
-            Event::Pong(_) => Flow::Continue,
+            // Any byte counts as a sign of life; what is left to be learnt is how long it took.
+            Event::Pong(_) => {
+                if let Some(session) = self.sessions.get_mut(slot as usize)
+                    && let Some(asked) = session.asked.take()
+                {
+                    let took = self.wheel.micros(self.clock.now()).get().wrapping_sub(asked.get());
+                    session.round_trip = NonZero::new(took.max(1));
+                }
+                Flow::Continue
+            }
             Event::Close(said) => {
                 self.on_close(slot, said.map(|(code, _)| code));
                 Flow::Stop

@@ -12,7 +12,10 @@ use std::{
 use smallvec::SmallVec;
 use tokio::sync::{Notify, futures::Notified, oneshot};
 
-use super::Newcomer;
+use super::{
+    Newcomer,
+    query::{Described, Scan, Scanned},
+};
 use crate::{
     attributes::Attributes,
     change::{Change, Changed, Refusal, Subject},
@@ -42,6 +45,10 @@ pub(crate) enum Command {
     AttributesOf(ClientId, Reply<Option<Attributes>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
+    /// What is known of the clients; of each that is not connected, nothing.
+    Describe(Vec<ClientId>, Reply<Vec<Option<Described>>>),
+    /// A few of the clients that are searched for.
+    Scan(Scan, Reply<Scanned>),
     /// Answer with how long this took to get here.
     Pulse(Instant, Reply<Duration>),
     /// Close all clients, spread over the time, and every newcomer.

@@ -35,7 +35,8 @@ impl Groups {
             .map_or(&[], |group| &group.members)
     }
 
-    fn key(&self, name: &str) -> Option<u32> {
+    /// The number by which memberships name the group; none if it has no member here.
+    pub(super) fn key(&self, name: &str) -> Option<u32> {
         self.keys.get(name).copied()
     }
 

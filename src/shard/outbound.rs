@@ -169,7 +169,6 @@ impl Outbound {
     }
 
     /// Messages waiting.
-    #[cfg(test)]
     pub(super) fn messages(&self) -> u32 {
         self.messages
     }

@@ -22,6 +22,7 @@ use super::{
     leave::Draining,
     members::Groups,
     outbound::{Frame, Meter},
+    query::Calendar,
     session::{Session, Stage, slot_at},
     wheel::{STEP, Tick, Wheel},
 };
@@ -65,13 +66,14 @@ pub(super) struct Loop {
     pub(super) sink: Arc<dyn EventSink>,
     reader: Reader,
     shards: usize,
-    clock: Clock,
+    pub(super) clock: Clock,
     pub(super) sessions: Slab<Session>,
     /// The sockets of the sessions, by the same slots.
     pub(super) doors: Doors,
     pub(super) groups: Groups,
     pub(super) desk: Desk,
     pub(super) wheel: Wheel,
+    pub(super) calendar: Calendar,
     pub(super) frames: Frames,
     /// Taken out while a session is being read.
     pub(super) buffer: Vec<u8>,
@@ -147,6 +149,7 @@ pub(super) fn run(
         groups: Groups::default(),
         desk: Desk::new(stats, caps, meter, world.clock.now()),
         wheel: Wheel::new(world.clock.now()),
+        calendar: Calendar::new(),
         frames,
         buffer: Vec::new(),
         opened: Vec::new(),
@@ -307,6 +310,12 @@ impl Loop {
                 let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
                 let _ = reply.send(ids.map(|session| session.id).collect());
             }
+            Command::Describe(clients, reply) => {
+                let _ = reply.send(self.describe(&clients));
+            }
+            Command::Scan(scan, reply) => {
+                let _ = reply.send(self.scan(&scan));
+            }
             Command::Pulse(sent, reply) => {
                 let _ = reply.send(sent.elapsed());
             }
@@ -374,7 +383,7 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if now >= session.expires {
+        } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
@@ -388,6 +397,8 @@ impl Loop {
             return self.close(slot, &Close::new(Cause::Policy, code::POLICY, reason));
         } else if caps.ping.is_some_and(|interval| now - session.pinged >= interval) {
             session.pinged = now;
+            // While one is unanswered, another tells nothing: all pings look the same.
+            session.asked.get_or_insert_with(|| self.wheel.micros(self.clock.now()));
             session.out.set_ping(&self.frames.ping);
             self.desk.drop_expired(session);
             self.desk.mark_dirty(slot, session);

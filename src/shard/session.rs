@@ -2,11 +2,19 @@
 //!
 //! So a session is plain data: it could be taken out of one process and put into another.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZero,
+    sync::Arc,
+};
 
 use smallvec::SmallVec;
 
-use super::{Seat, outbound::Outbound, wheel::Tick};
+use super::{
+    About, Seat,
+    outbound::Outbound,
+    wheel::{Due, Tick},
+};
 use crate::{
     attributes::Attributes,
     ids::{ClientId, Name},
@@ -18,6 +26,8 @@ use crate::{
 pub(super) struct Session {
     pub(super) stage: Stage,
     pub(super) flags: Flags,
+    /// The peer's port; it stands here because there is room.
+    port: u16,
     pub(super) id: ClientId,
     /// When a byte was last heard.
     pub(super) heard: Tick,
@@ -25,6 +35,10 @@ pub(super) struct Session {
     pub(super) pinged: Tick,
     /// The one entry in the wheel that counts; others are stale.
     pub(super) timer: Tick,
+    /// When it connected.
+    pub(super) since: Tick,
+    /// When the ping was sent that no pong has come for yet, by the wheel's microseconds.
+    pub(super) asked: Option<NonZero<u32>>,
     pub(super) out: Outbound,
     pub(super) decoder: wire::Decoder,
     /// Bytes read from the socket while the client's own queue was full; they come first when it
@@ -36,12 +50,17 @@ pub(super) struct Session {
     pub(super) uid: Option<Name>,
     /// What the business system notes about it; none if nothing.
     pub(super) attributes: Option<Box<Attributes>>,
-    /// When it is closed, whatever it does; [`NEVER`] is never.
-    pub(super) expires: Tick,
     pub(super) groups: SmallVec<[Membership; 2]>,
-    pub(super) peer: SocketAddr,
+    /// What it asked for when it connected; none if nothing but the usual.
+    pub(super) about: Option<Arc<About>>,
     /// Held until the socket is gone.
     pub(super) _seat: Seat,
+    /// When it is closed, whatever it does.
+    pub(super) expires: Option<Due>,
+    /// Microseconds from the last ping that was answered to its pong.
+    pub(super) round_trip: Option<NonZero<u32>>,
+    /// The peer's address; one of IPv4 as IPv6 maps it.
+    ip: Ipv6Addr,
 }
 
 /// Where in its life a session is.
@@ -61,9 +80,6 @@ pub(super) struct Membership {
     /// The client's position in the group's list of members, so that leaving needs no search.
     pub(super) seat: u32,
 }
-
-/// No tick of this process's life: 13 years of uptime.
-pub(super) const NEVER: Tick = Tick::MAX;
 
 /// Small facts that change often.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,6 +106,42 @@ pub(super) struct Flags {
 }
 
 impl Session {
+    /// A client that has just connected, at `now`.
+    pub(super) fn new(id: ClientId, peer: SocketAddr, seat: Seat, now: Tick) -> Self {
+        Self {
+            stage: Stage::Open,
+            flags: Flags::default(),
+            port: peer.port(),
+            id,
+            heard: now,
+            pinged: now,
+            timer: 0,
+            since: now,
+            asked: None,
+            out: Outbound::default(),
+            decoder: wire::Decoder::default(),
+            unread: None,
+            partial_since: None,
+            allowance: Allowance::default(),
+            uid: None,
+            attributes: None,
+            groups: SmallVec::new(),
+            about: None,
+            _seat: seat,
+            expires: None,
+            round_trip: None,
+            ip: match peer.ip() {
+                IpAddr::V4(four) => four.to_ipv6_mapped(),
+                IpAddr::V6(six) => six,
+            },
+        }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_canonical(), self.port)
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
     }

@@ -370,6 +370,12 @@ impl Tunnels {
         self.tunnels[slot] = Some(Box::new(tunnel));
     }
 
+    /// Messages of a client that were sealed and are not yet on their way.
+    pub(super) fn messages(&self, slot: u32) -> u64 {
+        let tunnel = self.tunnels.get(slot as usize).and_then(Option::as_ref);
+        tunnel.map_or(0, |tunnel| tunnel.messages())
+    }
+
     pub(super) fn get(&mut self, slot: u32) -> Option<&mut Tunnel> {
         self.tunnels.get_mut(slot as usize)?.as_deref_mut()
     }

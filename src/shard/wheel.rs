@@ -5,10 +5,28 @@
 //! session when its time comes. So an entry is eight bytes, hearing from a client moves no timer,
 //! and an entry that has become stale costs one look.
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZero,
+    time::{Duration, Instant},
+};
 
 /// Points in time, in steps of [`STEP`] since the wheel was made.
 pub(super) type Tick = u32;
+
+/// A tick that may be missing, in four bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due(NonZero<Tick>);
+
+impl Due {
+    /// The very first tick, which was over before anything could be due, stands for the second.
+    pub(super) fn at(tick: Tick) -> Self {
+        Self(NonZero::new(tick).unwrap_or(NonZero::<Tick>::MIN))
+    }
+
+    pub(super) fn tick(self) -> Tick {
+        self.0.get()
+    }
+}
 
 /// Length of a tick: the precision of heartbeats and deadlines.
 pub(super) const STEP: Duration = Duration::from_millis(100);
@@ -37,6 +55,18 @@ impl Wheel {
         let ticks = now.saturating_duration_since(self.start).as_millis() / STEP.as_millis();
         // 32 bits of 100 ms are 13 years of uptime.
         Tick::try_from(ticks).unwrap_or(Tick::MAX)
+    }
+
+    /// When `tick` began.
+    pub(super) fn instant(&self, tick: Tick) -> Instant {
+        self.start + STEP * tick
+    }
+
+    /// Microseconds since the wheel was made; after an hour they begin anew. Never zero.
+    pub(super) fn micros(&self, now: Instant) -> NonZero<u32> {
+        let micros = now.saturating_duration_since(self.start).as_micros();
+        #[expect(clippy::cast_possible_truncation, reason = "only differences count")]
+        NonZero::new(micros as u32).unwrap_or(NonZero::<u32>::MIN)
     }
 
     /// The first tick that begins no earlier than `at`.
@@ -86,7 +116,7 @@ impl Wheel {
         let first = (self.reached as usize + 1) % BUCKETS;
         let ahead = self.distance_to_occupied(first)?;
         let tick = u64::from(self.reached) + 1 + ahead as u64;
-        let at = self.start + STEP * u32::try_from(tick).unwrap_or(Tick::MAX);
+        let at = self.instant(Tick::try_from(tick).unwrap_or(Tick::MAX));
         Some(at.saturating_duration_since(now))
     }
 

@@ -7,7 +7,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use http_body_util::Full;
@@ -31,7 +31,7 @@ use super::{
 use crate::{
     config::Config,
     net::http::LEAST_HEAD,
-    shard::{Newcomer, Seat},
+    shard::{About, Newcomer, Seat},
     status::Phase,
     wire,
 };
@@ -43,7 +43,16 @@ enum Outcome {
     /// It was answered with an error.
     Refused,
     /// It was answered with 101.
-    Accepted { websocket: HyperWebsocket, seat: Seat, window: Option<u8>, peer: SocketAddr },
+    Accepted(Box<Accepted>),
+}
+
+/// A request that is about to become a client.
+struct Accepted {
+    websocket: HyperWebsocket,
+    seat: Seat,
+    window: Option<u8>,
+    about: Option<Arc<About>>,
+    peer: SocketAddr,
 }
 
 /// Why an accepted request did not become a client after all.
@@ -65,7 +74,7 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
     let hold = Hold::default();
     let service = service_fn(|request| {
         let (response, then) = respond(request, &caller, context, config);
-        if let Outcome::Accepted { .. } = then {
+        if let Outcome::Accepted(_) = then {
             hold.begin();
         }
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
@@ -76,8 +85,9 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
         .with_upgrades()
         .await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
-        (Outcome::Accepted { websocket, seat, window, peer }, Ok(())) => {
-            if let Err(error) = hand_over(websocket, seat, window, peer, context).await {
+        (Outcome::Accepted(accepted), Ok(())) => {
+            let peer = accepted.peer;
+            if let Err(error) = hand_over(*accepted, context).await {
                 stats.broken.increment();
                 tracing::debug!(%peer, %error, "the client was lost");
             }
@@ -129,8 +139,10 @@ fn respond(
         let mut seat = seat(context)?;
         caller.take(&mut seat);
         let window = negotiated.deflate.map(wire::Agreed::window_bits);
+        let about = context.abouts.of(&request, &negotiated, config);
         let (response, websocket) = begin(&mut request, negotiated)?;
-        Ok((response, Outcome::Accepted { websocket, seat, window, peer }))
+        let accepted = Accepted { websocket, seat, window, about, peer };
+        Ok((response, Outcome::Accepted(Box::new(accepted))))
     });
     accepted.unwrap_or_else(|refusal| {
         let stats = context.hub.handshakes();
@@ -153,19 +165,14 @@ fn seat(context: &Context) -> Result<Seat, Refusal> {
 }
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
-async fn hand_over(
-    websocket: HyperWebsocket,
-    seat: Seat,
-    window: Option<u8>,
-    peer: SocketAddr,
-    context: &Context,
-) -> Result<(), Broken> {
+async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> {
+    let Accepted { websocket, seat, window, about, peer } = accepted;
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
     let (stream, greeting) = parts.io.into_inner().into_parts();
     let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, seat });
+    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, about, seat });
     Ok(())
 }

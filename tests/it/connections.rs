@@ -272,6 +272,7 @@ fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpSt
         leftover,
         peer,
         window: None,
+        about: None,
         seat,
     });
     client

@@ -11,6 +11,7 @@ mod life;
 mod limits;
 mod queues;
 mod tls;
+mod v1;
 mod websocket;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ const CASES: &[&str] = cases! {
     tls: tls_listen, tls_certificate, tls_key, grpc_certificate, grpc_key, grpc_client_ca;
     websocket: websocket_listen, websocket_messages, websocket_welcome, websocket_message_format,
         websocket_heartbeat_timeout, websocket_ping_interval;
+    v1: websocket_keep_headers, limits_kept_bytes, api_max_page;
 };
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gateway_websocket::{
     app::{Gateway, Options, RunError},
     config::{self, Source},
+    shard::Clock,
     sink::NoSink,
     status::Phase,
 };
@@ -145,7 +146,8 @@ async fn a_shard_that_ends_during_a_drain_is_seen() {
     let env: [(&str, &str); 0] = [];
     let loaded = config::load_to_run(&source, env).unwrap();
     let (sink, inherited) = (Arc::new(NoSink), Vec::new());
-    let options = Options { loaded, source, telemetry: None, sink, inherited };
+    let options =
+        Options { loaded, source, telemetry: None, sink, inherited, clock: Clock::default() };
     let gateway = Gateway::start(options).await.unwrap();
     let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
     let running = tokio::spawn(gateway.run(Gateway::signals().unwrap()));

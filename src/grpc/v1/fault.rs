@@ -38,6 +38,11 @@ impl Faults {
         }
     }
 
+    /// Refuses the request if anything is wrong with it.
+    pub(super) fn check(self) -> Result<(), Status> {
+        if self.is_empty() { Ok(()) } else { Err(self.into()) }
+    }
+
     /// Whether nothing is wrong.
     pub(super) fn is_empty(&self) -> bool {
         self.named.is_empty()

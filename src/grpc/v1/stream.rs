@@ -53,11 +53,7 @@ pub(super) fn serve(
     api: &V1,
     request: Request<Streaming<SendStreamRequest>>,
 ) -> Result<Response<Answers>, Status> {
-    let limit = api.live.snapshot().api.max_streams;
-    let place = api.streams.try_enter(limit).ok_or_else(|| {
-        let text = format!("as many streams are open as api.max_streams allows: {limit}");
-        fault::exhausted("api.max_streams", text)
-    })?;
+    let place = api.streams.enter()?;
     let (answers, taken) = mpsc::channel(ANSWERS);
     let items =
         Items { stream: request.into_inner(), live: api.live.clone(), sequence: 0, end: None };

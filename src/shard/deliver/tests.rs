@@ -9,13 +9,12 @@ use super::{
     super::{
         Seats,
         offer::Offer,
-        outbound::{Frame, Outbound, Sort},
-        session::{Allowance, Flags, NEVER, Stage},
+        outbound::{Frame, Sort},
         tunnel::{Tunnel, tests::shaken},
     },
     *,
 };
-use crate::{config::Config, ids::ClientId, message::WhenBehind, wire};
+use crate::{config::Config, ids::ClientId, message::WhenBehind};
 
 const SLOT: u32 = 0;
 
@@ -39,25 +38,8 @@ impl Case {
         if sealed {
             desk.tunnels.dig(SLOT, Tunnel::new(shaken().1));
         }
-        let session = Session {
-            stage: Stage::Open,
-            flags: Flags::default(),
-            id: ClientId::new(0, SLOT, 0, 0),
-            heard: 0,
-            pinged: 0,
-            timer: 0,
-            out: Outbound::default(),
-            decoder: wire::Decoder::default(),
-            unread: None,
-            partial_since: None,
-            allowance: Allowance::default(),
-            uid: None,
-            attributes: None,
-            expires: NEVER,
-            groups: SmallVec::new(),
-            peer,
-            _seat: Seats::default().take(1).unwrap(),
-        };
+        let seat = Seats::default().take(1).unwrap();
+        let session = Session::new(ClientId::new(0, SLOT, 0, 0), peer, seat, 0);
         let door = Door::new(mio::net::TcpStream::from_std(ours), None, sealed);
         Self { desk, door, session, _client: client }
     }
