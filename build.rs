@@ -1,7 +1,8 @@
 //! Compiles the protobuf files under `proto/` without a system `protoc`.
 //!
-//! Two things come out: the Rust code of each package, and one descriptor set per API, which the
-//! reflection service hands to clients that bring no generated code.
+//! Two things come out: the Rust code of each package, and descriptor sets: one per API, which the
+//! reflection service hands to clients that bring no generated code, and one of the modern API with
+//! its comments, by which a test judges its style.
 
 use std::{env, fs, path::PathBuf};
 
@@ -22,7 +23,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     for (api, files) in [("classic", CLASSIC), ("v1", V1)] {
         let descriptors = protox::compile(files, ["proto"])?;
-        fs::write(out.join(api).with_extension("bin"), descriptors.encode_to_vec())?;
+        fs::write(out.join(api).with_extension("commented.bin"), descriptors.encode_to_vec())?;
+        let mut served = descriptors.clone();
+        for file in &mut served.file {
+            // Comments and positions would be most of it.
+            file.source_code_info = None;
+        }
+        fs::write(out.join(api).with_extension("bin"), served.encode_to_vec())?;
         tonic_prost_build::configure()
             .build_server(true)
             .build_client(true)
@@ -30,6 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .build_transport(false)
             // What is sent is passed on by reference, never copied.
             .bytes(".")
+            // Two requests that are equal are encoded to the same bytes, too.
+            .btree_map(".")
             .compile_fds(descriptors)?;
     }
     Ok(())

@@ -33,7 +33,7 @@ pub use load::{
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{
-    Admin, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
+    Admin, Api, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
     ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
 };
 pub use watch::Watch;

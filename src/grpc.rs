@@ -3,7 +3,7 @@
 //! ```text
 //!  accept ─► allowed? ─► place (grpc.max_connections) ─► TLS ─► connection (HTTP/2)
 //!                                                                  │ each call
-//!   hub ◄─ classic ◄─ limit (grpc.max_message) ◄─ routes ◄─ welcome? deadline?
+//!   hub ◄─ classic, v1 ◄─ limit (grpc.max_message) ◄─ routes ◄─ welcome? deadline?
 //!                      reflection (v1, v1alpha) ◄──┤
 //!          health, which follows the process's life ◄──┘
 //! ```
@@ -20,6 +20,7 @@ pub mod proto;
 mod refusals;
 mod services;
 mod trust;
+mod v1;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -244,13 +245,15 @@ fn routes(
             context.live.clone(),
             HealthServer::max_decoding_message_size,
         ));
-    Ok(services::add(routes, context.hub.clone(), &context.live).prepare())
+    let routes = services::add(routes, context.hub.clone(), &context.live);
+    Ok(v1::add(routes, context.hub.clone(), &context.live).prepare())
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     // Each version of the reflection service adds the description of itself.
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::CLASSIC)
+        .register_encoded_file_descriptor_set(proto::v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
@@ -262,7 +265,7 @@ fn serving(phase: Phase) -> ServingStatus {
 }
 
 async fn tell(health: &HealthReporter, status: ServingStatus) {
-    for service in std::iter::once(&"").chain(services::NAMES) {
+    for service in std::iter::once(&"").chain(services::NAMES).chain(v1::NAMES) {
         health.set_service_status(service, status).await;
     }
 }

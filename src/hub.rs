@@ -12,6 +12,7 @@
 //!   one is full the call is refused as a whole.
 //! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
 
+mod changes;
 mod pulse;
 mod routes;
 mod sends;
@@ -32,6 +33,7 @@ use tokio::sync::oneshot;
 pub use pulse::{Lag, Pulse};
 
 use crate::{
+    attributes::Attributes,
     change::{Change, Changed, Refusal, Subject},
     close::Close,
     config::{self, Live},
@@ -177,9 +179,12 @@ impl Hub {
     }
 
     /// Changes one client, whole or not at all.
-    pub async fn change(&self, client: ClientId, change: Change) -> Result<Changed, HubError> {
+    pub async fn change(&self, client: ClientId, mut change: Change) -> Result<Changed, HubError> {
+        for payload in std::mem::take(&mut change.messages) {
+            change.messages.push(self.deflated(payload).await);
+        }
         let subject = Subject { client, of: None };
-        let mut changed = self.change_all(vec![subject], change).await?;
+        let mut changed = self.change_all(vec![subject], Arc::new(change)).await?;
         match changed.pop() {
             Some(Ok(changed)) => Ok(changed),
             Some(Err(Refusal::UnknownClient)) | None => Err(HubError::UnknownClient(client)),
@@ -189,10 +194,10 @@ impl Hub {
 
     /// Changes clients in the same way, each whole or not at all; answers what became of each, in
     /// their order.
-    pub async fn change_all(
+    async fn change_all(
         &self,
         subjects: Vec<Subject>,
-        change: Change,
+        change: Arc<Change>,
     ) -> Result<Vec<Result<Changed, Refusal>>, HubError> {
         let mut results = vec![Err(Refusal::UnknownClient); subjects.len()];
         let mut by_shard: Vec<(Vec<usize>, Vec<Subject>)> = Vec::new();
@@ -206,7 +211,6 @@ impl Hub {
             }
         }
         let bytes = change.messages.iter().map(|payload| payload.bytes.len()).sum();
-        let change = Arc::new(change);
         let shards =
             by_shard.into_iter().enumerate().filter(|(_, (indexes, _))| !indexes.is_empty());
         let (routes, indexes): (Vec<_>, Vec<_>) =
@@ -280,6 +284,14 @@ impl Hub {
         let unknown = || HubError::UnknownClient(client);
         let route = self.route(client).ok_or_else(unknown)?;
         let answers = self.ask([route], 0, |_, reply| Command::UidOf(client, reply))?;
+        only(answers).await?.ok_or_else(unknown)
+    }
+
+    /// The attributes of a client.
+    pub async fn attributes_of(&self, client: ClientId) -> Result<Attributes, HubError> {
+        let unknown = || HubError::UnknownClient(client);
+        let route = self.route(client).ok_or_else(unknown)?;
+        let answers = self.ask([route], 0, |_, reply| Command::AttributesOf(client, reply))?;
         only(answers).await?.ok_or_else(unknown)
     }
 

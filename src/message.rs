@@ -93,12 +93,42 @@ pub struct Selection {
     pub all: bool,
     /// Clients by id.
     pub clients: Vec<ClientId>,
-    /// All clients of these users.
-    pub users: Vec<Name>,
+    /// Sorted, to be searched for every client.
+    users: Vec<Name>,
     /// All members of these groups.
     pub groups: Vec<Name>,
     /// Who is left out.
     pub filter: Filter,
+}
+
+impl Selection {
+    /// Every client, but for who is left out.
+    pub fn everybody(filter: Filter) -> Self {
+        Self { all: true, filter, ..Self::default() }
+    }
+
+    /// These clients, all clients of these users and all members of these groups, but for who is
+    /// left out.
+    pub fn of(
+        clients: Vec<ClientId>,
+        mut users: Vec<Name>,
+        groups: Vec<Name>,
+        filter: Filter,
+    ) -> Self {
+        users.sort_unstable();
+        users.dedup();
+        Self { all: false, clients, users, groups, filter }
+    }
+
+    /// The users of whom all clients are meant, each once.
+    pub fn users(&self) -> &[Name] {
+        &self.users
+    }
+
+    /// Whether all clients of the user are meant.
+    pub fn names_user(&self, uid: &Name) -> bool {
+        self.users.binary_search(uid).is_ok()
+    }
 }
 
 /// Who of those that are named is meant after all.

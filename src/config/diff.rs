@@ -139,6 +139,13 @@ mod tests {
                 keepalive_interval: second,
                 keepalive_timeout: second,
             },
+            api: Api {
+                max_targets: 9,
+                max_sends: 9,
+                max_streams: 9,
+                idempotency_keys: 9,
+                idempotency_window: second,
+            },
             admin: Admin { listen: Listen::default() },
             control: Control { socket: Auto::Set(PathBuf::from("/tmp/x")) },
             reload: Reload { watch: false },

@@ -25,6 +25,8 @@ pub struct Config {
     pub limits: Limits,
     /// Towards business systems.
     pub grpc: Grpc,
+    /// What one call of the modern API may ask for.
+    pub api: Api,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.
@@ -226,6 +228,23 @@ pub struct Grpc {
     pub keepalive_timeout: Duration,
 }
 
+/// `[api]`: what one call of `gateway.v1` may ask for, and what is remembered of calls.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Clients, users and groups that one call may name, exceptions included.
+    pub max_targets: usize,
+    /// Messages in one call, or in one item of a stream.
+    pub max_sends: usize,
+    /// Streams of such calls that are open at once.
+    pub max_streams: usize,
+    /// Idempotency keys that are remembered.
+    pub idempotency_keys: usize,
+    /// How long a call that was answered is remembered by its key.
+    #[serde(with = "span")]
+    pub idempotency_window: Duration,
+}
+
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -377,6 +396,18 @@ impl Default for Grpc {
             max_streams: 1024,
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            max_targets: 10_000,
+            max_sends: 1000,
+            max_streams: 256,
+            idempotency_keys: 65_536,
+            idempotency_window: Duration::from_mins(5),
         }
     }
 }

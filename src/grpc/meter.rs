@@ -23,13 +23,13 @@ use tonic::{
     },
 };
 
-use super::services;
+use super::{services, v1};
 use crate::metrics::Calls;
 
 /// Where a head or trailers say how the call ended.
 const GRPC_STATUS: &str = "grpc-status";
 
-/// Methods that are not of the classic API.
+/// Methods that are of neither API.
 const COMMON: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
@@ -42,7 +42,8 @@ pub(super) fn calls() -> Calls {
     // A classic service has one method, of the same name.
     let method = |service: &str| service.rsplit('.').next().map(|name| format!("{service}/{name}"));
     let classic = services::NAMES.iter().filter_map(|service| method(service));
-    Calls::new(classic.chain(COMMON.map(str::to_owned)))
+    let others = v1::METHODS.iter().chain(&COMMON);
+    Calls::new(classic.chain(others.map(ToString::to_string)))
 }
 
 /// A service whose calls are counted.
@@ -209,8 +210,9 @@ mod tests {
     #[test]
     fn every_served_method_has_counters_of_its_own() {
         let calls = calls();
-        assert_eq!(calls.methods().len(), 21 + COMMON.len() + 1);
-        for name in COMMON.into_iter().chain(["proto.ClonseClient/ClonseClient"]) {
+        assert_eq!(calls.methods().len(), 21 + v1::METHODS.len() + COMMON.len() + 1);
+        let others = ["proto.ClonseClient/ClonseClient", "gateway.v1.Messages/Send"];
+        for name in COMMON.into_iter().chain(others) {
             assert_eq!(calls.method(calls.position(&format!("/{name}"))).name, name);
         }
     }

@@ -63,7 +63,7 @@ impl Hub {
                 part.clients.push(client);
             }
         }
-        for client in selection.users.iter().flat_map(|uid| look.clients_of(uid.as_str())) {
+        for client in selection.users().iter().flat_map(|uid| look.clients_of(uid.as_str())) {
             if let Some(part) = parts.get_mut(usize::from(client.shard())) {
                 part.of_users.push(client);
             }

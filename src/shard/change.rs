@@ -4,6 +4,8 @@
 //! comes in between; the directory, which others read at any time, is changed under its own lock
 //! for as long as they could see one half.
 
+use std::collections::HashSet;
+
 use super::{
     run::Loop,
     session::{NEVER, Session},
@@ -11,6 +13,7 @@ use super::{
 use crate::{
     attributes::{Attributes, Retouch},
     change::{Change, Changed, Refusal, Subject},
+    ids::Name,
     message::Receipt,
 };
 
@@ -64,7 +67,8 @@ impl Loop {
             return Ok(());
         }
         let mut groups: Vec<_> = self.groups_of(slot).collect();
-        groups.retain(|group| !change.leave.contains(group));
+        let leaves: HashSet<&Name> = change.leave.iter().collect();
+        groups.retain(|group| !leaves.contains(group));
         let stays = groups.len();
         for group in &change.join {
             if !groups.contains(&group) {

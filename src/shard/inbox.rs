@@ -14,6 +14,7 @@ use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::Newcomer;
 use crate::{
+    attributes::Attributes,
     change::{Change, Changed, Refusal, Subject},
     close::Close,
     ids::{ClientId, Name},
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Dissolve(Arc<[Name]>, Reply<Vec<usize>>),
     /// The uid of a client; none if there is no such client.
     UidOf(ClientId, Reply<Option<Uid>>),
+    /// The attributes of a client; none if there is no such client.
+    AttributesOf(ClientId, Reply<Option<Attributes>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
     /// Answer with how long this took to get here.

@@ -86,7 +86,7 @@ impl Loop {
         } else {
             let bound = |&slot: &u32| {
                 let uid = self.sessions.get(slot as usize).and_then(|it| it.uid.as_ref());
-                uid.is_some_and(|uid| selection.users.binary_search(uid).is_ok())
+                uid.is_some_and(|uid| selection.names_user(uid))
             };
             let mut slots: Vec<_> = clients.iter().filter_map(|&id| self.find(id)).collect();
             slots.extend(of_users.iter().filter_map(|&id| self.find(id)).filter(bound));

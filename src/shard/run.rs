@@ -297,6 +297,11 @@ impl Loop {
                 let session = self.find(client).and_then(|slot| self.sessions.get(slot as usize));
                 let _ = reply.send(session.map(|session| session.uid.clone()));
             }
+            Command::AttributesOf(client, reply) => {
+                let session = self.find(client).and_then(|slot| self.sessions.get(slot as usize));
+                let attributes = |session: &Session| session.attributes.as_deref().cloned();
+                let _ = reply.send(session.map(|it| attributes(it).unwrap_or_default()));
+            }
             Command::List(clients, reply) => {
                 let ids = self.slots_of(&clients).into_iter();
                 let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));

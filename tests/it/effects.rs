@@ -3,6 +3,7 @@
 //!
 //! A case is a test named after its key, with `_` for the dot.
 
+mod api;
 mod compression;
 mod grpc;
 mod handshakes;
@@ -36,6 +37,8 @@ macro_rules! cases {
 }
 
 const CASES: &[&str] = cases! {
+    api: api_max_targets, api_max_sends, api_max_streams, api_idempotency_keys, api_idempotency_window,
+        limits_attributes, limits_attribute_bytes;
     compression: compression_enabled, compression_level, compression_min_size,
         compression_inline_max;
     grpc: grpc_listen, grpc_allow, grpc_token_files, grpc_unprotected, grpc_max_message,

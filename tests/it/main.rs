@@ -45,5 +45,8 @@ mod storm;
 mod supervised;
 mod tidy;
 mod upgrades;
+mod v1;
+mod v1_send;
+mod v1_stream;
 mod watch;
 mod wss;
