@@ -2,7 +2,7 @@
 //!
 //! A [`Change`] is one step: whoever asks or sends sees all of it or nothing.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use crate::{
     attributes::Retouch,
@@ -21,8 +21,8 @@ pub struct Change {
     pub join: Vec<Name>,
     /// Its attributes.
     pub attributes: Option<Retouch>,
-    /// When it is closed with 3000; `Some(None)` is never.
-    pub expires: Option<Option<Instant>>,
+    /// After how long it is closed with 3000; `Some(None)` is never.
+    pub expires: Option<Option<Duration>>,
     /// Messages to it.
     pub messages: Vec<Payload>,
 }

@@ -34,7 +34,7 @@ pub use pulse::{Lag, Pulse};
 
 use crate::{
     attributes::Attributes,
-    change::{Change, Changed, Refusal, Subject},
+    change::Refusal,
     close::Close,
     config::{self, Live},
     directory::Directory,
@@ -167,107 +167,20 @@ impl Hub {
     }
 
     /// Closes the clients of the target; answers how many. They are off every list by then.
-    pub async fn close(&self, target: Target, close: Close) -> Result<usize, HubError> {
-        let routes = self.routes(&target);
-        let answers =
-            self.ask(routes, 0, |clients, reply| Command::Close(clients, close.clone(), reply))?;
+    pub async fn close(&self, target: Target, mut close: Close) -> Result<usize, HubError> {
+        let mut bytes = 0;
+        if let Some(last) = close.last.take() {
+            bytes = last.bytes.len();
+            close.last = Some(self.deflated(last).await);
+        }
+        let answers = self.ask(self.routes(&target), bytes, |clients, reply| {
+            Command::Close(clients, close.clone(), reply)
+        })?;
         let mut total = 0;
         for answer in answers {
             total += answer.await?;
         }
         Ok(total)
-    }
-
-    /// Changes one client, whole or not at all.
-    pub async fn change(&self, client: ClientId, mut change: Change) -> Result<Changed, HubError> {
-        for payload in std::mem::take(&mut change.messages) {
-            change.messages.push(self.deflated(payload).await);
-        }
-        let subject = Subject { client, of: None };
-        let mut changed = self.change_all(vec![subject], Arc::new(change)).await?;
-        match changed.pop() {
-            Some(Ok(changed)) => Ok(changed),
-            Some(Err(Refusal::UnknownClient)) | None => Err(HubError::UnknownClient(client)),
-            Some(Err(refusal)) => Err(HubError::Refused(refusal)),
-        }
-    }
-
-    /// Changes clients in the same way, each whole or not at all; answers what became of each, in
-    /// their order.
-    async fn change_all(
-        &self,
-        subjects: Vec<Subject>,
-        change: Arc<Change>,
-    ) -> Result<Vec<Result<Changed, Refusal>>, HubError> {
-        let mut results = vec![Err(Refusal::UnknownClient); subjects.len()];
-        let mut by_shard: Vec<(Vec<usize>, Vec<Subject>)> = Vec::new();
-        by_shard.resize_with(self.0.shards.len(), Default::default);
-        for (index, subject) in subjects.into_iter().enumerate() {
-            // No other gateway's client is one of ours.
-            if let Some((indexes, subjects)) = by_shard.get_mut(usize::from(subject.client.shard()))
-            {
-                indexes.push(index);
-                subjects.push(subject);
-            }
-        }
-        let bytes = change.messages.iter().map(|payload| payload.bytes.len()).sum();
-        let shards =
-            by_shard.into_iter().enumerate().filter(|(_, (indexes, _))| !indexes.is_empty());
-        let (routes, indexes): (Vec<_>, Vec<_>) =
-            shards.map(|(shard, (indexes, subjects))| ((shard, subjects), indexes)).unzip();
-        let answers = self.ask(routes, bytes, |subjects, reply| {
-            Command::Change(subjects, Arc::clone(&change), reply)
-        })?;
-        for (indexes, answer) in indexes.into_iter().zip(answers) {
-            for (index, result) in indexes.into_iter().zip(answer.await?) {
-                results[index] = result;
-            }
-        }
-        Ok(results)
-    }
-
-    /// Gives the client a uid, in place of an earlier one.
-    pub async fn bind(&self, client: ClientId, uid: Name) -> Result<(), HubError> {
-        self.change(client, Change::uid(Some(uid))).await.map(drop)
-    }
-
-    /// Takes the client's uid away.
-    pub async fn unbind(&self, client: ClientId) -> Result<(), HubError> {
-        self.change(client, Change::uid(None)).await.map(drop)
-    }
-
-    /// Puts the client into a group, which begins to exist with its first member.
-    pub async fn join(&self, client: ClientId, group: Name) -> Result<(), HubError> {
-        self.change(client, Change::join(vec![group])).await.map(drop)
-    }
-
-    /// Takes the client out of a group; answers false if it was no member.
-    pub async fn leave(&self, client: ClientId, group: &str) -> Result<bool, HubError> {
-        match any_name(group) {
-            Some(group) => Ok(self.change(client, Change::leave(vec![group])).await?.left > 0),
-            None => Ok(false),
-        }
-    }
-
-    /// Dissolves groups, members stay connected; answers how many members each had.
-    pub async fn dissolve(&self, groups: Vec<Name>) -> Result<Vec<usize>, HubError> {
-        let mut members = vec![0; groups.len()];
-        let mut shards: Vec<_> = {
-            let look = self.0.directory.one_look();
-            groups.iter().flat_map(|group| look.shards_of(group.as_str())).collect()
-        };
-        shards.sort_unstable();
-        shards.dedup();
-        let groups: Arc<[Name]> = groups.into();
-        let routes = shards.into_iter().map(|shard| (usize::from(shard), ()));
-        let answers =
-            self.ask(routes, 0, |(), reply| Command::Dissolve(Arc::clone(&groups), reply))?;
-        for answer in answers {
-            for (total, here) in members.iter_mut().zip(answer.await?) {
-                *total += here;
-            }
-        }
-        Ok(members)
     }
 
     /// Whether the client is connected.

@@ -40,7 +40,9 @@ impl Loop {
             session.attributes = (!attributes.is_empty()).then(|| Box::new(attributes));
         }
         if let Some(expires) = change.expires {
-            session.expires = expires.map_or(NEVER, |at| self.wheel.tick_from(at));
+            // What lies beyond the reach of the clock is never.
+            let at = expires.and_then(|after| self.desk.now.checked_add(after));
+            session.expires = at.map_or(NEVER, |at| self.wheel.tick_from(at));
             self.schedule(slot);
         }
         let mut receipt = Receipt::default();

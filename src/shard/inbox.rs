@@ -86,6 +86,9 @@ impl Command {
             Self::Change(_, change, _) => {
                 Some((1, change.messages.iter().map(|payload| payload.bytes.len()).sum()))
             }
+            Self::Close(_, close, _) => {
+                Some((1, close.last.as_ref().map_or(0, |last| last.bytes.len())))
+            }
             _ => Some((1, 0)),
         }
     }

@@ -7,13 +7,15 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use super::{
+    bundle::Bundle,
     deliver::Desk,
     door::Door,
-    encode::{PLAIN, frame_for_one},
+    encode::PLAIN,
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
@@ -64,6 +66,13 @@ impl Draining {
 impl Loop {
     /// Begins to close the client, for the cause and with the code given.
     pub(super) fn close(&mut self, slot: u32, close: &Close) {
+        let last = close.last.as_ref();
+        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), self.desk.now));
+        self.close_after(last.as_mut(), slot, close);
+    }
+
+    /// The same, where many may get the same last message.
+    fn close_after(&mut self, last: Option<&mut Bundle<'_>>, slot: u32, close: &Close) {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
@@ -82,12 +91,13 @@ impl Loop {
             let dropped = session.out.discard(&self.desk.meter);
             self.desk.stats.drop_messages(Drop::Closed, dropped);
         }
-        if let Some(last) = &close.last {
-            let Desk { caps, press, meter, .. } = &mut self.desk;
+        if let Some(last) = last {
+            let Desk { caps, press, meter, stats, .. } = &mut self.desk;
             let window = self.doors.get(slot).map_or(PLAIN, Door::window);
-            let frame = frame_for_one(last.kind, &last.bytes, window, caps, press, meter);
-            session.out.append(frame, Sort::Message, meter);
-            self.desk.stats.messages_queued.add(1);
+            for frame in last.form(window, caps, press, meter).frames() {
+                session.out.append(Rc::clone(frame), Sort::Message, meter);
+                stats.messages_queued.add(1);
+            }
         }
         let frame = Frame::new(wire::close(close.code, &close.reason), &self.desk.meter);
         session.out.append(frame, Sort::Close, &self.desk.meter);
@@ -181,8 +191,10 @@ impl Loop {
     pub(super) fn close_all_of(&mut self, clients: &Clients, close: &Close) -> usize {
         let slots = self.slots_of(clients);
         let count = slots.len();
+        let last = close.last.as_ref();
+        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), self.desk.now));
         for slot in slots {
-            self.guard(slot, |shard| shard.close(slot, close));
+            self.guard(slot, |shard| shard.close_after(last.as_mut(), slot, close));
         }
         count
     }

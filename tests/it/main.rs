@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admin;
+mod api_style;
 mod authority;
 mod callers;
 mod callers_tls;
@@ -46,6 +47,11 @@ mod supervised;
 mod tidy;
 mod upgrades;
 mod v1;
+mod v1_apply;
+mod v1_close;
+mod v1_faults;
+mod v1_membership;
+mod v1_once;
 mod v1_send;
 mod v1_stream;
 mod watch;

@@ -8,6 +8,7 @@ use gateway_websocket::{
         Target, send_request::WhenBehind,
     },
     metrics::Drop,
+    shard::Clock,
 };
 use tokio_tungstenite::tungstenite;
 
@@ -149,9 +150,9 @@ fn numbered(number: usize) -> String {
 
 /// A gateway with one client that doesn't read, for whom messages have begun to wait: the kernel
 /// has taken as much as it does.
-async fn behind(sets: &[&str]) -> (Gateway, Raw, String, usize) {
-    let gateway =
-        Gateway::with(&[sets, &["websocket.send_buffer=16KiB", "shards=1"]].concat()).await;
+async fn behind(clock: &Clock, sets: &[&str]) -> (Gateway, Raw, String, usize) {
+    let sets = [sets, &["websocket.send_buffer=16KiB", "shards=1"]].concat();
+    let gateway = Gateway::at(clock.clone(), &sets).await;
     let (raw, id) = Raw::narrow(gateway.websocket()).await;
     for number in 0.. {
         let when_behind = Some(WhenBehind::DropIfBehind(true));
@@ -173,7 +174,7 @@ fn dropped(gateway: &Gateway, why: Drop) -> u64 {
 
 #[tokio::test]
 async fn what_is_dropped_for_a_client_behind_is_told_and_the_rest_comes_in_order() {
-    let (gateway, mut raw, id, sent) = behind(&[]).await;
+    let (gateway, mut raw, id, sent) = behind(&Clock::default(), &[]).await;
     assert!(sent > 1, "the kernel takes something");
     assert_eq!(dropped(&gateway, Drop::Behind), 1);
     assert_eq!(gateway.send(send(clients([&id]), "waits")).await, queued(1));
@@ -189,7 +190,7 @@ async fn what_is_dropped_for_a_client_behind_is_told_and_the_rest_comes_in_order
 
 #[tokio::test]
 async fn a_conflated_message_takes_the_place_of_the_earlier_one_at_the_end() {
-    let (gateway, mut raw, id, sent) = behind(&[]).await;
+    let (gateway, mut raw, id, sent) = behind(&Clock::default(), &[]).await;
     let conflated = |key: &str, text: &str| SendRequest {
         when_behind: Some(WhenBehind::ConflateKey(key.to_owned())),
         ..send(clients([&id]), text)
@@ -212,17 +213,15 @@ async fn a_conflated_message_takes_the_place_of_the_earlier_one_at_the_end() {
 
 #[tokio::test]
 async fn what_has_waited_for_longer_than_its_ttl_is_dropped() {
-    let (gateway, mut raw, id, sent) = behind(&[]).await;
+    let clock = Clock::paused();
+    let (gateway, mut raw, id, sent) = behind(&clock, &[]).await;
     let ttl = |time: Duration, text: &str| SendRequest {
         ttl: Some(time.try_into().unwrap()),
         ..send(clients([&id]), text)
     };
-    let since = std::time::Instant::now();
-    assert_eq!(gateway.send(ttl(Duration::from_millis(100), "short-lived")).await, queued(1));
-    assert_eq!(gateway.send(ttl(Duration::from_hours(1), "long-lived")).await, queued(1));
-    while since.elapsed() <= Duration::from_millis(100) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    assert_eq!(gateway.send(ttl(Duration::from_secs(10), "short-lived")).await, queued(1));
+    assert_eq!(gateway.send(ttl(Duration::from_secs(11), "long-lived")).await, queued(1));
+    clock.advance(Duration::from_secs(10));
     for number in 0..sent {
         assert_eq!(raw.data().await.text(), numbered(number));
     }
@@ -235,7 +234,8 @@ async fn what_a_full_queue_does_is_in_the_numbers() {
     let policies = [("disconnect", "closed"), ("drop-newest", "full"), ("drop-oldest", "queued")];
     for (policy, becomes) in policies {
         let policy = format!("limits.slow_client={policy}");
-        let (gateway, _raw, id, _) = behind(&[&policy, "limits.queue_messages=2"]).await;
+        let sets = [policy.as_str(), "limits.queue_messages=2"];
+        let (gateway, _raw, id, _) = behind(&Clock::default(), &sets).await;
         let reader = gateway.connect().await;
         let both = clients([&id, reader.id()]);
         let mut full = None;

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -31,6 +31,9 @@ const MOST_OF_KEY: usize = 64;
 
 /// Seconds of the years 1 to 9999, the span of a `google.protobuf.Timestamp`.
 const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
+/// Seconds of the longest `google.protobuf.Duration`, 10,000 years.
+const LONGEST: u64 = 315_576_000_000;
 
 /// One request as it is read.
 pub(super) struct Reading<'a> {
@@ -282,10 +285,12 @@ impl<'a> Reading<'a> {
     }
 
     fn ttl(&mut self, ttl: ProtoDuration) -> Option<Duration> {
-        let shortest = Duration::from_millis(1);
-        let ttl = Duration::try_from(ttl).ok().filter(|ttl| *ttl >= shortest);
+        let seconds = u64::try_from(ttl.seconds).ok().filter(|seconds| *seconds <= LONGEST);
+        let nanos = u32::try_from(ttl.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+        let ttl = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
+        let ttl = ttl.filter(|ttl| *ttl >= Duration::from_millis(1));
         if ttl.is_none() {
-            self.fault("ttl", "is no duration from 1 ms");
+            self.fault("ttl", "is no duration from 1 ms to 10,000 years");
         }
         ttl
     }
@@ -322,18 +327,16 @@ impl<'a> Reading<'a> {
         reason
     }
 
-    /// When a client is closed; none if that lies beyond the reach of the clock.
-    pub(super) fn expiry(&mut self, field: &str, at: Timestamp) -> Option<Instant> {
+    /// How long it is until a time; what is past is now.
+    pub(super) fn until(&mut self, field: &str, at: Timestamp) -> Duration {
         if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
             self.fault(field, "is no time of the years 1 to 9999");
-            return None;
+            return Duration::ZERO;
         }
-        let since_epoch = u64::try_from(at.seconds).map(Duration::from_secs);
+        let seconds = u64::try_from(at.seconds).map(Duration::from_secs);
         let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let at = since_epoch.ok().and_then(|it| UNIX_EPOCH.checked_add(it + nanos));
-        let left = at.and_then(|at| at.duration_since(SystemTime::now()).ok());
-        // What is past is now.
-        Instant::now().checked_add(left.unwrap_or_default())
+        let at = seconds.ok().and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
+        at.and_then(|at| at.duration_since(SystemTime::now()).ok()).unwrap_or_default()
     }
 }
 

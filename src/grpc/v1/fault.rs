@@ -53,11 +53,10 @@ impl Faults {
 impl From<Faults> for Status {
     fn from(faults: Faults) -> Self {
         let (field, why) = faults.first();
-        let mut text = format!("{field} {why}");
-        match (faults.named.len() + faults.more).saturating_sub(1) {
-            0 => {}
-            more => text.push_str(&format!("; and {more} more faults")),
-        }
+        let text = match (faults.named.len() + faults.more).saturating_sub(1) {
+            0 => format!("{field} {why}"),
+            more => format!("{field} {why}; and {more} more faults"),
+        };
         let details = ErrorDetails::with_bad_request(faults.named);
         Self::with_error_details(Code::InvalidArgument, text, details)
     }

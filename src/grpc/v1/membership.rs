@@ -126,13 +126,10 @@ impl Membership for V1 {
     ) -> Answer<SetAttributesResponse> {
         let (config, request) = (self.live.snapshot(), request.into_inner());
         let mut reading = Reading::new(&config);
-        let change = match request.change {
-            Some(change) => Some(reading.retouch("change", change)),
-            None => {
-                reading.fault("change", "is missing");
-                None
-            }
-        };
+        if request.change.is_none() {
+            reading.fault("change", "is missing");
+        }
+        let change = request.change.map(|change| reading.retouch("change", change));
         let whom = reading.whom(&request.clients, &request.uids);
         let change = Change { attributes: Some(reading.done(change)?), ..Change::default() };
         let Outcome { changed, failures, .. } = self.change(whom, change).await?;
@@ -155,7 +152,7 @@ impl Reading<'_> {
             join: self.up_to("join", &request.join, most_groups),
             attributes: request.attributes.map(|change| self.retouch("attributes", change)),
             expires: match request.expiry {
-                Some(Expiry::ExpiresAt(at)) => Some(self.expiry("expires_at", at)),
+                Some(Expiry::ExpiresAt(at)) => Some(Some(self.until("expires_at", at))),
                 Some(Expiry::NeverExpires(true)) => Some(None),
                 Some(Expiry::NeverExpires(false)) | None => None,
             },

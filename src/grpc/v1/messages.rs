@@ -24,16 +24,16 @@ impl Messages for V1 {
         let key = std::mem::take(&mut request.idempotency_key);
         let content = (!key.is_empty()).then(|| content_of(&request));
         let mut reading = Reading::new(&config);
-        let send = reading.send(request);
+        let addressed = reading.send(request);
         let key =
             content.and_then(|content| Some((reading.name("idempotency_key", &key)?, content)));
-        let (target, payload) = reading.done(send)?;
+        let (target, payload) = reading.done(addressed)?;
         let sent = match key {
             None => self.hub.send(target, payload).await,
             Some(call) => {
                 let hub = self.hub.clone();
                 let sending = async move { hub.send(target, payload).await };
-                self.once.send(call, &config.api, sending).await.map_err(denied)?
+                self.once.send(call, &config.api, sending).await.map_err(|why| denied(&why))?
             }
         };
         let receipt = sent.map_err(|error| fault::status(&error))?;
@@ -55,7 +55,7 @@ fn content_of(request: &SendRequest) -> Content {
     content
 }
 
-fn denied(denied: Denied) -> Status {
+fn denied(denied: &Denied) -> Status {
     let text = denied.to_string();
     match denied {
         Denied::OtherContent => {

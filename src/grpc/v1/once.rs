@@ -174,7 +174,7 @@ mod tests {
     const TWO: Content = [2; 32];
 
     fn limits(idempotency_keys: usize) -> Api {
-        let idempotency_window = Duration::from_secs(60);
+        let idempotency_window = Duration::from_mins(1);
         Api { idempotency_keys, idempotency_window, ..Api::default() }
     }
 
@@ -182,6 +182,7 @@ mod tests {
         Name::new(text, 64).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands where an answer does")]
     fn sent(number: usize) -> Answer {
         Ok(Receipt::all_queued(number))
     }
