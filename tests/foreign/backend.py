@@ -341,4 +341,5 @@ def main():
     print(f"{len(tests)} passed, 0 failed")
 
 
-main()
+if __name__ == "__main__":
+    main()
