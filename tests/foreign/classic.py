@@ -143,4 +143,5 @@ def main():
     print(f"{passed} passed, {len(tests) - passed} failed")
 
 
-main()
+if __name__ == "__main__":
+    main()

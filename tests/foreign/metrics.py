@@ -158,4 +158,5 @@ def main():
     print(f"{len(checks)} passed, 0 failed")
 
 
-main()
+if __name__ == "__main__":
+    main()
