@@ -53,5 +53,6 @@ mod v1_faults;
 mod v1_membership;
 mod v1_once;
 mod v1_send;
+mod v1_served;
 mod watch;
 mod wss;
