@@ -15,13 +15,15 @@ pub mod entrance;
 pub mod gate;
 pub mod http;
 pub mod proxy;
+pub mod tapped;
 pub mod timely;
 
 pub use accept::{Acceptor, Listener};
 pub use bind::{BindError, bind, bind_beside};
 pub use entrance::Entrance;
 pub use gate::{Gate, Place};
-pub use timely::Timely;
+pub use tapped::{Ear, Tapped};
+pub use timely::{Patience, Timely};
 
 use tokio::sync::watch;
 

@@ -23,6 +23,7 @@
 mod child;
 mod frame;
 mod generator;
+mod modern;
 mod publisher;
 mod raw;
 mod rows;

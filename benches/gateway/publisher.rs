@@ -34,8 +34,8 @@ pub(crate) enum Publisher {
 
 /// A gRPC client with a thread of its own.
 pub(crate) struct Grpc {
-    runtime: Runtime,
-    channel: Channel,
+    pub(crate) runtime: Runtime,
+    pub(crate) channel: Channel,
 }
 
 impl Publisher {
@@ -107,6 +107,14 @@ impl Publisher {
             Self::Gateway(grpc) => grpc.runtime.block_on(all(calls))?,
         }
         Ok(())
+    }
+
+    /// The gateway's own, which can do more than the raw loop's.
+    pub(crate) fn grpc(&mut self) -> Outcome<&mut Grpc> {
+        match self {
+            Self::Gateway(grpc) => Ok(grpc),
+            Self::Raw(_) => Err("the raw loop knows no gRPC".into()),
+        }
     }
 
     /// Gives each client of the gateway a uid of 20 bytes, and puts each hundred into a group.

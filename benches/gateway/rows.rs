@@ -28,8 +28,10 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 9] =
-    ["setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm"];
+pub(crate) const NAMES: [&str; 12] = [
+    "setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm", "stream",
+    "groups", "apply",
+];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
 const STRETCH: Duration = Duration::from_millis(100);
@@ -83,6 +85,12 @@ impl Plan {
         drop(gateway);
         if self.has("memory") || self.has("large") {
             self.crowd(&mut raw, small, report)?;
+        }
+        if self.has("stream") || self.has("apply") {
+            self.calls(report)?;
+        }
+        if self.has("groups") {
+            self.groups(report)?;
         }
         if self.has("secure") {
             self.secure(report)?;
@@ -243,6 +251,64 @@ impl Plan {
         Ok(())
     }
 
+    /// The modern API: messages to single clients over a stream, and changes.
+    fn calls(&self, report: &mut Report) -> Outcome<()> {
+        const CROWD: usize = 1000;
+        /// Messages to each client in one turn.
+        const ROUNDS: usize = 10;
+        let mut gateway = self.gateway()?;
+        gateway.connect(CROWD)?;
+        let clients = gateway.publisher.grpc()?.clients()?;
+        if self.has("stream") {
+            let (mut control, mut shards) = (Vec::new(), Vec::new());
+            for _ in 0..self.long_turns() {
+                let window = gateway.window_of(|publisher| {
+                    publisher.grpc()?.stream(&clients, ROUNDS, SIZE)?;
+                    Ok((ROUNDS * CROWD) as u64)
+                })?;
+                let (process, shard) = window.per_message();
+                control.push(process - shard);
+                shards.push(shard);
+            }
+            let what = "CPU per message to one client over SendStream, control side";
+            report.add(figures(what, control, 2.5));
+            report.add(figures("… shard threads", shards, f64::NAN));
+        }
+        if self.has("apply") {
+            let mut costs = Vec::new();
+            for _ in 0..self.turns {
+                let (cpu, done) = gateway
+                    .cost_of(|publisher| publisher.grpc()?.apply(&clients, STRETCH))?;
+                costs.push(cpu.process.as_secs_f64() * 1e6 / done.max(1) as f64);
+            }
+            report.add(figures("CPU per Apply (uid, two groups, an attribute)", costs, f64::NAN));
+        }
+        Ok(())
+    }
+
+    /// The modern API: one call that sends to a group.
+    fn groups(&self, report: &mut Report) -> Outcome<()> {
+        const CROWD: usize = 18_000;
+        let mut gateway = self.gateway()?;
+        gateway.connect(CROWD)?;
+        let clients = gateway.publisher.grpc()?.clients()?;
+        for size in [10, 1000, CROWD] {
+            let group = format!("of-{size}");
+            gateway.publisher.grpc()?.join(&clients[..size], &group)?;
+            let mut costs = Vec::new();
+            for _ in 0..self.long_turns() {
+                let mut calls = 0;
+                let window = gateway.window_of(|publisher| {
+                    calls = publisher.grpc()?.send_to(&group, SIZE, STRETCH)?;
+                    Ok(calls * size as u64)
+                })?;
+                costs.push(window.cpu.process.as_secs_f64() * 1e6 / calls.max(1) as f64);
+            }
+            report.add(figures(&format!("CPU per Send to a group of {size}"), costs, f64::NAN));
+        }
+        Ok(())
+    }
+
     /// What an idle client takes that is connected over TLS.
     fn secure(&self, report: &mut Report) -> Outcome<()> {
         const CROWD: usize = 2000;
@@ -353,6 +419,12 @@ impl Pairs {
     fn absolute(&self, what: &str, unit: &'static str, must: f64, goal: f64) -> Row {
         Row { unit, judged: self.gateway(), ..self.row(what, must, goal) }
     }
+}
+
+/// A row of the gateway's own, in microseconds.
+fn figures(what: &str, values: Vec<f64>, must: f64) -> Row {
+    let pairs = Pairs { gateway: values, ..Pairs::default() };
+    Row { raw_loop: None, ..pairs.absolute(what, "µs", must, f64::NAN) }
 }
 
 /// A row without a baseline.

@@ -122,9 +122,19 @@ impl Side {
         &mut self,
         what: impl FnOnce(&mut Publisher) -> Outcome<u64>,
     ) -> Outcome<Window> {
+        let clients = self.clients as u64;
+        self.window_of(|publisher| Ok(what(publisher)? * clients))
+    }
+
+    /// Measures what happens while `what` is done and until all the deliveries arrived that it
+    /// tells of.
+    pub(crate) fn window_of(
+        &mut self,
+        what: impl FnOnce(&mut Publisher) -> Outcome<u64>,
+    ) -> Outcome<Window> {
         self.generator.ask("zero")?;
         let before = Cpu::of(self.server.pid())?;
-        let expected = what(&mut self.publisher)? * self.clients as u64;
+        let expected = what(&mut self.publisher)?;
         let mut tally = self.tally()?;
         let began = Instant::now();
         while tally.messages < expected {
@@ -168,6 +178,16 @@ impl Side {
         let before = Cpu::of(self.server.pid())?;
         self.connect(clients)?;
         Ok(Cpu::of(self.server.pid())?.since(before))
+    }
+
+    /// CPU time that the server takes to do something for its publisher.
+    pub(crate) fn cost_of<T>(
+        &mut self,
+        what: impl FnOnce(&mut Publisher) -> Outcome<T>,
+    ) -> Outcome<(Cpu, T)> {
+        let before = Cpu::of(self.server.pid())?;
+        let done = what(&mut self.publisher)?;
+        Ok((Cpu::of(self.server.pid())?.since(before), done))
     }
 
     /// Memory of the server.

@@ -128,6 +128,7 @@ const RANGES: &[Range] = ranges! {
     "grpc.keepalive_interval" Time off 1..=DAY, |c| time(c.grpc.keepalive_interval);
     "grpc.keepalive_timeout" Time 1..=HOUR, |c| time(c.grpc.keepalive_timeout);
     "api.max_targets" Count 1..=MILLION, |c| number(c.api.max_targets);
+    "api.max_streams" Count 1..=MILLION, |c| number(c.api.max_streams);
     "api.max_sends" Count 1..=MILLION, |c| number(c.api.max_sends);
     "api.idempotency_keys" Count 1..=16_777_216, |c| number(c.api.idempotency_keys);
     "api.idempotency_window" Time 1..=DAY, |c| time(c.api.idempotency_window);

@@ -142,6 +142,7 @@ mod tests {
             api: Api {
                 max_targets: 9,
                 max_sends: 9,
+                max_streams: 9,
                 idempotency_keys: 9,
                 idempotency_window: second,
             },

@@ -92,6 +92,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("grpc.keepalive_timeout", NewConnections),
         ("api.max_targets", Live),
         ("api.max_sends", Live),
+        ("api.max_streams", Live),
         ("api.idempotency_keys", Live),
         ("api.idempotency_window", Live),
         ("admin.listen", Live),

@@ -236,6 +236,8 @@ pub struct Api {
     pub max_targets: usize,
     /// Messages in one call, or in one item of a stream.
     pub max_sends: usize,
+    /// Streams of such calls that are open at once.
+    pub max_streams: usize,
     /// Idempotency keys that are remembered.
     pub idempotency_keys: usize,
     /// How long a call that was answered is remembered by its key.
@@ -403,6 +405,7 @@ impl Default for Api {
         Self {
             max_targets: 10_000,
             max_sends: 1000,
+            max_streams: 256,
             idempotency_keys: 65_536,
             idempotency_window: Duration::from_mins(5),
         }

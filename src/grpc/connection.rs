@@ -13,14 +13,12 @@
 //! | floods of resets, pings, settings, headers | the limits of h2, then closed |
 
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -28,7 +26,7 @@ use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
@@ -44,7 +42,7 @@ use super::{
 };
 use crate::{
     config::{Grpc, InForce},
-    net::stopped,
+    net::{Ear, Tapped, stopped},
 };
 
 /// What the calls of one connection share. Cheap to clone.
@@ -121,7 +119,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Heard { io, bytes: Arc::clone(&heard) });
+    let io = TokioIo::new(Tapped::new(io, Heard(Arc::clone(&heard))));
     let (peer, trust) = (Arc::new(peer), Arc::new(Trust::default()));
     let line = Line {
         server: Arc::clone(&server),
@@ -222,54 +220,13 @@ async fn silence(deadline: Instant, heard: &AtomicUsize) {
     }
 }
 
-/// A stream that knows how many bytes were read from it.
-struct Heard<I> {
-    io: I,
-    bytes: Arc<AtomicUsize>,
-}
+/// Counts the bytes that were read.
+struct Heard(Arc<AtomicUsize>);
 
-impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
+impl Ear for Heard {
+    fn read(&mut self, bytes: usize) {
         // Nobody else writes, and what the count says is of no use to other memory.
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        let read = buffer.filled().len() - before;
-        self.bytes.store(bytes.saturating_add(read), Ordering::Relaxed);
-        outcome
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        let before = self.0.load(Ordering::Relaxed);
+        self.0.store(before.saturating_add(bytes), Ordering::Relaxed);
     }
 }

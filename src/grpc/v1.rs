@@ -27,7 +27,6 @@ pub(super) struct V1 {
     live: Live,
     once: once::Once,
     /// Streams that are open.
-    #[allow(dead_code, reason = "the calls that stream enter here")]
     streams: Gate,
 }
 

@@ -23,7 +23,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Acceptor, Listener, Stop, Timely, stopped};
+use super::{Acceptor, Listener, Patience, Stop, Timely, stopped};
 
 /// The answers of this server: small and whole.
 pub type Answer = Response<Full<Bytes>>;
@@ -149,7 +149,10 @@ async fn connection<S, H, F>(
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head_time)
         .max_buf_size(bounds.head.max(LEAST_HEAD))
-        .serve_connection(TokioIo::new(Timely::new(stream, bounds.taking_time)), service);
+        .serve_connection(
+            TokioIo::new(Timely::new(stream, Patience::of(bounds.taking_time))),
+            service,
+        );
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -10,84 +10,38 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Sleep, sleep},
-};
+use tokio::time::{Sleep, sleep};
+
+use super::tapped::{Ear, Tapped};
 
 /// Fails a write once what was written has not been taken for too long. A flush says that all was.
+pub type Timely<S> = Tapped<S, Patience>;
+
+/// How long is waited for the peer.
 #[derive(Debug)]
-pub struct Timely<S> {
-    io: S,
+pub struct Patience {
     time: Duration,
     /// Set while something waits.
     late: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Timely<S> {
+impl Patience {
     /// What is written between two flushes has to be taken within `time`.
-    pub fn new(io: S, time: Duration) -> Self {
-        Self { io, time, late: None }
+    pub fn of(time: Duration) -> Self {
+        Self { time, late: None }
     }
+}
 
-    /// Something has to wait.
-    fn wait<T>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+impl Ear for Patience {
+    fn waits(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         let time = self.time;
         ready!(self.late.get_or_insert_with(|| Box::pin(sleep(time))).as_mut().poll(context));
         let text = format!("the peer has not taken an answer within {time:?} (limits.handshake)");
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Timely<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Timely<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write(context, bytes) {
-            Poll::Pending => self.wait(context),
-            written => written,
-        }
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, text))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.io).poll_flush(context) {
-            Poll::Pending => self.wait(context),
-            Poll::Ready(flushed) => {
-                self.late = None;
-                Poll::Ready(flushed)
-            }
-        }
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write_vectored(context, parts) {
-            Poll::Pending => self.wait(context),
-            written => written,
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+    fn flushed(&mut self) {
+        self.late = None;
     }
 }
 
@@ -102,7 +56,7 @@ mod tests {
     #[tokio::test]
     async fn who_reads_a_byte_now_and_then_is_late_as_well() {
         let (mut peer, io) = duplex(4);
-        let mut timely = Timely::new(io, TIME);
+        let mut timely = Timely::new(io, Patience::of(TIME));
         let reading = tokio::spawn(async move {
             loop {
                 sleep(TIME / 20).await;
@@ -123,7 +77,7 @@ mod tests {
     #[tokio::test]
     async fn each_answer_has_its_own_time() {
         let (mut peer, io) = duplex(4);
-        let mut timely = Timely::new(io, TIME);
+        let mut timely = Timely::new(io, Patience::of(TIME));
         for _ in 0..3 {
             let writing = async {
                 timely.write_all(&[7; 8]).await.unwrap();

@@ -37,7 +37,7 @@ macro_rules! cases {
 }
 
 const CASES: &[&str] = cases! {
-    api: api_max_targets, api_max_sends, api_idempotency_keys, api_idempotency_window,
+    api: api_max_targets, api_max_sends, api_max_streams, api_idempotency_keys, api_idempotency_window,
         limits_attributes, limits_attribute_bytes;
     compression: compression_enabled, compression_level, compression_min_size,
         compression_inline_max;

@@ -1,9 +1,17 @@
 //! Going out of service takes its time, and the gateway goes on listening to its operators meanwhile.
 
-use gateway_websocket::status::Phase;
+use std::sync::Arc;
+
+use gateway_websocket::{
+    app::{Gateway, Options, RunError},
+    config::{self, Source},
+    shard::Clock,
+    sink::NoSink,
+    status::Phase,
+};
 
 use crate::{
-    client::Client,
+    client::{Client, soon},
     program::{Program, Said, Stopped},
     raw::{CLOSE, Raw, frame},
     site::until,
@@ -105,4 +113,48 @@ async fn a_shard_that_does_not_end_holds_the_process_no_longer_than_a_moment() {
     drop(stopped);
     assert_eq!(program.ended().await, Some(1), "{}", program.log());
     assert!(program.log().contains("shard-1 did not end"), "{}", program.log());
+}
+
+#[tokio::test]
+async fn a_stop_within_the_delay_of_a_drain_keeps_the_delay() {
+    let mut program = Program::new();
+    let config = program.config("drain.delay = \"1h\"\n");
+    let status = program.serve(&["--config", &config]).await;
+    let address = status.listeners.websocket[0];
+    let mut client = Client::connect(address).await;
+    program.run(&["drain"]).expect(0, &["draining"]);
+    program.signal("TERM");
+    until("the stop", async || program.status().phase == Phase::Stopping).await;
+    // Balancers may not have seen yet that it is out of service.
+    let mut late = Client::connect(address).await;
+    for client in [&mut client, &mut late] {
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+    }
+    program.signal("INT");
+    assert_eq!(program.ended().await, Some(0), "{}", program.log());
+    assert!(program.log().contains("\"closed\":2,\"cut_off\":2"), "{}", program.log());
+}
+
+#[tokio::test]
+async fn a_shard_that_ends_during_a_drain_is_seen() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("control.socket={}", directory.path().join("control.sock").display());
+    let sets = ["websocket.listen=127.0.0.1:0", "grpc.listen=127.0.0.1:0", "admin.listen=[]"];
+    let sets = sets.map(str::to_owned).into_iter().chain([socket, "drain.delay=1h".to_owned()]);
+    let source = Source { file: None, sets: sets.collect() };
+    let env: [(&str, &str); 0] = [];
+    let loaded = config::load_to_run(&source, env).unwrap();
+    let (sink, inherited, clock) = (Arc::new(NoSink), Vec::new(), Clock::default());
+    let options = Options { loaded, source, telemetry: None, sink, inherited, clock };
+    let gateway = Gateway::start(options).await.unwrap();
+    let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
+    let running = tokio::spawn(gateway.run(Gateway::signals().unwrap()));
+    let asking = handle.clone();
+    let drained = tokio::spawn(async move { asking.drain().await });
+    until("the drain", async || handle.phase() == Phase::Draining).await;
+    hub.stop();
+    let ended = soon("the end", running).await.unwrap();
+    assert!(matches!(ended, Err(RunError::Shard)), "{ended:?}");
+    assert!(drained.await.unwrap().is_err(), "who waits for the drain is told");
 }

@@ -12,17 +12,17 @@ use gateway_websocket::{
 
 use crate::{client::soon, gateway::Gateway, raw::Raw};
 
-const SIZE: usize = 4096;
+pub const SIZE: usize = 4096;
 
-fn message(number: usize) -> String {
+pub fn message(number: usize) -> String {
     format!("{number:0SIZE$}")
 }
 
-fn number_in(text: &str) -> usize {
+pub fn number_in(text: &str) -> usize {
     text.parse().unwrap()
 }
 
-fn dropped(stats: &ShardStats, why: Drop) -> u64 {
+pub fn dropped(stats: &ShardStats, why: Drop) -> u64 {
     stats.dropped[why as usize].get()
 }
 

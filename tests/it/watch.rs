@@ -306,7 +306,7 @@ async fn files_that_can_not_be_watched_show_in_the_status() {
     control.send("GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     control.response().await;
     program.config("reload.watch = true\n");
-    limit_files(status.pid, files_with(1, status.pid));
+    limit_files(status.pid, files_with(1, status.pid).await);
     let ask = "POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     control.send(ask).await;
     let answer = control.rest().await;

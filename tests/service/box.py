@@ -194,6 +194,18 @@ class Steps:
         print(f"ok      {name} ({time.monotonic() - began:.1f} s): {saw}", flush=True)
         return True
 
+    def all(self, actions):
+        """Takes the steps that these methods are, each named as its method is."""
+        for action in actions:
+            self.step(action.__name__.replace("_", " "), action)
+
+    def leave(self, crowd, log, lines):
+        """Sends the crowd home; after a failure, shows the last `lines` of the `log`."""
+        crowd.leave()
+        if self.failed:
+            print(f"--- the last lines of the {log}")
+            print(lines())
+
     def end(self):
         print(f"{self.passed} passed, {self.failed} failed", flush=True)
         sys.exit(1 if self.failed else 0)

@@ -279,7 +279,7 @@ def main():
     steps = box.Steps()
     with tempfile.TemporaryDirectory() as work, engine():
         trial = Trial(binary, pathlib.Path(work))
-        for action in (
+        steps.all((
             trial.build,
             trial.the_build_stage_has_its_files,
             trial.the_image_says_how_it_is_run,
@@ -288,12 +288,9 @@ def main():
             trial.it_serves_without_rights,
             trial.settings_are_read_from_the_directory,
             trial.a_stop_drains,
-        ):
-            steps.step(action.__name__.replace("_", " "), action)
-        trial.crowd.leave()
-        if steps.failed:
-            print("--- the last lines of the container's log")
-            print(docker("logs", "--tail", "40", "gateway", check=False).stdout)
+        ))
+        log = ("logs", "--tail", "40", "gateway")
+        steps.leave(trial.crowd, "container's log", lambda: docker(*log, check=False).stdout)
     steps.end()
 
 

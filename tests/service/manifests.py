@@ -248,9 +248,8 @@ def the_units_are_well_formed():
 
 def main():
     steps = Steps()
-    for action in (the_units_are_well_formed, the_image_knows_the_program, the_compose_file_fits,
-                   the_manifest_fits):
-        steps.step(action.__name__.replace("_", " "), action)
+    steps.all((the_units_are_well_formed, the_image_knows_the_program, the_compose_file_fits,
+               the_manifest_fits))
     steps.end()
 
 

@@ -600,13 +600,9 @@ def main():
             trial.a_purge_leaves_nothing_but_keys,
         ]
         needed = {"the_package_is_sound", "the_chapter_is_right"}
-        for action in order:
-            if not wanted or action.__name__ in needed or action.__name__ in wanted:
-                steps.step(action.__name__.replace("_", " "), action)
-        trial.crowd.leave()
-        if steps.failed:
-            print("--- the last lines of the journal")
-            print(container.do(f"journalctl -o cat --no-pager -n 60 -u {UNIT}", check=False).stdout)
+        steps.all(it for it in order if not wanted or it.__name__ in needed or it.__name__ in wanted)
+        journal = f"journalctl -o cat --no-pager -n 60 -u {UNIT}"
+        steps.leave(trial.crowd, "journal", lambda: container.do(journal, check=False).stdout)
     steps.end()
 
 

@@ -44,7 +44,7 @@ impl Messages for V1 {
         &self,
         request: Request<Streaming<SendStreamRequest>>,
     ) -> Result<Response<stream::Answers>, Status> {
-        stream::serve(self, request).await
+        stream::serve(self, request)
     }
 }
 

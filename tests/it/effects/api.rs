@@ -1,7 +1,7 @@
 //! `[api]`, and what a client's attributes may be: limits of the modern API.
 
 use gateway_websocket::grpc::proto::v1::{
-    ApplyRequest, AttributeChange, GetAttributesRequest, SendRequest,
+    ApplyRequest, AttributeChange, GetAttributesRequest, SendRequest, SendStreamRequest,
 };
 use tonic::Code;
 
@@ -54,6 +54,27 @@ pub(super) async fn api_max_sends() {
     let (field, why) = fault(stage.gateway.membership().apply(request).await);
     assert_eq!(field, "messages");
     assert!(why.contains("api.max_sends allows 1"), "{why}");
+}
+
+#[tokio::test]
+pub(super) async fn api_max_streams() {
+    let mut stage = Stage::new(&[("api.max_streams", "1")]).await;
+    let open = async || {
+        let (items, stream) = tokio::sync::mpsc::channel::<SendStreamRequest>(1);
+        let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+        stage.gateway.messages().send_stream(stream).await.map(|answers| (items, answers))
+    };
+    let first = open().await.unwrap();
+    let refused = open().await.map(drop).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("api.max_streams"), "{refused}");
+    stage.change("api.max_streams", "2").await;
+    let second = stage.gateway.messages();
+    let (_items, stream) = tokio::sync::mpsc::channel::<SendStreamRequest>(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    { second }.send_stream(stream).await.unwrap();
+    drop(first);
+    stage.everybody_is_served().await;
 }
 
 #[tokio::test]

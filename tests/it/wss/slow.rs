@@ -11,23 +11,10 @@ use crate::{
     client::{Client, soon},
     gateway::Gateway,
     raw::{CLOSE, Raw},
+    slow::{SIZE, dropped, message, number_in},
 };
 
-const SIZE: usize = 4096;
-
 const MIB: usize = 1 << 20;
-
-fn message(number: usize) -> String {
-    format!("{number:0SIZE$}")
-}
-
-fn number_in(text: &str) -> usize {
-    text.parse().unwrap()
-}
-
-fn dropped(stats: &ShardStats, why: Drop) -> u64 {
-    stats.dropped[why as usize].get()
-}
 
 /// A client that reads and one with TLS that doesn't, under a policy; both are in one group.
 struct Pair {
