@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use prost::Message as _;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    DescriptorProto, EnumDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
     ServiceDescriptorProto, field_descriptor_proto::Label,
 };
 
@@ -77,7 +77,7 @@ impl Judge {
 
     fn message(&mut self, path: &[i32], message: &DescriptorProto) {
         let name = message.name();
-        if message.options.as_ref().is_some_and(|options| options.map_entry()) {
+        if message.options.as_ref().is_some_and(MessageOptions::map_entry) {
             return;
         }
         self.explained(path, name);
@@ -197,9 +197,12 @@ fn the_modern_api_keeps_to_the_rules_and_explains_everything() {
     assert_eq!(judge(&files), Vec::<String>::new());
 }
 
+/// Breaks a rule.
+type Change<'a> = &'a dyn Fn(&mut FileDescriptorProto);
+
 #[test]
 fn the_rules_see_what_they_look_for() {
-    let broken = |change: &dyn Fn(&mut FileDescriptorProto)| {
+    let broken = |change: Change<'_>| {
         let mut files = modern();
         let messages = files.iter_mut().find(|file| file.name().ends_with("types.proto"));
         change(messages.unwrap());
@@ -212,7 +215,7 @@ fn the_rules_see_what_they_look_for() {
     let value = |file: &mut FileDescriptorProto, at: usize, name: &str| {
         file.enum_type[0].value[at].name = Some(name.to_owned());
     };
-    let cases: &[(&dyn Fn(&mut FileDescriptorProto), &str)] = &[
+    let cases: &[(Change<'_>, &str)] = &[
         (&|file| file.package = Some("gateway.v2".into()), "package gateway.v2"),
         (&|file| file.name = Some("gateway/types.proto".into()), "not in its package"),
         (&|file| file.source_code_info = None, "Target is not explained"),
@@ -290,7 +293,7 @@ fn the_numbers_of_the_classic_api_are_what_they_were() {
         for (number, field) in (1..).zip(&message.field) {
             assert_eq!(field.number(), number, "{line}");
             let many = if field.label() == Label::Repeated { "*" } else { "" };
-            line.push_str(&format!(" {}:{}{many}", field.name(), field.r#type() as i32));
+            line = format!("{line} {}:{}{many}", field.name(), field.r#type() as i32);
         }
         lines.push(line);
     }

@@ -5,6 +5,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     os::fd::AsRawFd as _,
     process::Command,
+    sync::Mutex,
 };
 
 use crate::{
@@ -20,9 +21,16 @@ pub fn host() -> Ipv4Addr {
     Ipv4Addr::new(127, 77, high, low)
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, another one each time.
 pub fn free_port() -> u16 {
-    TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap().port()
+    // The system may give the same port again as soon as nobody has it.
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind((host(), 0)).unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// A port that is free on all addresses and stays so: below those that the system gives to who asks

@@ -55,6 +55,7 @@ mod v1_lists;
 mod v1_membership;
 mod v1_once;
 mod v1_send;
+mod v1_served;
 mod v1_stream;
 mod watch;
 mod wss;

@@ -10,12 +10,11 @@ use gateway_websocket::grpc::proto::v1::{
     send_request::WhenBehind,
 };
 use prost_types::{Duration, Timestamp};
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Response, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
     gateway::Gateway,
-    site::Site,
     v1::{NOBODY, all, applied, clients, faults, groups, queued, send, set, text, texts, uids},
 };
 
@@ -334,32 +333,4 @@ async fn a_request_beyond_the_limit_is_refused_by_its_name() {
     let refused = gateway.try_send(send(all(), &"x".repeat(2000))).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("grpc.max_message"), "{refused}");
-}
-
-#[tokio::test]
-async fn the_modern_api_asks_for_tokens_as_the_classic_one_does() {
-    const TOKEN: &str = "the-only-token-0123456789";
-    let mut site = Site::new();
-    let file = site.write("tokens", TOKEN);
-    site.start(&format!("grpc.token_files = {file}")).await;
-    let gateway = site.gateway();
-    let with = |token: &str| {
-        let mut request = Request::new(send(all(), "hello"));
-        let value = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", value);
-        request
-    };
-    let mut ada = gateway.connect().await;
-    let mut refused = vec![
-        gateway.messages().send(with("the-wrong-token-0123456789")).await.map(drop),
-        gateway.messages().send(send(all(), "hello")).await.map(drop),
-        gateway.membership().dissolve(DissolveRequest::default()).await.map(drop),
-    ];
-    let close = CloseRequest { target: Some(all()), ..CloseRequest::default() };
-    refused.push(gateway.connections().close(close).await.map(drop));
-    for refused in refused {
-        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
-    }
-    gateway.messages().send(with(TOKEN)).await.unwrap();
-    assert_eq!(ada.next_text().await, "hello");
 }

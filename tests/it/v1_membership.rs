@@ -7,6 +7,7 @@ use gateway_websocket::grpc::proto::v1::{
 use tonic::Code;
 
 use crate::{
+    client::Client,
     gateway::Gateway,
     v1::{NOBODY, all, failed, send, set, texts},
 };
@@ -15,7 +16,7 @@ use crate::{
 async fn clients_are_bound_and_unbound_by_id_and_by_user() {
     let gateway = Gateway::start().await;
     let clients = gateway.connect_n::<4>().await;
-    let ids = clients.each_ref().map(|client| client.id());
+    let ids = clients.each_ref().map(Client::id);
     let mut membership = gateway.membership();
     let mut bind = async |uid: &str, clients: Vec<String>, uids: Vec<String>| {
         let request = BindRequest { uid: uid.into(), clients, uids };
@@ -54,7 +55,7 @@ async fn clients_are_bound_and_unbound_by_id_and_by_user() {
 async fn each_client_joins_all_of_the_groups_or_none() {
     let gateway = Gateway::with(&["limits.groups_per_client=3"]).await;
     let clients = gateway.connect_n::<3>().await;
-    let ids = clients.each_ref().map(|client| client.id());
+    let ids = clients.each_ref().map(Client::id);
     gateway.client_bind_uid(ids[0], "ada").await;
     gateway.client_bind_uid(ids[1], "ada").await;
     let join = async |groups: Vec<String>, clients: Vec<String>, uids: Vec<String>| {

@@ -35,12 +35,12 @@ impl House {
         for (uid, of) in [("ada", &[0, 1][..]), ("bob", &[2])] {
             let request = BindRequest { uid: uid.into(), clients: ids(of), uids: vec![] };
             let bound = membership.bind(request).await.unwrap().into_inner();
-            assert_eq!((bound.changed, bound.failures.len()), (of.len() as i64, 0));
+            assert_eq!((usize::try_from(bound.changed), bound.failures.len()), (Ok(of.len()), 0));
         }
         for (group, of) in [("lobby", &[1, 2, 3][..]), ("attic", &[3])] {
             let request = JoinRequest { groups: texts([group]), clients: ids(of), uids: vec![] };
             let joined = membership.join(request).await.unwrap().into_inner();
-            assert_eq!((joined.joined, joined.failures.len()), (of.len() as i64, 0));
+            assert_eq!((usize::try_from(joined.joined), joined.failures.len()), (Ok(of.len()), 0));
         }
         let change = Some(set([("lang", "de"), ("app", "7")]));
         let request = SetAttributesRequest { change, clients: ids(&[0, 2]), uids: vec![] };
@@ -56,7 +56,7 @@ impl House {
     async fn reaches(&mut self, target: Target, expected: &[usize]) {
         let shown = format!("{target:?}");
         let delivery = self.gateway.send(send(target, "hello")).await;
-        assert_eq!(delivery, queued(expected.len() as i64), "{shown}");
+        assert_eq!(delivery, queued(expected.len().try_into().unwrap()), "{shown}");
         self.gateway.send(send(all(), "marker")).await;
         for (at, client) in self.clients.iter_mut().enumerate() {
             if expected.contains(&at) {
