@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{Hub, HubError, only, sends::ONE_CALL};
 use crate::{
-    directory::STRIPES,
+    directory::{Look, STRIPES},
     ids::{ClientId, MAX_SLOTS, Name},
     shard::{Clients, Command, Described, Found, Scan, Scanned, Search},
 };
@@ -100,17 +100,17 @@ impl Hub {
 
     /// Which of the users have a client, in their order.
     pub fn users_are_online(&self, uids: &[Name]) -> Vec<bool> {
-        self.look_up(uids, |look, uid| look.user_is_online(uid))
+        self.look_up(uids, |look, uid| look.user_is_online(uid.as_str()))
     }
 
     /// How many clients each of the users has, in their order.
     pub fn count_clients_of(&self, uids: &[Name]) -> Vec<usize> {
-        self.look_up(uids, |look, uid| look.count_clients_of(uid))
+        self.look_up(uids, |look, uid| look.count_clients_of(uid.as_str()))
     }
 
     /// How many members each of the groups has, in their order.
     pub fn count_members_of(&self, groups: &[Name]) -> Vec<usize> {
-        self.look_up(groups, |look, group| look.count_members(group))
+        self.look_up(groups, |look, group| look.count_members(group.as_str()))
     }
 
     /// Clients from a place on, at most as many as are wanted, and perhaps fewer.
@@ -267,15 +267,11 @@ impl Hub {
         Ok(all)
     }
 
-    fn look_up<T>(
-        &self,
-        names: &[Name],
-        of: impl Fn(&crate::directory::Look<'_>, &str) -> T,
-    ) -> Vec<T> {
+    fn look_up<T>(&self, names: &[Name], of: impl Fn(&Look<'_>, &Name) -> T) -> Vec<T> {
         let mut answers = Vec::with_capacity(names.len());
         for some in names.chunks(NAMES) {
             let look = self.0.directory.one_look();
-            answers.extend(some.iter().map(|name| of(&look, name.as_str())));
+            answers.extend(some.iter().map(|name| of(&look, name)));
         }
         answers
     }

@@ -77,12 +77,11 @@ impl Desk {
         }
         let mut replaced = 0;
         match when_behind {
-            WhenBehind::Queue => {}
             WhenBehind::Drop if session.flags.blocked => {
                 self.stats.drop_messages(Drop::Behind, 1);
                 return Offer::Behind;
             }
-            WhenBehind::Drop => {}
+            WhenBehind::Queue | WhenBehind::Drop => {}
             WhenBehind::Conflate(key) => {
                 replaced = session.out.drop_with_key(key, &self.meter);
                 self.stats.drop_messages(Drop::Replaced, replaced);

@@ -289,3 +289,41 @@ impl Sieve<'_> {
             && self.search.attributes.are_in(session.attributes.as_deref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_time_is_the_same_until_a_clock_is_set() {
+        let calendar = Calendar::new();
+        let at = Instant::now();
+        let told = calendar.clocks().on_the_wall(at);
+        assert_eq!(calendar.clocks().on_the_wall(at), told);
+        // A clock that was an hour behind when it was looked at last.
+        let mut behind = calendar.0.get();
+        behind.wall -= SECOND * 3600;
+        calendar.0.set(behind);
+        let now = calendar.clocks().on_the_wall(at);
+        let difference = now.duration_since(told).unwrap_or_else(|ahead| ahead.duration());
+        assert!(difference < NOTABLE, "{difference:?}");
+    }
+
+    #[test]
+    fn a_told_time_leads_back_to_its_tick_or_to_the_one_before() {
+        let start = Instant::now();
+        let wheel = Wheel::new(start);
+        let clocks = Clocks { steady: start + SECOND * 60, wall: SystemTime::now() };
+        for tick in [1, 2, 599, 600, 601, 10_000] {
+            let told = clocks.on_the_wall(wheel.instant(tick));
+            assert_eq!(clocks.tick(&wheel, told), tick);
+            let a_little_earlier = told - Duration::from_micros(3);
+            assert_eq!(clocks.tick(&wheel, a_little_earlier), tick - 1);
+        }
+        assert_eq!(clocks.tick(&wheel, SystemTime::UNIX_EPOCH), 0);
+        let far = SystemTime::UNIX_EPOCH + SECOND * u32::MAX;
+        assert!(clocks.tick(&wheel, far) > 10_000_000);
+    }
+}

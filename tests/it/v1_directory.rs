@@ -6,11 +6,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_websocket::grpc::proto::v1::{
-    CheckOnlineRequest, Client, ClientFilter, CountRequest, DescribeClientsRequest,
-    DescribeClientsResponse, ListClientsRequest, ListGroupsRequest, ListUidsRequest,
-    StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
-    directory_client::DirectoryClient,
+use gateway_websocket::{
+    attributes::Retouch,
+    change::Change,
+    grpc::proto::v1::{
+        CheckOnlineRequest, Client, ClientFilter, CountRequest, DescribeClientsRequest,
+        DescribeClientsResponse, ListClientsRequest, ListGroupsRequest, ListUidsRequest,
+        StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
+        directory_client::DirectoryClient,
+    },
+    ids::Name,
 };
 use prost_types::Timestamp;
 use tonic::{Code, Status, transport::Channel};
@@ -141,6 +146,31 @@ async fn of_who_asks_for_nothing_the_usual_is_told() {
 }
 
 #[tokio::test]
+async fn what_the_business_system_noted_is_told() {
+    let gateway = Gateway::start().await;
+    let client = gateway.connect().await;
+    let name = |text| Name::new(text, 64).unwrap();
+    let retouch = Retouch {
+        set: [(name("role"), "admin".into()), (name("empty"), "".into())].into_iter().collect(),
+        ..Retouch::default()
+    };
+    let hour = Duration::from_hours(1);
+    let before = SystemTime::now();
+    let change =
+        Change { attributes: Some(retouch), expires: Some(Some(hour)), ..Change::default() };
+    gateway.hub().change(client.id().parse().unwrap(), change).await.unwrap();
+    let known = described(&gateway, client.id()).await;
+    let noted = [("role", "admin"), ("empty", "")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+    assert_eq!(known.attributes, BTreeMap::from(noted));
+    let at = time(known.expires_at).duration_since(before).expect("it is to come");
+    assert!(at + Duration::from_millis(30) >= hour && at < hour + Duration::from_secs(1), "{at:?}");
+    // Times are the same whenever they are asked for.
+    let again = described(&gateway, client.id()).await;
+    assert_eq!(again.expires_at, known.expires_at);
+    assert_eq!(again.connected_at, known.connected_at);
+}
+
+#[tokio::test]
 async fn behind_a_proxy_the_address_is_the_clients() {
     let sets = ["websocket.proxies=[\"127.0.0.0/8\"]", "websocket.proxy_header=x-forwarded-for"];
     let gateway = Gateway::with(&sets).await;
@@ -227,7 +257,7 @@ async fn many_are_described_in_their_order() {
     let gateway = Gateway::start().await;
     let clients = gateway.connect_n::<40>().await;
     // More than a shard describes in one step.
-    let asked: Vec<_> = clients.iter().cycle().map(|client| client.id()).take(1000).collect();
+    let asked: Vec<_> = clients.iter().cycle().map(crate::client::Client::id).take(1000).collect();
     let answer = describe(&gateway, &asked).await;
     let ids: Vec<_> = answer.clients.iter().map(|client| client.id.as_str()).collect();
     assert_eq!(ids, asked);

@@ -113,6 +113,7 @@ fn attributes(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
+#[expect(clippy::many_single_char_names, reason = "six clients, told apart by what they are given")]
 async fn filters_are_all_met_at_once() {
     let gateway = Gateway::start().await;
     let clients = gateway.connect_n::<6>().await;
@@ -371,6 +372,30 @@ async fn streams_tell_all_of_thousands() {
     let names: BTreeSet<_> = groups.iter().map(|group| &group.name).collect();
     assert_eq!((groups.len(), names.len()), (500, 500));
     assert!(groups.iter().all(|group| group.members == 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_for_a_shard_that_is_busy() {
+    let gateway = Gateway::with(&["api.max_page=1", "limits.inbox=1", "shards=1"]).await;
+    let clients = gateway.connect_n::<50>().await;
+    let everybody = ids(&clients);
+    let before = gateway.hub().busy().inbox.get();
+    let mut reading = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let mut directory = directory(&gateway);
+        reading.spawn(async move {
+            let asked = StreamClientsRequest::default();
+            read(directory.stream_clients(asked).await.unwrap().into_inner()).await
+        });
+    }
+    while let Some(answers) = reading.join_next().await {
+        let answers = answers.unwrap();
+        let mut ids: Vec<_> =
+            answers.into_iter().flat_map(|it| it.clients).map(|one| one.id).collect();
+        ids.sort();
+        assert_eq!(ids, everybody);
+    }
+    assert!(gateway.hub().busy().inbox.get() > before, "the shard never was busy");
 }
 
 #[tokio::test]

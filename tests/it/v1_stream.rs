@@ -53,7 +53,9 @@ async fn a_stream_is_seen_in_its_order_and_answered_to_its_end() {
         let text = number.to_string();
         let at = usize::try_from(number % 3).unwrap();
         let target = if number % 10 == 7 {
-            expected.iter_mut().for_each(|texts| texts.push(text.clone()));
+            for texts in &mut expected {
+                texts.push(text.clone());
+            }
             all()
         } else {
             expected[at].push(text.clone());
@@ -63,9 +65,9 @@ async fn a_stream_is_seen_in_its_order_and_answered_to_its_end() {
     }
     // What comes together in one item is in order as well.
     let together = ["first", "second", "third"].map(|text| send(all(), text));
-    expected.iter_mut().for_each(|texts| {
+    for texts in &mut expected {
         texts.extend(["first", "second", "third"].map(str::to_owned));
-    });
+    }
     items.push(item(5_000, together.into()));
 
     let answers = stream(&gateway, items).await.unwrap();
@@ -145,23 +147,22 @@ async fn a_stream_that_breaks_its_rules_ends_after_what_was_right() {
 
 #[tokio::test]
 async fn a_busy_gateway_makes_streams_wait_and_loses_nothing() {
-    const STREAMS: usize = 4;
-    const ITEMS: usize = 300;
+    const ITEMS: u32 = 300;
     let gateway = Arc::new(Gateway::with(&["limits.inbox=1"]).await);
     let mut client = Client::connect(gateway.websocket()).await;
     let mut running = Vec::new();
-    for number in 0..STREAMS {
+    for number in 0..4 {
         let gateway = Arc::clone(&gateway);
         running.push(tokio::spawn(async move {
-            let item = |index: usize| {
+            let item = |index: u32| {
                 let text = format!("{number} {index}");
-                item(index as u64 + 1, vec![send(all(), &text), send(all(), "between")])
+                item(u64::from(index) + 1, vec![send(all(), &text), send(all(), "between")])
             };
             stream(&gateway, (0..ITEMS).map(item).collect()).await
         }));
     }
-    let mut next = [0; STREAMS];
-    for _ in 0..STREAMS * ITEMS * 2 {
+    let mut next = [0; 4];
+    for _ in 0..4 * ITEMS * 2 {
         let text = client.next_text().await;
         if let Some((number, index)) = text.split_once(' ') {
             let number: usize = number.parse().unwrap();
@@ -171,7 +172,7 @@ async fn a_busy_gateway_makes_streams_wait_and_loses_nothing() {
     }
     for stream in running {
         let answers = stream.await.unwrap().unwrap();
-        assert_eq!(last(&answers).total.unwrap().queued as usize, ITEMS * 2);
+        assert_eq!(last(&answers).total.unwrap().queued, i64::from(ITEMS * 2));
     }
 }
 

@@ -74,7 +74,7 @@ impl directory_server::Directory for Directory {
         let mut answer = DescribeClientsResponse::default();
         for (index, (id, described)) in clients.into_iter().zip(described).enumerate() {
             match described {
-                Some(described) => answer.clients.push(client(described)),
+                Some(described) => answer.clients.push(client(&described)),
                 None => answer.failures.push(missing(index, id)),
             }
         }
@@ -94,7 +94,7 @@ impl directory_server::Directory for Directory {
         judge.verdict()?;
         let page = known(self.hub.page_of_clients(&Arc::new(search), place, most).await)?;
         let next_page_token = self.tokens.token(list, page.next.as_ref());
-        let clients = page.entries.into_iter().map(entry).collect();
+        let clients = page.entries.iter().map(entry).collect();
         Ok(Response::new(ListClientsResponse { clients, next_page_token }))
     }
 
@@ -112,7 +112,7 @@ impl directory_server::Directory for Directory {
             async move { hub.page_of_clients(&search, place, most).await }
         };
         let answer = |entries: Vec<_>| StreamClientsResponse {
-            clients: entries.into_iter().map(entry).collect(),
+            clients: entries.iter().map(entry).collect(),
         };
         let open = (self.hub.clone(), self.streams.enter()?);
         Ok(Response::new(stream(open, most, page, answer)))

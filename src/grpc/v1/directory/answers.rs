@@ -9,7 +9,7 @@ use crate::{
     shard::{Described, Found},
 };
 
-pub(super) fn client(described: Described) -> Client {
+pub(super) fn client(described: &Described) -> Client {
     let about = described.about.as_deref();
     let path = about.map(|about| &*about.path).filter(|path| !path.is_empty());
     let headers = about.into_iter().flat_map(|about| &about.headers);
@@ -47,7 +47,7 @@ pub(super) fn missing(index: usize, client: ClientId) -> Failure {
     }
 }
 
-pub(super) fn entry(found: Found) -> ClientEntry {
+pub(super) fn entry(found: &Found) -> ClientEntry {
     ClientEntry {
         id: found.id.to_string(),
         uid: text(found.uid.as_ref()),
