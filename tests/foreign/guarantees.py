@@ -51,23 +51,24 @@ class Scene:
         fields = {"target": {"all": True}} | fields
         return self.api.Send(message={"data": data}, **fields).delivery
 
-    def fill(self, name, until, limit=2000):
-        """Sends to one client until an answer says so; gives how many were queued before it."""
-        for count in range(limit):
-            answer = self.send(LARGE, target={"clients": [name]})
-            if until(answer):
-                return count
+    def fill(self, name, until):
+        """Sends to one client until an answer says so."""
+        for _ in range(2000):
+            if until(self.send(LARGE, target={"clients": [name]})):
+                return
         raise AssertionError("the client takes all")
 
     def behind(self):
-        """A client that is behind, and how many messages it has yet to hear."""
+        """A client that is behind, and stays so: what its side takes yet is less than what waits."""
         client, name = self.idler()
-        for count in range(2000):
-            probe = self.send(b"probe", target={"clients": [name]}, drop_if_behind=True)
+        to = {"clients": [name]}
+        for _ in range(2000):
+            probe = self.send(b"probe", target=to, drop_if_behind=True)
             if probe.dropped_behind:
                 assert (probe.matched, probe.queued) == (1, 0), probe
-                return client, name, count
-            assert self.send(LARGE, target={"clients": [name]}).queued == 1
+                assert all(self.send(LARGE, target=to).queued == 1 for _ in range(6))
+                return client, name
+            assert self.send(LARGE, target=to).queued == 1
         raise AssertionError("the client takes all")
 
     def dropped(self, **causes):
@@ -95,7 +96,7 @@ def closed(client):
 
 
 def terms_for_who_is_behind(scene):
-    client, name, _count = scene.behind()
+    client, _name = scene.behind()
     other, _name = scene.client()
     scene.dropped(behind=1)
     # The slow one costs the other nothing, and the terms mean nothing to it.
@@ -116,7 +117,7 @@ def terms_for_who_is_behind(scene):
 
 
 def lost_with_the_connection(scene):
-    client, name, _count = scene.behind()
+    client, name = scene.behind()
     assert scene.send(b"never heard", target={"clients": [name]}).queued == 1
     client.socket.shutdown(socket.SHUT_RDWR)
     scene.numbers.look(lambda n: n.grew("messages_dropped_total", cause="closed") >= 1)
@@ -238,16 +239,13 @@ def items_fail_alone(scene):
     failures = {failure.field: failure.code for failure in joined.failures}
     assert failures == {"clients[0]": NOT_FOUND, "uids[0]": NOT_FOUND}, joined
     assert scene.send(b"x", target={"clients": [NOBODY, name]}).matched == 1
+    bad = StatusCode.INVALID_ARGUMENT
     wrong = {"target.clients[1]": {"clients": [name, "no id"]}, "target": {}}
     for field, target in wrong.items():
-        refused(
-            StatusCode.INVALID_ARGUMENT, lambda target=target: scene.send(b"x", target=target), field
-        )
+        refused(bad, lambda target=target: scene.send(b"x", target=target), field)
     many = {"clients": [name] * 11}
-    for call in (scene.send, lambda data, target: scene.api.Close(target=target)):
-        refused(
-            StatusCode.INVALID_ARGUMENT, lambda call=call: call(b"x", target=many), "api.max_targets"
-        )
+    refused(bad, lambda: scene.send(b"x", target=many), "api.max_targets")
+    refused(bad, lambda: scene.api.Close(target=many), "api.max_targets")
 
 
 def lists(scene):
