@@ -6,7 +6,11 @@
 
 use std::collections::HashSet;
 
-use super::{run::Loop, session::Session, wheel::Due};
+use super::{
+    run::Loop,
+    session::Session,
+    wheel::{Due, Tick},
+};
 use crate::{
     attributes::{Attributes, Retouch},
     change::{Change, Changed, Refusal, Subject},
@@ -37,9 +41,10 @@ impl Loop {
             session.attributes = (!attributes.is_empty()).then(|| Box::new(attributes));
         }
         if let Some(expires) = change.expires {
-            // What lies beyond the reach of the clock is never.
+            // What lies beyond the reach of the clock, or of the wheel, is never.
             let at = expires.and_then(|after| self.desk.now.checked_add(after));
-            session.expires = at.map(|at| Due::at(self.wheel.tick_from(at)));
+            let tick = at.map(|at| self.wheel.tick_from(at)).filter(|&tick| tick < Tick::MAX);
+            session.expires = tick.map(Due::at);
             self.schedule(slot);
         }
         let mut receipt = Receipt::default();

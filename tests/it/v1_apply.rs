@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use gateway_websocket::{
+    change::Change,
     close::Cause,
     grpc::proto::v1::{
         ApplyRequest, ApplyResponse, AttributeChange, GetAttributesRequest,
@@ -209,4 +210,19 @@ async fn a_client_is_closed_at_its_time_which_can_be_moved() {
     after(&gateway, &clock, hour * 1000).await;
     assert_eq!(gateway.get_all_online_client().await.client, [never]);
     assert_eq!(gateway.closed(Cause::Expired), 3);
+}
+
+#[tokio::test]
+async fn a_time_that_nobody_lives_to_see_is_never() {
+    let gateway = Gateway::start().await;
+    let client = Client::connect(gateway.websocket()).await;
+    let change = |after| Change { expires: Some(Some(after)), ..Change::default() };
+    let id = client.id().parse().unwrap();
+    for (years, is_told) in [(10, true), (20, false), (5_000, false)] {
+        let after = Duration::from_hours(24 * 365 * years);
+        gateway.hub().change(id, change(after)).await.unwrap();
+        let described = gateway.hub().describe(vec![id]).await.unwrap();
+        let expires = described[0].as_ref().expect("it is connected").expires;
+        assert_eq!(expires.is_some(), is_told, "{years} years");
+    }
 }
