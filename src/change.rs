@@ -46,7 +46,8 @@ impl Change {
     /// Whether others could see it half done: whether it has more than one part of those that are
     /// known outside of the client's own shard.
     pub fn has_many_parts(&self) -> bool {
-        usize::from(self.uid.is_some()) + self.leave.len() + self.join.len() > 1
+        // A uid may take the place of another one, which are two names.
+        self.uid.is_some() || self.leave.len() + self.join.len() > 1
     }
 }
 
@@ -106,4 +107,22 @@ pub enum Refusal {
         /// The limit.
         limit: usize,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_of_one_name_has_one_part_and_any_other_has_many() {
+        let name = |text| Name::new(text, 9).expect("a short name");
+        assert!(!Change::default().has_many_parts());
+        assert!(!Change::join(vec![name("a")]).has_many_parts());
+        assert!(!Change::leave(vec![name("a")]).has_many_parts());
+        assert!(Change::join(vec![name("a"), name("b")]).has_many_parts());
+        assert!(
+            Change { leave: vec![name("a")], ..Change::join(vec![name("b")]) }.has_many_parts()
+        );
+        assert!(Change::uid(Some(name("new"))).has_many_parts(), "the old one goes");
+    }
 }
