@@ -115,7 +115,10 @@ impl Hub {
         subjects: &[Subject],
         change: Change,
     ) -> Result<Vec<Result<Changed, Refusal>>, HubError> {
-        let parts = 1 + change.leave.len() + change.join.len();
+        // What a client has noted already is copied with each retouch.
+        let noted = self.0.live.snapshot().limits.attributes;
+        let retouched = change.attributes.as_ref().map_or(0, |it| noted + it.remove.len());
+        let parts = 1 + change.leave.len() + change.join.len() + retouched;
         let change = Arc::new(change);
         let mut results = Vec::with_capacity(subjects.len());
         for step in subjects.chunks((PARTS_PER_STEP / parts).max(1)) {

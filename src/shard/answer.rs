@@ -16,9 +16,12 @@ pub(super) enum Answer {
     Share(Rc<Shares>, usize),
 }
 
-/// The answers to several messages of one call, which are given together.
+/// The answers to several messages of one call, which are given together: all or none. If the shard
+/// ends before the last of them, who asked learns that none will come.
 pub(super) struct Shares {
     receipts: RefCell<Vec<Receipt>>,
+    /// Answers that have not been given yet.
+    missing: Cell<usize>,
     reply: Cell<Option<Reply<Vec<Receipt>>>>,
 }
 
@@ -27,7 +30,7 @@ impl Answer {
         match self {
             // Who asked may be gone; the message goes out all the same.
             Self::Caller(reply) => drop(reply.send(receipt)),
-            Self::Share(shares, index) => shares.receipts.borrow_mut()[index] = receipt,
+            Self::Share(shares, index) => shares.take(index, receipt),
         }
     }
 }
@@ -35,15 +38,52 @@ impl Answer {
 impl Shares {
     pub(super) fn new(count: usize, reply: Reply<Vec<Receipt>>) -> Rc<Self> {
         let receipts = RefCell::new(vec![Receipt::default(); count]);
-        Rc::new(Self { receipts, reply: Cell::new(Some(reply)) })
+        let shares = Self { receipts, missing: Cell::new(count), reply: Cell::new(Some(reply)) };
+        shares.answer_if_complete();
+        Rc::new(shares)
+    }
+
+    fn take(&self, index: usize, receipt: Receipt) {
+        self.receipts.borrow_mut()[index] = receipt;
+        self.missing.set(self.missing.get() - 1);
+        self.answer_if_complete();
+    }
+
+    fn answer_if_complete(&self) {
+        if self.missing.get() == 0
+            && let Some(reply) = self.reply.take()
+        {
+            let _ = reply.send(self.receipts.take());
+        }
     }
 }
 
-/// The last answer was given.
-impl Drop for Shares {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            let _ = reply.send(self.receipts.take());
-        }
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn several_are_answered_when_the_last_is_known_and_not_before() {
+        let (reply, mut answer) = oneshot::channel();
+        let shares = Shares::new(2, reply);
+        let [first, second] = [0, 1].map(|index| Answer::Share(Rc::clone(&shares), index));
+        second.give(Receipt::all_queued(2));
+        assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        first.give(Receipt::all_queued(1));
+        assert_eq!(answer.try_recv(), Ok(vec![Receipt::all_queued(1), Receipt::all_queued(2)]));
+        let (reply, mut answer) = oneshot::channel();
+        drop(Shares::new(0, reply));
+        assert_eq!(answer.try_recv(), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_was_never_carried_out_is_not_answered() {
+        let (reply, mut answer) = oneshot::channel();
+        let shares = Shares::new(2, reply);
+        Answer::Share(Rc::clone(&shares), 0).give(Receipt::all_queued(1));
+        drop(shares);
+        assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }
 }
