@@ -109,6 +109,14 @@ pub struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// As of another moment: whoever waited for this one to end has a turn first.
+    #[must_use]
+    pub fn renew(self) -> Self {
+        let directory = self.directory;
+        drop(self);
+        directory.one_look()
+    }
+
     /// The clients of a uid; none if nobody has it.
     pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
         self.directory.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)

@@ -67,8 +67,8 @@ impl Context {
     }
 }
 
-/// Connections that are still accepted when the listener stops: as many as can have waited in the
-/// kernel's backlog by then.
+/// As many connections as can wait in the kernel's backlog: so many are still accepted when the
+/// listener stops, and so many may have been there before the listener's options.
 const REST: usize = 4096;
 
 /// Accepts WebSocket clients until `stop`, those that wait by then included; returns when their
@@ -78,7 +78,7 @@ pub async fn serve(entrance: Entrance, transport: Transport, context: Context, m
     let mut inherited = context.live.snapshot();
     options::set(acceptor.listener(), &inherited);
     let mut handshakes = JoinSet::new();
-    let mut rest = REST;
+    let (mut rest, mut without_options) = (REST, REST);
     loop {
         let (stream, peer) = tokio::select! {
             biased;
@@ -94,8 +94,12 @@ pub async fn serve(entrance: Entrance, transport: Transport, context: Context, m
         let config = context.live.snapshot();
         if !Arc::ptr_eq(&inherited, &config) {
             options::set(acceptor.listener(), &config);
-            options::set(&stream, &config);
             inherited = Arc::clone(&config);
+            without_options = REST;
+        }
+        if without_options > 0 {
+            without_options -= 1;
+            options::set(&stream, &config);
         }
         // Who was accepted is let in even if it is time to stop meanwhile.
         admit((stream, transport), peer, config, &context, &mut handshakes).await;

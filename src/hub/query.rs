@@ -59,6 +59,19 @@ pub struct NamePlace {
     pub after: String,
 }
 
+/// How many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Distinct uids that have a client.
+    pub users: u64,
+    /// Groups that have a member.
+    pub groups: u64,
+    /// Members of each group that was asked for.
+    pub members: Vec<usize>,
+    /// Clients of each user that was asked for.
+    pub clients: Vec<usize>,
+}
+
 /// A group in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupEntry {
@@ -103,14 +116,28 @@ impl Hub {
         self.look_up(uids, |look, uid| look.user_is_online(uid.as_str()))
     }
 
-    /// How many clients each of the users has, in their order.
-    pub fn count_clients_of(&self, uids: &[Name]) -> Vec<usize> {
-        self.look_up(uids, |look, uid| look.count_clients_of(uid.as_str()))
-    }
-
-    /// How many members each of the groups has, in their order.
-    pub fn count_members_of(&self, groups: &[Name]) -> Vec<usize> {
-        self.look_up(groups, |look, group| look.count_members(group.as_str()))
+    /// How many users and groups there are, and how many members each of these groups and clients
+    /// each of these users has; as of one moment, if no more than [`NAMES`] are asked for.
+    pub fn counts(&self, groups: &[Name], uids: &[Name]) -> Counts {
+        let mut look = self.0.directory.one_look();
+        let (users, in_all) = (look.count_users(), look.count_groups());
+        let (mut members, mut clients) = (Vec::new(), Vec::new());
+        let mut left = NAMES;
+        let members_of: fn(&Look<'_>, &str) -> usize = |look, name| look.count_members(name);
+        let clients_of: fn(&Look<'_>, &str) -> usize = |look, name| look.count_clients_of(name);
+        for (names, of, counts) in
+            [(groups, members_of, &mut members), (uids, clients_of, &mut clients)]
+        {
+            for name in names {
+                if left == 0 {
+                    look = look.renew();
+                    left = NAMES;
+                }
+                left -= 1;
+                counts.push(of(&look, name.as_str()));
+            }
+        }
+        Counts { users, groups: in_all, members, clients }
     }
 
     /// Clients from a place on, at most as many as are wanted, and perhaps fewer.

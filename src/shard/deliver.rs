@@ -175,6 +175,7 @@ impl Desk {
             session.out.flush(&mut door, &self.meter)
         };
         session.flags.blocked = flushed.state == State::Blocked;
+        session.flags.writable = false;
         session.flags.sent_close |= flushed.closed;
         self.stats.bytes_out.add(flushed.bytes);
         self.stats.messages_out.add(flushed.messages);
@@ -325,7 +326,7 @@ impl Loop {
         };
         session.flags.dirty = false;
         let Some(door) = self.doors.get(slot) else { return };
-        if !session.flags.blocked {
+        if session.may_write() {
             match self.desk.flush(slot, door, session) {
                 State::Unfinished => self.desk.mark_dirty(slot, session),
                 State::Empty | State::Blocked => {}

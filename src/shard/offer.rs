@@ -15,6 +15,7 @@ use super::{
 use crate::{
     close::Cause,
     config::SlowClient,
+    ids::Name,
     message::{Receipt, WhenBehind},
     metrics::Drop,
 };
@@ -64,6 +65,26 @@ impl Desk {
                 && session.out.len() < self.caps.queue_entries
     }
 
+    /// Whether it fits if all with the key that can be replaced make place for it.
+    fn fits_in_place_of(&self, key: Option<&Name>, session: &Session, bytes: usize) -> bool {
+        let out = &session.out;
+        self.fits(session, bytes)
+            || key.is_some_and(|key| {
+                let (entries, replaced) = out.unsent_with_key(key);
+                entries > 0
+                    && (out.len() == entries
+                        || out.bytes() - replaced + bytes <= self.caps.queue_bytes
+                            && out.len() - entries < self.caps.queue_entries)
+            })
+    }
+
+    /// Drops what is replaced; answers how many messages that were.
+    fn replace(&self, key: Option<&Name>, session: &mut Session) -> u64 {
+        let replaced = key.map_or(0, |key| session.out.drop_with_key(key, &self.meter));
+        self.stats.drop_messages(Drop::Replaced, replaced);
+        replaced
+    }
+
     /// Queues a message for one client, if it takes it.
     pub(super) fn offer(
         &mut self,
@@ -75,23 +96,28 @@ impl Desk {
         if !session.is_open() || session.flags.doomed {
             return Offer::Gone;
         }
-        let mut replaced = 0;
+        let mut key = None;
         match when_behind {
             WhenBehind::Drop if session.flags.blocked => {
                 self.stats.drop_messages(Drop::Behind, 1);
                 return Offer::Behind;
             }
             WhenBehind::Queue | WhenBehind::Drop => {}
-            WhenBehind::Conflate(key) => {
-                replaced = session.out.drop_with_key(key, &self.meter);
-                self.stats.drop_messages(Drop::Replaced, replaced);
+            WhenBehind::Conflate(name) => {
+                // What is worth nothing any more can't be replaced.
+                self.drop_expired(session);
+                key = Some(name);
             }
         }
-        if !self.fits(session, frame.len())
-            && let Err(refused) = self.make_room(slot, door, session, frame.len())
-        {
-            return refused;
+        let mut replaced = 0;
+        if !self.fits_in_place_of(key, session, frame.len()) {
+            match self.make_room(slot, door, session, (frame.len(), key)) {
+                Ok(meanwhile) => replaced = meanwhile,
+                Err(refused) => return refused,
+            }
         }
+        // Only now: who is refused replaces nothing.
+        replaced += self.replace(key, session);
         session.out.append(frame, Sort::Message, &self.meter);
         self.mark_dirty(slot, session);
         Offer::Queued(replaced)
@@ -126,29 +152,30 @@ impl Desk {
         Offer::Closed
     }
 
-    /// The queue is full: write what the socket takes, then apply `limits.slow_client`.
+    /// The queue is full: write what the socket takes, then apply `limits.slow_client`. Answers how
+    /// many messages with the key were replaced for it.
     fn make_room(
         &mut self,
         slot: u32,
         door: &Door,
         session: &mut Session,
-        bytes: usize,
-    ) -> Result<(), Offer> {
+        (bytes, key): (usize, Option<&Name>),
+    ) -> Result<u64, Offer> {
         self.drop_expired(session);
-        if self.fits(session, bytes) {
-            return Ok(());
+        if self.fits_in_place_of(key, session, bytes) {
+            return Ok(0);
         }
         // A flush that ended with its turn says nothing of how fast the client reads.
         let mut state = State::Unfinished;
-        while state == State::Unfinished && !session.flags.blocked {
+        while state == State::Unfinished && session.may_write() {
             state = self.flush(slot, door, session);
             if state == State::Broken {
                 session.flags.doomed = true;
                 self.victims.push((slot, Cause::Lost));
                 return Err(Offer::Closed);
             }
-            if self.fits(session, bytes) {
-                return Ok(());
+            if self.fits_in_place_of(key, session, bytes) {
+                return Ok(0);
             }
         }
         let mut refused = Offer::Full;
@@ -162,6 +189,7 @@ impl Desk {
             SlowClient::DropOldest
                 if session.out.begun_bytes() + bytes <= self.caps.queue_bytes =>
             {
+                let replaced = self.replace(key, session);
                 while !self.fits(session, bytes) {
                     if !session.out.drop_oldest(&self.meter) {
                         break;
@@ -169,7 +197,7 @@ impl Desk {
                     self.stats.drop_messages(Drop::Oldest, 1);
                 }
                 if self.fits(session, bytes) {
-                    return Ok(());
+                    return Ok(replaced);
                 }
             }
             SlowClient::DropNewest | SlowClient::DropOldest => {}

@@ -235,6 +235,17 @@ impl Outbound {
         self.drop_unsent(meter, |frame| frame.until().is_some_and(|until| until <= now))
     }
 
+    /// The messages with the key of which nothing was written yet: how many, and their bytes.
+    pub(super) fn unsent_with_key(&self, key: &Name) -> (usize, usize) {
+        let with_key = self.unsent().filter(|entry| entry.frame.key() == Some(key));
+        with_key.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.frame.len()))
+    }
+
+    fn unsent(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.head.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()));
+        entries.skip(usize::from(self.written > 0))
+    }
+
     /// Drops the messages with the key; answers how many that were.
     pub(super) fn drop_with_key(&mut self, key: &Name, meter: &Meter) -> u64 {
         self.drop_unsent(meter, |frame| frame.key() == Some(key))
@@ -242,8 +253,7 @@ impl Outbound {
 
     /// Drops those messages of which nothing was written yet; answers how many that were.
     fn drop_unsent(&mut self, meter: &Meter, which: impl Fn(&Frame) -> bool) -> u64 {
-        let entries = self.head.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()));
-        if !entries.skip(usize::from(self.written > 0)).any(|entry| which(&entry.frame)) {
+        if !self.unsent().any(|entry| which(&entry.frame)) {
             return 0;
         }
         let begun = if self.written > 0 { self.head.take() } else { None };

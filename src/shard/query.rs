@@ -168,9 +168,18 @@ impl Clocks {
 
 impl Loop {
     /// What is known of each of the clients.
-    pub(super) fn describe(&self, clients: &[ClientId]) -> Vec<Option<Described>> {
+    pub(super) fn describe(&mut self, clients: &[ClientId]) -> Vec<Option<Described>> {
         let clocks = self.calendar.clocks();
-        clients.iter().map(|&client| self.describe_one(client, clocks)).collect()
+        let mut described = Vec::with_capacity(clients.len());
+        for &client in clients {
+            // What is worth nothing any more does not wait, though nobody has looked at it since.
+            let slot = self.find(client);
+            if let Some(session) = slot.and_then(|slot| self.sessions.get_mut(slot as usize)) {
+                self.desk.drop_expired(session);
+            }
+            described.push(self.describe_one(client, clocks));
+        }
+        described
     }
 
     fn describe_one(&self, client: ClientId, clocks: Clocks) -> Option<Described> {

@@ -236,7 +236,8 @@ impl Loop {
             session.flags.hung_up = true;
         }
         if event.is_writable() && session.flags.blocked {
-            session.flags.blocked = false;
+            // Until all of it is written, the client stays behind.
+            session.flags.writable = true;
             self.desk.mark_dirty(slot, session);
         }
         if event.is_readable() || session.flags.hung_up {

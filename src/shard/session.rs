@@ -89,8 +89,10 @@ pub(super) struct Flags {
     pub(super) dirty: bool,
     /// In the list of sockets to be read again next turn.
     pub(super) again: bool,
-    /// The socket takes nothing now; the poll will tell when it does.
+    /// The socket did not take all of what it was offered last; the poll will tell when it takes more.
     pub(super) blocked: bool,
+    /// The poll has told so, and nothing was offered since.
+    pub(super) writable: bool,
     /// Not read until its own queue has drained.
     pub(super) paused: bool,
     /// The peer has sent its last byte: read on until the end is reached.
@@ -144,6 +146,11 @@ impl Session {
 
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
+    }
+
+    /// Whether the socket may take something.
+    pub(super) fn may_write(&self) -> bool {
+        !self.flags.blocked || self.flags.writable
     }
 }
 

@@ -5,18 +5,25 @@
 //! ```text
 //!  random ──► walk: one step after the other ──┬──► real calls, real sockets ──┐
 //!    seed     crowd: several callers at once   └──► world: plain maps ─────────┴──► equal?
+//!             halves: changes of many parts, watched all the time
 //! ```
 //!
 //! Each run draws new seeds and prints them. `MODEL_SEED=n` repeats one of them; `MODEL_SEEDS` and
 //! `MODEL_STEPS` change how many seeds there are and how many steps each of them takes.
 
 mod crowd;
+mod halves;
+mod queue;
 mod walk;
 mod world;
 
 use std::{collections::VecDeque, future::Future, sync::Mutex, thread, time::Instant};
 
-use gateway_websocket::{close::Cause, metrics::ShardStats};
+use gateway_websocket::{
+    close::Cause,
+    metrics::{self, ShardStats},
+    shard::Clock,
+};
 
 use self::world::Tally;
 use crate::{
@@ -42,6 +49,10 @@ const REMEMBERED: usize = 20;
 /// `limits.groups_per_client`, small enough to be met.
 const GROUPS_PER_CLIENT: usize = 6;
 
+/// `api.idempotency_keys`, small enough that keys are forgotten, and more than callers at once have
+/// under way.
+const KEYS: usize = 8;
+
 #[test]
 fn every_answer_and_every_message_equals_the_model() {
     let steps = number("MODEL_STEPS").unwrap_or(STEPS);
@@ -52,6 +63,12 @@ fn every_answer_and_every_message_equals_the_model() {
 fn callers_at_once_lose_nothing_and_each_is_heard_in_its_order() {
     let steps = number("MODEL_STEPS").unwrap_or(STEPS) / 20;
     for_each_seed(SEEDS / 5, |seed| crowd::crowd(seed, steps));
+}
+
+#[test]
+fn nobody_ever_sees_half_of_an_apply() {
+    let steps = number("MODEL_STEPS").unwrap_or(STEPS) / 2;
+    for_each_seed(SEEDS / 5, |seed| halves::watch(seed, steps));
 }
 
 /// Runs the test once per seed, each run within a runtime of its own.
@@ -73,9 +90,16 @@ fn for_each_seed<F: Future<Output = ()>>(count: u64, test: impl Fn(u64) -> F + S
     });
 }
 
-/// A gateway whose limits are those of the model.
-async fn start() -> Gateway {
-    let gateway = Gateway::with(&[&format!("limits.groups_per_client={GROUPS_PER_CLIENT}")]).await;
+/// A gateway whose limits are those of the model, with some settings more.
+async fn start(clock: Clock, more: &[String]) -> Gateway {
+    let sets = [
+        format!("limits.groups_per_client={GROUPS_PER_CLIENT}"),
+        format!("limits.attributes={}", world::ATTRIBUTES),
+        format!("limits.attribute_bytes={}B", world::ATTRIBUTE_BYTES),
+        format!("api.idempotency_keys={KEYS}"),
+    ];
+    let sets: Vec<_> = sets.iter().chain(more).map(String::as_str).collect();
+    let gateway = Gateway::at(clock, &sets).await;
     assert_eq!(gateway.hub().shard_stats().count(), 3);
     gateway
 }
@@ -109,9 +133,13 @@ async fn nothing_is_left(gateway: &Gateway, tally: &Tally) {
         assert!(rounds < PATIENCE, "clients, sockets, queued and partial bytes left: {what:?}");
         assert_eq!(gateway.count_online_client().await.count, 0);
     }
-    for (cause, expected) in
-        [(Cause::Api, tally.api), (Cause::Peer, tally.peer), (Cause::Lost, tally.lost)]
-    {
+    for (cause, expected) in [
+        (Cause::Api, tally.api),
+        (Cause::Peer, tally.peer),
+        (Cause::Lost, tally.lost),
+        (Cause::Slow, tally.slow),
+        (Cause::Expired, tally.expired),
+    ] {
         assert_eq!(gateway.closed(cause), expected, "closed for {cause:?}");
     }
     let closed: u64 = Cause::ALL.into_iter().map(|cause| gateway.closed(cause)).sum();
@@ -122,8 +150,17 @@ async fn nothing_is_left(gateway: &Gateway, tally: &Tally) {
     assert_eq!(handshakes.accepted.get(), tally.opened);
 
     let queued = gateway.sum(|stats| stats.messages_queued.get());
-    let dropped = gateway
-        .sum(|stats| stats.dropped.iter().map(gateway_websocket::metrics::Single::get).sum());
+    let dropped = |why: metrics::Drop| gateway.sum(|stats| stats.dropped[why as usize].get());
+    let losses = tally.losses;
+    assert_eq!(dropped(metrics::Drop::Behind), losses.behind, "were not to wait");
+    assert_eq!(dropped(metrics::Drop::Newest), losses.newest, "met a full queue");
+    assert_eq!(dropped(metrics::Drop::Oldest), losses.oldest, "made room");
+    assert_eq!(dropped(metrics::Drop::Replaced), losses.replaced, "were replaced");
+    // Of who is gone, what had expired may have been dropped with the rest.
+    let expired = dropped(metrics::Drop::Expired);
+    let late = expired + dropped(metrics::Drop::Closed);
+    assert!((expired..=late).contains(&losses.expired), "{expired} expired, not {losses:?}");
+    let dropped = late + losses.oldest + losses.replaced;
     let out = gateway.sum(|stats| stats.messages_out.get());
     assert_eq!(queued, out + dropped, "{out} went out, {dropped} were dropped");
     if let Some(expected) = tally.queued {

@@ -6,9 +6,11 @@
 use std::time::{Duration, Instant};
 
 use gateway_websocket::{
+    app::Surface,
     close::Cause,
     metrics::{Drop, ShardStats},
 };
+use tokio::net::TcpListener;
 
 use crate::{client::soon, gateway::Gateway, raw::Raw};
 
@@ -225,5 +227,28 @@ async fn one_stuck_member_of_a_large_group_costs_the_others_nothing() {
             assert_eq!(usize::try_from(left), Ok(members - 1));
         }
         drop(stuck_one);
+    }
+}
+
+#[tokio::test]
+async fn who_waited_in_the_backlog_has_the_small_buffer_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // The kernel has taken these in before the gateway is there.
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(Raw::open(listener.local_addr().unwrap()).await);
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("gateway.toml");
+    let toml = "websocket.send_buffer = \"16KiB\"\nlimits.slow_client = \"drop-newest\"\n\
+                limits.queue_messages = 1\n";
+    std::fs::write(&file, toml).unwrap();
+    let gateway = Gateway::inheriting(&file, vec![(Surface::WebSocket, listener)]).await;
+    for waiting in waiting {
+        let (_stuck, id) = waiting.enter().await;
+        // More than both kernels hold with a small buffer, and less than one with its own idea of it.
+        let message = "x".repeat(400 * 1024);
+        assert!(gateway.send_message_to_client(id.as_str(), &message).await.result);
+        assert!(!gateway.send_message_to_client(id.as_str(), &message).await.result);
     }
 }

@@ -211,12 +211,13 @@ impl directory_server::Directory for Directory {
         let groups = judge.names("groups", &request.groups);
         let uids = judge.names("uids", &request.uids);
         judge.verdict()?;
+        let counts = self.hub.counts(&groups, &uids);
         Ok(Response::new(CountResponse {
             clients: count(self.hub.count_clients()),
-            uids: count(self.hub.count_users()),
-            groups: count(self.hub.count_groups()),
-            group_members: self.hub.count_members_of(&groups).into_iter().map(count).collect(),
-            uid_clients: self.hub.count_clients_of(&uids).into_iter().map(count).collect(),
+            uids: count(counts.users),
+            groups: count(counts.groups),
+            group_members: counts.members.into_iter().map(count).collect(),
+            uid_clients: counts.clients.into_iter().map(count).collect(),
         }))
     }
 }

@@ -10,11 +10,22 @@ use std::{
     sync::Arc,
 };
 
+use gateway_websocket::{
+    grpc::proto::v1::{
+        ApplyMessage, ApplyRequest, Kind, Message as Body, SendRequest, SendStreamRequest, Target,
+        apply_request::UidChange, membership_client::MembershipClient,
+        messages_client::MessagesClient,
+    },
+    shard::Clock,
+};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{
-    Log, nothing_is_left, start, until_offline,
+    Log, nothing_is_left,
+    queue::{Said, Terms},
+    start, until_offline,
+    walk::{Stream, numbers},
     world::{Tally, World},
 };
 use crate::{client::Client, gateway::Gateway, random::Random};
@@ -23,6 +34,9 @@ use crate::{client::Client, gateway::Gateway, random::Random};
 const CALLERS: usize = 4;
 const STAYING: usize = 6;
 const PASSING: usize = 4;
+
+/// The most clients that there can be.
+const EVERYBODY: u64 = (CALLERS * (STAYING + PASSING)) as u64;
 
 /// What a client read between its welcome and its close frame.
 type Reading = JoinHandle<Vec<String>>;
@@ -42,11 +56,14 @@ struct Caller {
     /// What its clients that have gone heard.
     gone: Vec<(String, Vec<String>)>,
     said: u64,
+    stream: Stream,
+    /// The number of the stream's last item.
+    item: u64,
 }
 
 /// Lets the callers call `steps` times each, and looks at what was heard and what is left.
 pub async fn crowd(seed: u64, steps: u64) {
-    let gateway = Arc::new(start().await);
+    let gateway = Arc::new(start(Clock::default(), &[]).await);
     let mut random = Random::new(seed);
     let mut callers = Vec::new();
     for number in 0..CALLERS {
@@ -144,6 +161,8 @@ impl Caller {
     async fn new(number: usize, gateway: Arc<Gateway>, random: Random, log: Log) -> Self {
         let mut caller = Self {
             name: format!("caller{number}"),
+            stream: Stream::open(&gateway).await,
+            item: 0,
             gateway,
             random,
             log,
@@ -163,8 +182,8 @@ impl Caller {
 
     async fn call(mut self, steps: u64) -> Self {
         for _ in 0..steps {
-            let choice = self.random.below(100);
-            let client = self.random.one_of(self.reading.keys()).clone();
+            let choice = self.random.below(150);
+            let client = self.random.one_of(self.world.in_order().iter()).clone();
             let name = self.random.below(5).to_string();
             self.log.note(&(choice, &client, &name));
             self.step(choice, &client, &name).await;
@@ -204,9 +223,8 @@ impl Caller {
                 let text = self.text("group");
                 let answer = gateway.send_message_to_group(name, &text).await;
                 let own = self.world.send_to_group(name, &text);
-                let all = CALLERS * (STAYING + PASSING);
-                let arrive = usize::try_from(answer.arrive).unwrap();
-                assert!((own..=all).contains(&arrive), "{own} of my own, {arrive} in all");
+                let arrive = u64::try_from(answer.arrive).unwrap();
+                assert!((own..=EVERYBODY).contains(&arrive), "{own} of mine, {arrive} in all");
             }
             52..64 => {
                 let text = self.text("user");
@@ -227,6 +245,9 @@ impl Caller {
                 assert!(gateway.join_group(client, name).await.result);
                 assert!(self.world.join(client, name));
             }
+            100..115 => self.send_once(client, name).await,
+            115..130 => self.stream(client, name).await,
+            130..150 => self.apply(client, name).await,
             _ => {
                 // Others may be in the group, so only of a member the answer is known.
                 let member = self.world.members(name).contains(&client.to_owned());
@@ -235,6 +256,76 @@ impl Caller {
                 assert!(left || !member);
             }
         }
+    }
+
+    /// The same call twice at once, and once more.
+    async fn send_once(&mut self, client: &str, name: &str) {
+        let text = self.text("group");
+        let target = Target {
+            clients: vec![client.to_owned()],
+            groups: vec![name.to_owned()],
+            uids: vec![name.to_owned()],
+            ..Target::default()
+        };
+        let own = self.say(&target, &text);
+        let request = SendRequest { idempotency_key: text.clone(), ..request(target, text) };
+        let send = || {
+            let mut calls = MessagesClient::new(self.gateway.channel());
+            let request = request.clone();
+            async move { numbers(calls.send(request).await.unwrap().into_inner().delivery) }
+        };
+        let (one, other) = tokio::join!(send(), send());
+        assert_eq!(one, other);
+        assert_eq!(one, send().await);
+        assert!((own..=EVERYBODY).contains(&one.queued), "{own} of mine, {one:?} in all");
+    }
+
+    /// Items of a stream, of which the last is waited for.
+    async fn stream(&mut self, client: &str, name: &str) {
+        for _ in 0..=self.random.below(3) {
+            let all = Target { all: true, ..Target::default() };
+            let one = Target { clients: vec![client.to_owned()], ..Target::default() };
+            let group = Target { groups: vec![name.to_owned()], ..Target::default() };
+            let texts = [self.text("all"), self.text("client"), self.text("group")];
+            self.others.values_mut().for_each(|said| said.push(texts[0].clone()));
+            let sends = [all, one, group].into_iter().zip(texts);
+            let sends = sends.map(|(target, text)| {
+                self.say(&target, &text);
+                request(target, text)
+            });
+            let sends = sends.collect();
+            self.item += 1;
+            self.stream.send(SendStreamRequest { sequence: self.item, sends });
+        }
+        // Nothing else is said before, since its order would not be known.
+        let (total, failures) = self.stream.acknowledged(self.item).await;
+        assert!(failures.is_empty() && total.matched >= self.item, "{failures:?} {total:?}");
+    }
+
+    async fn apply(&mut self, client: &str, name: &str) {
+        let text = self.text("client");
+        let message = Body { kind: Kind::Text.into(), data: text.clone().into() };
+        let request = ApplyRequest {
+            client: client.to_owned(),
+            uid_change: Some(UidChange::Bind(name.to_owned())),
+            join: vec![name.to_owned()],
+            messages: vec![ApplyMessage { message: Some(message) }],
+            ..ApplyRequest::default()
+        };
+        let had = self.world.uid_of(client);
+        let was_in = self.world.members(name).contains(&client.to_owned());
+        assert!(self.world.bind(client, name) && self.world.join(client, name));
+        assert!(self.world.send_to_client(client, &text));
+        let mut calls = MembershipClient::new(self.gateway.channel());
+        let answer = calls.apply(request).await.unwrap().into_inner();
+        assert_eq!((answer.uid_changed, answer.joined), (had != name, i64::from(!was_in)));
+        assert_eq!(numbers(answer.delivery).queued, 1);
+    }
+
+    /// What its own clients hear of it; answers how many of them.
+    fn say(&mut self, target: &Target, text: &str) -> u64 {
+        let own = self.world.whom(target);
+        self.world.send(&own, &Said::text(text), &Terms::default()).queued
     }
 
     async fn connect(&mut self) {
@@ -249,9 +340,10 @@ impl Caller {
         assert!(!self.gateway.client_is_online(client).await.isonline);
         self.world.tally.api += 1;
         let said = self.world.disconnect(client);
+        let said = said.into_iter().map(|said| String::from_utf8(said.data).unwrap());
         let heard = self.reading.remove(client).unwrap().await.unwrap();
         let own = heard.iter().filter(|text| text.starts_with(&self.name));
-        assert_eq!(own.collect::<Vec<_>>(), said.iter().collect::<Vec<_>>(), "{client}");
+        assert_eq!(own.cloned().collect::<Vec<_>>(), said.collect::<Vec<_>>(), "{client}");
         self.gone.push((client.into(), heard));
     }
 
@@ -267,6 +359,11 @@ impl Caller {
         self.said += 1;
         format!("{} {} to {to}", self.name, self.said - 1)
     }
+}
+
+fn request(target: Target, text: String) -> SendRequest {
+    let message = Some(Body { kind: Kind::Text.into(), data: text.into() });
+    SendRequest { target: Some(target), message, ..SendRequest::default() }
 }
 
 async fn read(mut client: Client) -> Vec<String> {

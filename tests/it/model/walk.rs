@@ -2,17 +2,41 @@
 //! compared.
 //!
 //! Clients read late: what they are sent waits in the model and on their sockets until there is
-//! enough of it, or until they go. What comes must then be exactly what waits, in its order.
+//! enough of it, or until they go. What comes must then be exactly what waits, in its order. Some
+//! don't read for long and get stuck (see `queue`): for them messages are replaced, expire and meet
+//! full queues. The shards' clock stands still but in the steps that move it.
 
-use std::collections::BTreeMap;
+mod classic;
+mod close;
+mod directory;
+mod draw;
+mod membership;
+mod send;
+mod stream;
 
-use tokio::io::AsyncWriteExt as _;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::SystemTime,
+};
+
+use gateway_websocket::{
+    grpc::proto::v1::{CloseRequest, SendRequest, SendStreamRequest},
+    shard::Clock,
+};
+use tokio::{io::AsyncWriteExt as _, net::TcpSocket};
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
+use tonic::{Code, Response, Status};
 
-use super::{Log, nothing_is_left, start, until_offline, world::World};
+pub use self::{send::numbers, stream::Stream};
+use super::{
+    Log, STEPS, nothing_is_left,
+    queue::{Policy, Said, settings},
+    start, until_offline,
+    world::{Numbers, World},
+};
 use crate::{client::Client, gateway::Gateway, random::Random};
 
 /// Clients that are connected at most.
@@ -22,8 +46,11 @@ const CROWD: usize = 48;
 const FEW: usize = 3;
 
 /// Messages that a client leaves unread, and the size of one that it reads at once.
-const UNREAD: usize = 64;
+const UNREAD: usize = 48;
 const LARGE: usize = 1024;
+
+/// What a client's kernel holds for it: little, so that it can be stuck.
+const RECEIVE_BUFFER: u32 = 32 * 1024;
 
 /// The code with which a client may say goodbye.
 const GOODBYE: u16 = 4321;
@@ -37,22 +64,25 @@ enum Step {
     SayPing(String),
     Go(String, Way),
     ManyGo(usize),
-    Bind(String, String),
-    Unbind(String),
-    Join(String, String),
-    Leave(String, String),
-    Dissolve(String),
-    ToClient(String, String),
-    ToUser(String, String),
-    ToGroup(String, String),
-    ToAll(String),
-    AskOfClient(String),
-    AskOfUser(String),
-    AskOfGroup(String),
-    AskOfAll,
+    /// The client stops reading and is sent more than the kernel takes.
+    GetStuck(String),
+    /// A stuck client is sent so much that few such messages fill its queue.
+    PileUp(String),
+    /// A stuck client reads all there is.
+    GoOn(String),
+    /// The shards' clock goes on, by milliseconds.
+    Pass(u64),
     AskEverything,
-    /// The call that closes, for somebody who isn't there.
-    CloseNobody(String),
+    Classic(classic::Call),
+    Send(Box<SendRequest>),
+    /// Items of a stream, one waiting for the answer to the other or not.
+    Stream(Vec<SendStreamRequest>, bool),
+    EndStream {
+        wrongly: bool,
+    },
+    Close(Box<CloseRequest>, bool),
+    Change(Box<membership::Change>),
+    Ask(Box<directory::Question>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,28 +97,45 @@ enum Way {
 
 struct Walk {
     gateway: Gateway,
+    clock: Clock,
+    /// When the shards' clock stood at zero, on the wall.
+    since: SystemTime,
     world: World,
     clients: BTreeMap<String, Client>,
     random: Random,
     /// Ids of clients that have gone; their slots are used again.
     past: Vec<String>,
+    /// Calls that can be repeated, and how they were answered; oldest first.
+    keys: VecDeque<(SendRequest, Numbers)>,
+    /// How many keys there were.
+    keys_made: u64,
+    stream: Option<Stream>,
     log: Log,
 }
 
 /// Walks `steps` random steps, closes everybody, and looks at what is left.
 pub async fn walk(seed: u64, steps: u64) {
+    let policies = [Policy::Disconnect, Policy::DropNewest, Policy::DropOldest];
+    let policy = policies[usize::try_from(seed % 3).unwrap()];
+    let (clock, since) = (Clock::paused(), SystemTime::now());
     let mut walk = Walk {
-        gateway: start().await,
-        world: World::default(),
+        gateway: start(clock.clone(), &settings(policy)).await,
+        clock,
+        since,
+        world: World::new(policy),
         clients: BTreeMap::new(),
         random: Random::new(seed),
         past: Vec::new(),
-        log: Log::new(format!("MODEL_SEED={seed} MODEL_STEPS={steps}")),
+        keys: VecDeque::new(),
+        keys_made: 0,
+        stream: None,
+        log: Log::new(format!("MODEL_SEED={seed} MODEL_STEPS={steps} ({policy:?})")),
     };
     for number in 0..steps {
         let step = walk.choose(number);
         walk.log.note(&step);
         walk.take(step).await;
+        walk.see_off_the_slow().await;
         for client in walk.world.who_should_read(UNREAD, LARGE) {
             walk.read(&client).await;
         }
@@ -97,7 +144,9 @@ pub async fn walk(seed: u64, steps: u64) {
     walk.many_go(walk.clients.len()).await;
     assert!(walk.world.clients().is_empty() && walk.world.groups().is_empty());
     walk.ask_everything().await;
+    walk.end_stream(false).await;
     nothing_is_left(&walk.gateway, &walk.world.tally).await;
+    assert!(steps < STEPS || walk.world.tally.has_all(policy), "it was a walk past something");
 }
 
 impl Walk {
@@ -105,89 +154,76 @@ impl Walk {
         if self.clients.len() < FEW {
             return Step::Connect;
         }
+        let stuck = self.world.who_is_stuck();
         match self.random.below(1000) {
             0..45 if self.clients.len() < CROWD => Step::Connect,
-            100..136 => Step::Go(self.connected(), self.way()),
-            136 => Step::ManyGo(self.random.below(self.clients.len())),
-            137 => Step::AskEverything,
-            138..145 => Step::CloseNobody(self.nobody()),
-            145..235 => Step::Bind(self.client(), self.name('u', 12)),
-            235..265 => Step::Unbind(self.client()),
-            265..395 => Step::Join(self.client(), self.name('g', 10)),
-            395..465 => Step::Leave(self.client(), self.name('g', 10)),
-            465..475 => Step::Dissolve(self.name('g', 10)),
-            475..655 => Step::ToClient(self.client(), self.message(number)),
-            655..745 => Step::ToUser(self.name('u', 12), self.message(number)),
-            745..815 => Step::ToGroup(self.name('g', 10), self.message(number)),
-            815..830 => Step::ToAll(self.message(number)),
-            830..860 => Step::AskOfClient(self.client()),
-            860..885 => Step::AskOfUser(self.name('u', 12)),
-            885..910 => Step::AskOfGroup(self.name('g', 10)),
-            910..925 => Step::AskOfAll,
-            _ => Step::SayPing(self.connected()),
+            45..60 => match self.world.who_keeps_up() {
+                keep_up if keep_up.len() > FEW => {
+                    Step::GetStuck(self.random.one_of(keep_up.iter()).clone())
+                }
+                _ => Step::Connect,
+            },
+            60..72 if !stuck.is_empty() => Step::GoOn(self.random.one_of(stuck.iter()).clone()),
+            72..78 if !stuck.is_empty() => Step::PileUp(self.random.one_of(stuck.iter()).clone()),
+            78..98 => Step::Pass(self.time()),
+            100..128 => Step::Go(self.connected(), self.way()),
+            128 => Step::ManyGo(self.random.below(self.clients.len())),
+            129 => Step::AskEverything,
+            130..145 => match self.world.who_keeps_up() {
+                none if none.is_empty() => Step::Connect,
+                some => Step::SayPing(self.random.one_of(some.iter()).clone()),
+            },
+            145..420 => Step::Classic(self.classic_call(number)),
+            420..640 => Step::Send(Box::new(self.send_request(number))),
+            640..710 => {
+                let (items, together) = self.items(number);
+                Step::Stream(items, together)
+            }
+            710..715 => Step::EndStream { wrongly: self.random.once_in(2) },
+            715..727 => {
+                let request = self.close_request(number);
+                let read = request.last_message.is_some() || !self.random.once_in(3);
+                Step::Close(Box::new(request), read)
+            }
+            727..900 => Step::Change(Box::new(self.any_change(number))),
+            _ => Step::Ask(Box::new(self.question())),
         }
     }
 
     async fn take(&mut self, step: Step) {
-        let (gateway, world) = (&self.gateway, &mut self.world);
         match step {
-            Step::Connect => {
-                let client = gateway.connect().await;
-                world.connect(client.id());
-                self.clients.insert(client.id().into(), client);
-            }
+            Step::Connect => self.connect().await,
             Step::SayPing(client) => {
                 self.clients.get_mut(&client).unwrap().say("ping").await;
-                world.tally.heard += 1;
-                world.expect(&client, "pong");
+                self.world.tally.heard += 1;
+                self.world.expect(&client, "pong");
                 self.read(&client).await;
             }
             Step::Go(client, way) => self.go(&client, way).await,
             Step::ManyGo(count) => self.many_go(count).await,
-            Step::CloseNobody(client) => {
-                assert_eq!(gateway.clonse_client(&client).await.result, !client.is_empty());
-            }
-            Step::Bind(client, uid) => {
-                let bound = gateway.client_bind_uid(&client, &uid).await.result;
-                assert_eq!(bound, world.bind(&client, &uid));
-            }
-            Step::Unbind(client) => {
-                assert_eq!(gateway.un_bind_uid(&client).await.result, world.unbind(&client));
-            }
-            Step::Join(client, group) => {
-                let joined = gateway.join_group(&client, &group).await.result;
-                assert_eq!(joined, world.join(&client, &group));
-            }
-            Step::Leave(client, group) => {
-                let left = gateway.leave_group(&client, &group).await.result;
-                assert_eq!(left, world.leave(&client, &group));
-            }
-            Step::Dissolve(group) => {
-                assert_eq!(gateway.un_group(&group).await.result, world.dissolve(&group));
-            }
-            Step::ToClient(client, text) => {
-                let sent = gateway.send_message_to_client(&client, &text).await.result;
-                assert_eq!(sent, world.send_to_client(&client, &text));
-            }
-            Step::ToUser(uid, text) => {
-                let sent = gateway.send_message_to_uid(&uid, &text).await.result;
-                assert_eq!(sent, world.send_to_user(&uid, &text));
-            }
-            Step::ToGroup(group, text) => {
-                let answer = gateway.send_message_to_group(&group, &text).await;
-                let sent = world.send_to_group(&group, &text);
-                assert_eq!((answer.result, size(answer.arrive)), (sent > 0, sent));
-            }
-            Step::ToAll(text) => {
-                let sent = gateway.broadcast_message(&text).await.result;
-                assert_eq!(sent, world.send_to_all(&text));
-            }
-            Step::AskOfClient(client) => self.ask_of_client(&client).await,
-            Step::AskOfUser(uid) => self.ask_of_user(&uid).await,
-            Step::AskOfGroup(group) => self.ask_of_group(&group).await,
-            Step::AskOfAll => self.ask_of_all().await,
+            Step::GetStuck(client) => self.get_stuck(&client).await,
+            Step::PileUp(client) => self.pile_up(&client).await,
+            Step::GoOn(client) => self.read(&client).await,
+            Step::Pass(millis) => self.pass(millis).await,
             Step::AskEverything => self.ask_everything().await,
+            Step::Classic(call) => self.call(call).await,
+            Step::Send(request) => self.send(*request).await,
+            Step::Stream(items, together) => self.send_items(items, together).await,
+            Step::EndStream { wrongly } => self.end_stream(wrongly).await,
+            Step::Close(request, read) => self.close(*request, read).await,
+            Step::Change(change) => self.change(*change).await,
+            Step::Ask(question) => self.ask(*question).await,
         }
+    }
+
+    async fn connect(&mut self) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
+        let stream = socket.connect(self.gateway.websocket()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let client = Client::over(stream).await;
+        self.world.connect(client.id());
+        self.clients.insert(client.id().into(), client);
     }
 
     /// The client reads what it should have been sent.
@@ -237,129 +273,62 @@ impl Walk {
                 assert!(self.gateway.clonse_client(id).await.result);
                 assert!(!self.gateway.client_is_online(id).await.isonline);
                 if reads {
-                    read(&mut client, unread).await;
-                    assert_eq!(client.next_close().await.0, 1000);
-                    client.ended().await;
+                    finish(client, unread, (1000, "")).await;
                 }
             }
         }
         self.past.push(id.into());
     }
 
-    async fn ask_of_client(&self, client: &str) {
-        let (gateway, world) = (&self.gateway, &self.world);
-        let online = gateway.client_is_online(client).await.isonline;
-        assert_eq!(online, world.is_online(client), "{client} is online");
-        let uid = gateway.get_client_by_uid(client).await.uid;
-        assert_eq!(uid, world.uid_of(client), "uid of {client}");
-    }
-
-    async fn ask_of_user(&self, uid: &str) {
-        let (gateway, world) = (&self.gateway, &self.world);
-        let expected = world.clients_of(uid);
-        let online = gateway.uid_is_online(uid).await.result;
-        assert_eq!(online, !expected.is_empty(), "{uid:?} is online");
-        let clients = gateway.get_uid_by_client(uid).await.clientid;
-        assert_eq!(sorted(clients), expected, "clients of {uid:?}");
-    }
-
-    async fn ask_of_group(&self, group: &str) {
-        let (gateway, world) = (&self.gateway, &self.world);
-        let expected = world.members(group);
-        let count = gateway.count_online_group(group).await.count;
-        assert_eq!(size(count), expected.len(), "count of {group:?}");
-        let members = gateway.get_group_online_client(group).await.clientid;
-        assert_eq!(sorted(members), expected, "members of {group:?}");
-    }
-
-    async fn ask_of_all(&self) {
-        let (gateway, world) = (&self.gateway, &self.world);
-        let clients = world.clients();
-        assert_eq!(size(gateway.count_online_client().await.count), clients.len());
-        assert_eq!(sorted(gateway.get_all_online_client().await.client), clients);
-        let users = world.users();
-        assert_eq!(size(gateway.count_online_uid().await.count), users.len());
-        assert_eq!(sorted(gateway.get_all_online_uid().await.uid), users);
-        assert_eq!(size(gateway.count_group().await.count), world.groups().len());
-    }
-
-    async fn ask_everything(&mut self) {
-        self.ask_of_all().await;
-        for client in self.world.clients() {
-            self.ask_of_client(&client).await;
-            self.read(&client).await;
-        }
-        for number in 0..12 {
-            self.ask_of_user(&name('u', number)).await;
-            self.ask_of_group(&name('g', number)).await;
-        }
-    }
-
-    /// The id of a client: mostly of one that is connected.
-    fn client(&mut self) -> String {
-        if self.random.once_in(12) { self.nobody() } else { self.connected() }
-    }
-
-    fn connected(&mut self) -> String {
-        self.random.one_of(self.clients.keys()).clone()
-    }
-
-    fn nobody(&mut self) -> String {
-        match self.random.below(8) {
-            0 => String::new(),
-            1 => "no id at all".into(),
-            2 => "00000000-0000-8000-8000-000000000000".into(),
-            _ if self.past.is_empty() => "nobody has gone yet".into(),
-            // The last ones to go are the ones whose slots are taken next.
-            _ => self.random.one_of(self.past.iter().rev().take(CROWD)).clone(),
-        }
-    }
-
-    fn way(&mut self) -> Way {
-        let (read, halfway) = (self.random.once_in(2), self.random.once_in(3));
-        match self.random.below(3) {
-            0 => Way::Goodbye(read.then_some(GOODBYE)),
-            1 => Way::Drop { halfway, read },
-            _ => Way::Call { read },
-        }
-    }
-
-    fn name(&mut self, what: char, of: usize) -> String {
-        match self.random.below(60) {
-            0 => String::new(),
-            1 => what.to_string().repeat(257),
-            _ => name(what, self.random.below(of)),
-        }
-    }
-
-    /// A message that nobody else sends, if it isn't empty.
-    fn message(&mut self, number: u64) -> String {
-        match self.random.below(400) {
-            0..4 => String::new(),
-            4 => format!("{number} {}", "large ".repeat(11_000)),
-            5..20 => format!("{number} {}", "grüße ".repeat(30)),
-            _ => format!("message {number}"),
+    /// Clients that the last step found to be too slow read what was on its way, and why no more is.
+    async fn see_off_the_slow(&mut self) {
+        for (id, unread) in std::mem::take(&mut self.world.closed) {
+            let client = self.clients.remove(&id).unwrap();
+            finish(client, unread, (1013, "does not read as fast as messages arrive")).await;
+            assert!(!self.gateway.client_is_online(&id).await.isonline);
+            self.past.push(id);
         }
     }
 }
 
-/// One of the names that are in use; the last one is the longest that a name may be.
-fn name(what: char, number: usize) -> String {
-    if number == 9 { what.to_string().repeat(256) } else { format!("{what}{number}") }
-}
-
-async fn read(client: &mut Client, unread: Vec<String>) {
+async fn read(client: &mut Client, unread: Vec<Said>) {
     for expected in unread {
-        let text = client.next_text().await;
-        assert!(text == expected, "{} read {text:.80?}, not {expected:.80?}", client.id());
+        let said = match client.next_message().await {
+            Message::Text(text) => Said::text(&text),
+            Message::Binary(data) => Said { binary: true, data: data.into() },
+            other => panic!("{} read {other:?}, not {}", client.id(), short(&expected)),
+        };
+        let id = client.id();
+        assert!(said == expected, "{id} read {}, not {}", short(&said), short(&expected));
     }
+}
+
+/// The client reads the rest, and how it was closed.
+async fn finish(mut client: Client, unread: Vec<Said>, (code, reason): (u16, &str)) {
+    read(&mut client, unread).await;
+    let close = client.next_close().await;
+    if reason.is_empty() {
+        assert_eq!(close.0, code, "{}", client.id());
+    } else {
+        assert_eq!(close, (code, reason.to_owned()), "{}", client.id());
+    }
+    client.ended().await;
+}
+
+fn short(said: &Said) -> String {
+    let text: String = String::from_utf8_lossy(&said.data).chars().take(80).collect();
+    format!("{text:?} (binary: {})", said.binary)
+}
+
+/// What a call was answered, or with which code it was refused.
+fn outcome<T>(answer: Result<Response<T>, Status>) -> Result<T, Code> {
+    answer.map(Response::into_inner).map_err(|status| {
+        assert_ne!(status.code(), Code::Unknown, "{status:?}");
+        status.code()
+    })
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
     list.sort_unstable();
     list
-}
-
-fn size(count: i32) -> usize {
-    usize::try_from(count).unwrap()
 }
