@@ -5,9 +5,12 @@
 //! while others ask the directory and send to both sides. What must be seen of a whole that is
 //! counted name by name, though clients move meanwhile, are sums that no move changes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    iter::repeat_n,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use gateway_websocket::{
@@ -32,6 +35,9 @@ const MOVED: usize = 6;
 
 /// Groups of each side.
 const GROUPS: i32 = 3;
+
+/// How often each group is counted in one call.
+const AGAIN: usize = 100;
 
 /// Those who ask while clients are moved.
 const WATCHERS: u64 = 2;
@@ -182,7 +188,8 @@ async fn look_on(
 
 /// As many are a side's user as are in each of its groups, and all are on one side.
 async fn count(gateway: &Gateway) {
-    let groups: Vec<_> = SIDES.iter().flat_map(|side| groups_of(side)).collect();
+    // Again and again, so that there is time for something to come in between.
+    let groups = SIDES.iter().flat_map(|side| repeat_n(groups_of(side), AGAIN).flatten()).collect();
     let uids = SIDES.map(ToOwned::to_owned).into();
     let mut calls = DirectoryClient::new(gateway.channel());
     let counts = calls.count(CountRequest { groups, uids }).await.unwrap().into_inner();
