@@ -158,9 +158,8 @@ impl Hub {
     pub async fn send(&self, target: Target, payload: Payload) -> Result<Receipt, HubError> {
         let payload = self.deflated(payload).await;
         let routes = self.routes(&target);
-        let bytes = payload.bytes.len();
-        let answers = self
-            .ask(routes, bytes, |clients, reply| Command::Send(clients, payload.clone(), reply))?;
+        let answers =
+            self.ask(routes, |clients, reply| Command::Send(clients, payload.clone(), reply))?;
         let mut total = Receipt::default();
         for answer in answers {
             total += answer.await?;
@@ -170,12 +169,10 @@ impl Hub {
 
     /// Closes the clients of the target; answers how many. They are off every list by then.
     pub async fn close(&self, target: Target, mut close: Close) -> Result<usize, HubError> {
-        let mut bytes = 0;
         if let Some(last) = close.last.take() {
-            bytes = last.bytes.len();
             close.last = Some(self.deflated(last).await);
         }
-        let answers = self.ask(self.routes(&target), bytes, |clients, reply| {
+        let answers = self.ask(self.routes(&target), |clients, reply| {
             Command::Close(clients, close.clone(), reply)
         })?;
         let mut total = 0;
@@ -198,7 +195,7 @@ impl Hub {
     pub async fn uid_of(&self, client: ClientId) -> Result<Option<Name>, HubError> {
         let unknown = || HubError::UnknownClient(client);
         let route = self.route(client).ok_or_else(unknown)?;
-        let answers = self.ask([route], 0, |_, reply| Command::UidOf(client, reply))?;
+        let answers = self.ask([route], |_, reply| Command::UidOf(client, reply))?;
         only(answers).await?.ok_or_else(unknown)
     }
 
@@ -206,7 +203,7 @@ impl Hub {
     pub async fn attributes_of(&self, client: ClientId) -> Result<Attributes, HubError> {
         let unknown = || HubError::UnknownClient(client);
         let route = self.route(client).ok_or_else(unknown)?;
-        let answers = self.ask([route], 0, |_, reply| Command::AttributesOf(client, reply))?;
+        let answers = self.ask([route], |_, reply| Command::AttributesOf(client, reply))?;
         only(answers).await?.ok_or_else(unknown)
     }
 
@@ -338,7 +335,7 @@ impl Hub {
     }
 
     async fn list(&self, target: &Target) -> Result<Vec<ClientId>, HubError> {
-        let answers = self.ask(self.routes(target), 0, Command::List)?;
+        let answers = self.ask(self.routes(target), Command::List)?;
         let mut all = Vec::new();
         for answer in answers {
             all.append(&mut answer.await?);
@@ -350,18 +347,18 @@ impl Hub {
     fn ask<C, T>(
         &self,
         routes: impl IntoIterator<Item = (usize, C)>,
-        bytes: usize,
         mut command: impl FnMut(C, oneshot::Sender<T>) -> Command,
     ) -> Result<Answers<impl Future<Output = Result<T, HubError>>>, HubError> {
         let bounds = self.bounds();
         let mut places = SmallVec::<[_; 4]>::new();
         for (shard, concerned) in routes {
-            let place = self.0.shards[shard].inbox.reserve((1, bytes), bounds);
-            places.push((place.map_err(|full| self.refuse(shard, full))?, concerned));
-        }
-        let answers = places.into_iter().map(|(place, concerned)| {
             let (reply, answer) = oneshot::channel();
-            place.commit(command(concerned, reply));
+            let command = command(concerned, reply);
+            let place = self.0.shards[shard].inbox.reserve(command.cost(), bounds);
+            places.push((place.map_err(|full| self.refuse(shard, full))?, command, answer));
+        }
+        let answers = places.into_iter().map(|(place, command, answer)| {
+            place.commit(command);
             async { answer.await.map_err(|_| HubError::Stopped) }
         });
         Ok(answers.collect())

@@ -48,7 +48,7 @@ use std::{
 };
 
 pub use clock::Clock;
-pub(crate) use inbox::{Bounds, Clients, Command, Full, Inbox, Picked, cost_of};
+pub(crate) use inbox::{Bounds, Clients, Command, Cost, Full, Inbox, Picked};
 pub use query::{Described, Found, Search};
 pub(crate) use query::{Scan, Scanned};
 

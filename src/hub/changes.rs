@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{Hub, HubError, any_name, sends::ONE_CALL};
+use super::{Hub, HubError, any_name};
 use crate::{
     change::{Change, Changed, Refusal, Subject},
     ids::{ClientId, Name},
-    shard::Command,
+    shard::{Command, Cost},
 };
 
 /// Parts of changes that a shard makes in one step: about a millisecond's worth.
@@ -48,14 +48,12 @@ impl Hub {
                 subjects.push(subject);
             }
         }
-        let bytes = change.messages.iter().map(|payload| payload.bytes.len()).sum();
         let shards =
             by_shard.into_iter().enumerate().filter(|(_, (indexes, _))| !indexes.is_empty());
         let (routes, indexes): (Vec<_>, Vec<_>) =
             shards.map(|(shard, (indexes, subjects))| ((shard, subjects), indexes)).unzip();
-        let answers = self.ask(routes, bytes, |subjects, reply| {
-            Command::Change(subjects, Arc::clone(&change), reply)
-        })?;
+        let answers = self
+            .ask(routes, |subjects, reply| Command::Change(subjects, Arc::clone(&change), reply))?;
         for (indexes, answer) in indexes.into_iter().zip(answers) {
             for (index, result) in indexes.into_iter().zip(answer.await?) {
                 results[index] = result;
@@ -99,7 +97,7 @@ impl Hub {
         let groups: Arc<[Name]> = groups.into();
         let routes = shards.into_iter().map(|shard| (usize::from(shard), ()));
         let answers =
-            self.ask(routes, 0, |(), reply| Command::Dissolve(Arc::clone(&groups), reply))?;
+            self.ask(routes, |(), reply| Command::Dissolve(Arc::clone(&groups), reply))?;
         for answer in answers {
             for (total, here) in members.iter_mut().zip(answer.await?) {
                 *total += here;
@@ -125,7 +123,7 @@ impl Hub {
             let changed = loop {
                 match self.change_all(step.to_vec(), Arc::clone(&change)).await {
                     Err(HubError::Busy { shard, .. }) if !results.is_empty() => {
-                        self.room_for(shard, ONE_CALL).await;
+                        self.room_for(shard, Cost::CALL).await;
                     }
                     other => break other?,
                 }

@@ -12,11 +12,11 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{Hub, HubError, only, sends::ONE_CALL};
+use super::{Hub, HubError, only};
 use crate::{
     directory::{Look, STRIPES},
     ids::{ClientId, MAX_SLOTS, Name},
-    shard::{Clients, Command, Described, Found, Scan, Scanned, Search},
+    shard::{Clients, Command, Cost, Described, Found, Scan, Scanned, Search},
 };
 
 /// Clients that a shard describes in one step: each costs it some microseconds.
@@ -233,7 +233,7 @@ impl Hub {
     /// be refused.
     pub async fn room(&self) {
         for shard in 0..self.0.shards.len() {
-            self.room_for(shard, ONE_CALL).await;
+            self.room_for(shard, Cost::CALL).await;
         }
     }
 
@@ -249,7 +249,7 @@ impl Hub {
             return Ok(None);
         }
         let scan = Scan { search: Arc::clone(search), from: place.slot, most };
-        let answers = self.ask([(shard, scan)], 0, Command::Scan)?;
+        let answers = self.ask([(shard, scan)], Command::Scan)?;
         let Scanned { found, next } = only(answers).await?;
         let next = match next {
             Some(slot) => Place { slot, ..place },
@@ -286,7 +286,7 @@ impl Hub {
                     (part.to_vec(), (shard, ids))
                 })
                 .unzip();
-            let answers = self.ask(routes, 0, &command)?;
+            let answers = self.ask(routes, &command)?;
             for (part, answer) in parts.into_iter().zip(answers) {
                 all.push((part, answer.await?));
             }

@@ -70,15 +70,12 @@ impl Loop {
         if change.join.is_empty() {
             return Ok(());
         }
-        let mut groups: Vec<_> = self.groups_of(slot).collect();
-        let leaves: HashSet<&Name> = change.leave.iter().collect();
-        groups.retain(|group| !leaves.contains(group));
-        let stays = groups.len();
-        for group in &change.join {
-            if !groups.contains(&group) {
-                groups.push(group);
-            }
+        let mut groups: HashSet<&Name> = self.groups_of(slot).collect();
+        for group in &change.leave {
+            groups.remove(group);
         }
+        let stays = groups.len();
+        groups.extend(&change.join);
         let limit = self.desk.caps.groups_per_client;
         // Who is in more groups than are allowed now is not made to leave any.
         if groups.len() > limit && groups.len() > stays {

@@ -83,27 +83,60 @@ pub(crate) struct Picked {
     pub(crate) of_users: Vec<ClientId>,
 }
 
-impl Command {
-    /// Calls and bytes of payload that it counts for; nothing for what needs no place.
-    fn cost(&self) -> Option<(usize, usize)> {
-        match self {
-            Self::Adopt(_) | Self::Pulse(..) | Self::Drain(..) | Self::Stop => None,
-            Self::Send(_, payload, _) => Some((1, payload.bytes.len())),
-            Self::SendAll(sends, _) => Some(cost_of(sends)),
-            Self::Change(_, change, _) => {
-                Some((1, change.messages.iter().map(|payload| payload.bytes.len()).sum()))
-            }
-            Self::Close(_, close, _) => {
-                Some((1, close.last.as_ref().map_or(0, |last| last.bytes.len())))
-            }
-            _ => Some((1, 0)),
-        }
+impl Clients {
+    /// Memory of the list that it is, if it is one: a user may have any number of clients.
+    pub(crate) fn bytes(&self) -> usize {
+        let ids = match self {
+            Self::These(ids) if ids.spilled() => ids.len(),
+            Self::OfUser(ids, _) => ids.len(),
+            Self::Picked(picked) => picked.clients.len() + picked.of_users.len(),
+            Self::All | Self::These(_) | Self::Group(_) => 0,
+        };
+        ids * size_of::<ClientId>()
     }
 }
 
-/// Calls and bytes of payload that several messages count for.
-pub(crate) fn cost_of(sends: &[(Clients, Payload)]) -> (usize, usize) {
-    (sends.len(), sends.iter().map(|(_, payload)| payload.bytes.len()).sum())
+/// What a command counts for while it waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    pub(crate) calls: usize,
+    /// Of messages, and of the lists of those whom they are for.
+    pub(crate) bytes: usize,
+}
+
+impl Cost {
+    /// One call that carries nothing of notable size.
+    pub(crate) const CALL: Self = Self { calls: 1, bytes: 0 };
+
+    /// Several messages.
+    pub(crate) fn of(sends: &[(Clients, Payload)]) -> Self {
+        let bytes = sends.iter().map(|(clients, payload)| clients.bytes() + payload.bytes.len());
+        Self { calls: sends.len(), bytes: bytes.sum() }
+    }
+}
+
+impl Command {
+    /// What it counts for; nothing for what needs no place.
+    pub(crate) fn cost(&self) -> Cost {
+        let bytes = match self {
+            Self::Adopt(_) | Self::Pulse(..) | Self::Drain(..) | Self::Stop => {
+                return Cost::default();
+            }
+            Self::SendAll(sends, _) => return Cost::of(sends),
+            Self::Send(clients, payload, _) => clients.bytes() + payload.bytes.len(),
+            Self::Change(subjects, change, _) => {
+                let messages: usize = change.messages.iter().map(|it| it.bytes.len()).sum();
+                // One is what every call for a single client has.
+                size_of_val(&subjects[1.min(subjects.len())..]) + messages
+            }
+            Self::Close(clients, close, _) => {
+                clients.bytes() + close.last.as_ref().map_or(0, |last| last.bytes.len())
+            }
+            Self::List(clients, _) => clients.bytes(),
+            _ => 0,
+        };
+        Cost { calls: 1, bytes }
+    }
 }
 
 /// Where an answer goes; who asked may have gone away.
@@ -124,7 +157,7 @@ struct State {
     commands: Vec<Command>,
     /// Calls waiting or reserved; newcomers are bounded by `limits.max_clients` instead.
     calls: usize,
-    /// Payload bytes waiting or reserved.
+    /// Bytes waiting or reserved: of messages, and of the lists of those whom they are for.
     bytes: usize,
     closed: bool,
 }
@@ -150,8 +183,7 @@ pub(crate) struct Bounds {
 /// A place for one command, taken but not yet filled.
 pub(crate) struct Place<'a> {
     inbox: &'a Inbox,
-    calls: usize,
-    bytes: usize,
+    cost: Cost,
     filled: bool,
 }
 
@@ -160,12 +192,9 @@ impl Inbox {
         Self { state: Mutex::default(), calls: Single::default(), room: Notify::new(), waker }
     }
 
-    /// Takes a place for a command that counts for so many calls and bytes of payload.
-    pub(crate) fn reserve(
-        &self,
-        (calls, bytes): (usize, usize),
-        bounds: Bounds,
-    ) -> Result<Place<'_>, Full> {
+    /// Takes a place for a command.
+    pub(crate) fn reserve(&self, cost: Cost, bounds: Bounds) -> Result<Place<'_>, Full> {
+        let Cost { calls, bytes } = cost;
         let mut state = self.state();
         if state.closed {
             return Err(Full::Closed);
@@ -180,7 +209,7 @@ impl Inbox {
         state.calls += calls;
         state.bytes += bytes;
         self.calls.set(state.calls as u64);
-        Ok(Place { inbox: self, calls, bytes, filled: false })
+        Ok(Place { inbox: self, cost, filled: false })
     }
 
     /// Completes when places have become free after this was called.
@@ -197,7 +226,7 @@ impl Inbox {
         }
     }
 
-    /// Payload bytes waiting.
+    /// Bytes waiting.
     pub(crate) fn bytes(&self) -> usize {
         self.state().bytes
     }
@@ -212,7 +241,7 @@ impl Inbox {
         debug_assert!(into.is_empty());
         let mut state = self.state();
         std::mem::swap(&mut state.commands, into);
-        for (calls, bytes) in into.iter().filter_map(Command::cost) {
+        for Cost { calls, bytes } in into.iter().map(Command::cost) {
             state.calls -= calls;
             state.bytes -= bytes;
         }
@@ -265,8 +294,8 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         if !self.filled {
             let mut state = self.inbox.state();
-            state.calls -= self.calls;
-            state.bytes -= self.bytes;
+            state.calls -= self.cost.calls;
+            state.bytes -= self.cost.bytes;
             self.inbox.calls.set(state.calls as u64);
             drop(state);
             self.inbox.room.notify_waiters();
@@ -284,6 +313,10 @@ mod tests {
         (poll, Inbox::new(Arc::new(waker)))
     }
 
+    fn cost(calls: usize, bytes: usize) -> Cost {
+        Cost { calls, bytes }
+    }
+
     fn question() -> Command {
         Command::List(Clients::All, oneshot::channel().0)
     }
@@ -292,14 +325,14 @@ mod tests {
     fn a_reservation_counts_until_it_is_dropped_or_taken() {
         let (_poll, inbox) = inbox();
         let bounds = Bounds { calls: 2, bytes: 10 };
-        let first = inbox.reserve((1, 6), bounds).ok();
-        assert_eq!(inbox.reserve((1, 6), bounds).err(), Some(Full::Bytes));
-        let second = inbox.reserve((1, 4), bounds).ok();
-        assert_eq!(inbox.reserve((1, 0), bounds).err(), Some(Full::Calls));
+        let first = inbox.reserve(cost(1, 6), bounds).ok();
+        assert_eq!(inbox.reserve(cost(1, 6), bounds).err(), Some(Full::Bytes));
+        let second = inbox.reserve(cost(1, 4), bounds).ok();
+        assert_eq!(inbox.reserve(cost(1, 0), bounds).err(), Some(Full::Calls));
         drop(first);
         second.expect("there was room").commit(question());
         assert_eq!(inbox.calls(), 1);
-        assert!(inbox.reserve((1, 6), bounds).is_ok());
+        assert!(inbox.reserve(cost(1, 6), bounds).is_ok());
         assert_eq!(inbox.bytes(), 4);
         inbox.push(Command::Pulse(Instant::now(), oneshot::channel().0));
         inbox.push(Command::Stop);
@@ -310,23 +343,59 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_clients_counts_as_much_as_it_takes() {
+        let ids: Vec<_> = (0..1000).map(|slot| ClientId::new(0, slot, 0, 0)).collect();
+        let payload = || Payload::new(crate::message::Kind::Binary, vec![7; 100].into());
+        let one = Clients::These(ids[..1].into());
+        let user = Clients::OfUser(ids.clone(), Name::new("u", 9).expect("a short name"));
+        let picked = Picked {
+            selection: Arc::default(),
+            clients: ids[..10].to_vec(),
+            of_users: ids[..20].to_vec(),
+        };
+        let picked = Clients::Picked(Arc::new(picked));
+        let listed = [(&one, 0), (&user, 16_000), (&picked, 480), (&Clients::All, 0)];
+        for (clients, bytes) in listed {
+            let send = Command::Send(clients.clone(), payload(), oneshot::channel().0);
+            assert_eq!(send.cost(), cost(1, bytes + 100));
+            let list = Command::List(clients.clone(), oneshot::channel().0);
+            assert_eq!(list.cost(), cost(1, bytes));
+        }
+        let sends = listed.map(|(clients, _)| (clients.clone(), payload()));
+        let all = Command::SendAll(sends.into(), oneshot::channel().0);
+        assert_eq!(all.cost(), cost(4, 16_480 + 400));
+
+        let (_poll, inbox) = inbox();
+        let all_cost = all.cost();
+        let place = inbox.reserve(all_cost, Bounds { calls: 9, bytes: 9 });
+        place.unwrap_or_else(|_| unreachable!()).commit(all);
+        assert_eq!((inbox.calls(), inbox.bytes()), (4, 16_880));
+        inbox.take(&mut Vec::new());
+        assert_eq!((inbox.calls(), inbox.bytes()), (0, 0));
+    }
+
+    #[test]
     fn one_command_fits_whatever_its_size() {
         let (_poll, inbox) = inbox();
-        assert!(inbox.reserve((100, 0), Bounds { calls: 10, bytes: 10 }).is_ok());
-        assert!(inbox.reserve((1, 1000), Bounds { calls: 1, bytes: 10 }).is_ok());
+        assert!(inbox.reserve(cost(100, 0), Bounds { calls: 10, bytes: 10 }).is_ok());
+        assert!(inbox.reserve(cost(1, 1000), Bounds { calls: 1, bytes: 10 }).is_ok());
     }
 
     #[test]
     fn who_waits_for_a_closed_inbox_learns_of_it() {
         let (_poll, inbox) = inbox();
         let (reply, mut answer) = oneshot::channel();
-        let place =
-            inbox.reserve((1, 0), Bounds { calls: 1, bytes: 1 }).unwrap_or_else(|_| unreachable!());
+        let place = inbox
+            .reserve(cost(1, 0), Bounds { calls: 1, bytes: 1 })
+            .unwrap_or_else(|_| unreachable!());
         place.commit(Command::List(Clients::All, reply));
         inbox.close();
         assert!(
             answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed)
         );
-        assert_eq!(inbox.reserve((1, 0), Bounds { calls: 9, bytes: 9 }).err(), Some(Full::Closed));
+        assert_eq!(
+            inbox.reserve(cost(1, 0), Bounds { calls: 9, bytes: 9 }).err(),
+            Some(Full::Closed)
+        );
     }
 }
