@@ -25,7 +25,7 @@ use crate::{
 
 /// Slots that one step looks at: each costs a few cache misses, all together a fraction of a
 /// millisecond.
-const SLOTS: u32 = 1024;
+pub(super) const SLOTS: u32 = 1024;
 
 /// Members of a group on this shard up to which they are looked at, rather than all slots.
 const FEW: usize = 4096;

@@ -22,7 +22,7 @@ use super::{
     leave::Draining,
     members::Groups,
     outbound::{Frame, Meter},
-    query::Calendar,
+    query::{Calendar, SLOTS},
     session::{Session, Stage, slot_at},
     wheel::{STEP, Tick, Wheel},
 };
@@ -45,6 +45,9 @@ const EVENTS: usize = 1024;
 /// Deliveries after which a turn flushes and reads before it goes on with the commands, so that a
 /// flood of broadcasts can't keep clients from being heard.
 const DELIVERIES_PER_TURN: usize = 64 * 1024;
+
+/// Clients that are looked at for a list in the time of a delivery.
+const LISTED_PER_DELIVERY: usize = 16;
 
 /// Messages that are written to a client at once. More save little: by then the system call is a
 /// small part.
@@ -276,26 +279,32 @@ impl Loop {
                     let last = self.work.is_empty();
                     deliveries += self.deliver(&clients, run, last);
                 }
-                Work::Other(command) => self.carry_out_one(command),
+                Work::Other(command) => deliveries += self.carry_out_one(command),
             }
         }
     }
 
-    // Who asked may be gone; what was asked for is done all the same.
-    fn carry_out_one(&mut self, command: Command) {
+    /// Answers about how many deliveries that was worth, so that a flood of these can't keep clients
+    /// from being heard either. Who asked may be gone; what was asked for is done all the same.
+    fn carry_out_one(&mut self, command: Command) -> usize {
+        let mut worth = 0;
         match command {
             Command::Adopt(newcomer) => self.adopt(*newcomer),
             // Laid out as work of its own.
             Command::Send(..) | Command::SendAll(..) => self.lay_out(command),
             Command::Close(clients, close, reply) => {
-                let _ = reply.send(self.close_all_of(&clients, &close));
+                worth = self.close_all_of(&clients, &close);
+                let _ = reply.send(worth);
             }
             Command::Change(subjects, change, reply) => {
+                worth = subjects.len();
                 let changes = subjects.iter().map(|subject| self.change(subject, &change));
                 let _ = reply.send(changes.collect());
             }
             Command::Dissolve(groups, reply) => {
-                let _ = reply.send(groups.iter().map(|group| self.dissolve(group)).collect());
+                let left: Vec<_> = groups.iter().map(|group| self.dissolve(group)).collect();
+                worth = left.iter().sum();
+                let _ = reply.send(left);
             }
             Command::UidOf(client, reply) => {
                 let session = self.find(client).and_then(|slot| self.sessions.get(slot as usize));
@@ -309,12 +318,16 @@ impl Loop {
             Command::List(clients, reply) => {
                 let ids = self.slots_of(&clients).into_iter();
                 let ids = ids.filter_map(|slot| self.sessions.get(slot as usize));
-                let _ = reply.send(ids.map(|session| session.id).collect());
+                let ids: Vec<_> = ids.map(|session| session.id).collect();
+                worth = ids.len() / LISTED_PER_DELIVERY;
+                let _ = reply.send(ids);
             }
             Command::Describe(clients, reply) => {
+                worth = clients.len();
                 let _ = reply.send(self.describe(&clients));
             }
             Command::Scan(scan, reply) => {
+                worth = SLOTS as usize / LISTED_PER_DELIVERY;
                 let _ = reply.send(self.scan(&scan));
             }
             Command::Pulse(sent, reply) => {
@@ -323,6 +336,7 @@ impl Loop {
             Command::Drain(close, over) => self.begin_drain(close, over),
             Command::Stop => self.stopped = true,
         }
+        worth
     }
 
     /// The message and those behind it for the same clients, as many as fit into an empty queue:

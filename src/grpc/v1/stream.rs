@@ -77,7 +77,11 @@ async fn run(hub: &Hub, mut items: Items, answers: &mpsc::Sender<Answer>) {
             () = answers.closed() => return,
             answer = oldest(&mut under_way, &mut total), if !under_way.is_empty() => answer,
             batch = poll_fn(|context| items.poll_batch(context)), if reads => {
-                match pass_on(hub, batch).await {
+                let passed_on = tokio::select! {
+                    () = answers.closed() => return,
+                    passed_on = pass_on(hub, batch) => passed_on,
+                };
+                match passed_on {
                     Ok(Some(batch)) => under_way.push_back(batch),
                     Ok(None) => {}
                     Err(error) => items.end = Some(Err(fault::status(&error))),
