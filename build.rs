@@ -16,6 +16,8 @@ const V1: &[&str] = &[
     "proto/gateway/v1/connections.proto",
     "proto/gateway/v1/membership.proto",
     "proto/gateway/v1/directory.proto",
+    "proto/gateway/v1/events.proto",
+    "proto/gateway/v1/admission.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
