@@ -43,11 +43,12 @@ impl Change {
         Self { leave: groups, ..Self::default() }
     }
 
-    /// Whether others could see it half done: whether it has more than one part of those that are
-    /// known outside of the client's own shard.
-    pub fn has_many_parts(&self) -> bool {
-        // A uid may take the place of another one, which are two names.
-        self.uid.is_some() || self.leave.len() + self.join.len() > 1
+    /// Whether others could see it half done, at a client that has a uid or none: whether it has more
+    /// than one part of those that are known outside of the client's own shard.
+    pub fn has_many_parts(&self, has_uid: bool) -> bool {
+        let uids =
+            self.uid.as_ref().map_or(0, |uid| usize::from(uid.is_some()) + usize::from(has_uid));
+        uids + self.leave.len() + self.join.len() > 1
     }
 }
 
@@ -116,13 +117,16 @@ mod tests {
     #[test]
     fn a_step_of_one_name_has_one_part_and_any_other_has_many() {
         let name = |text| Name::new(text, 9).expect("a short name");
-        assert!(!Change::default().has_many_parts());
-        assert!(!Change::join(vec![name("a")]).has_many_parts());
-        assert!(!Change::leave(vec![name("a")]).has_many_parts());
-        assert!(Change::join(vec![name("a"), name("b")]).has_many_parts());
-        assert!(
-            Change { leave: vec![name("a")], ..Change::join(vec![name("b")]) }.has_many_parts()
-        );
-        assert!(Change::uid(Some(name("new"))).has_many_parts(), "the old one goes");
+        assert!(!Change::default().has_many_parts(true));
+        assert!(!Change::join(vec![name("a")]).has_many_parts(true));
+        assert!(!Change::leave(vec![name("a")]).has_many_parts(true));
+        assert!(Change::join(vec![name("a"), name("b")]).has_many_parts(true));
+        let moves = Change { leave: vec![name("a")], ..Change::join(vec![name("b")]) };
+        assert!(moves.has_many_parts(true));
+        let bind = Change::uid(Some(name("new")));
+        assert!(!bind.has_many_parts(false));
+        assert!(bind.has_many_parts(true), "the old one goes");
+        assert!(!Change::uid(None).has_many_parts(true));
+        assert!(Change { uid: bind.uid, ..Change::join(vec![name("a")]) }.has_many_parts(false));
     }
 }

@@ -1,4 +1,4 @@
-//! The directory: which clients a uid has, and which shards hold members of a group.
+//! The directory: on which shards a uid has clients, and a group members.
 //!
 //! The truth about a client lives on the shard that owns it. The directory is the index above the
 //! shards: whoever sends to a user or a group asks it where to go, and it answers the questions
@@ -9,311 +9,234 @@
 //! Names are spread over striped mutexes: each is held for one look-up or one small change, so
 //! shards hardly ever meet there, and no lock is held while another is taken. How many names there
 //! are is told without a lock.
+//!
+//! A step that changes several names is numbered, so that who has looked several names up can tell
+//! whether he has seen half of it: he looks without holding anybody up, and looks again, or asks
+//! everybody, if a step came in between.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     hash::{BuildHasher, RandomState},
     ops::{Deref, DerefMut},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering, fence},
+    },
 };
 
 use smallvec::SmallVec;
 
-use crate::{
-    ids::{ClientId, Name},
-    metrics::Single,
-};
+use crate::{ids::Name, metrics::Single};
 
 /// Where uids and groups are.
 #[derive(Default)]
 pub struct Directory {
-    users: Stripes<Clients>,
-    groups: Stripes<Places>,
-    /// Held by a shard for a step that changes several names, and by each question for as long as
-    /// it takes to answer: so nobody sees half of such a step.
-    step: RwLock<()>,
+    /// Uids that a client has.
+    pub users: Names,
+    /// Groups that have a member.
+    pub groups: Names,
+    /// Held by a shard for a step that changes several names.
+    step: Mutex<()>,
+    /// Twice the steps that were made; odd while one is under way.
+    steps: AtomicU64,
 }
+
+/// A step that changes several names; it lasts until this is dropped.
+pub struct Step<'a> {
+    steps: &'a AtomicU64,
+    _alone: MutexGuard<'a, ()>,
+}
+
+/// Times that somebody looks again because of steps in between, before he makes the shards wait.
+const LOOKS: usize = 3;
 
 impl Directory {
-    /// Keeps everybody who asks waiting until what is returned is dropped: for a step that changes
-    /// several names. Steps of one name need no such care.
-    pub fn one_step(&self) -> RwLockWriteGuard<'_, ()> {
+    /// Begins a step that changes several names. A step of one name needs no such care.
+    pub fn one_step(&self) -> Step<'_> {
         // It guards nothing that a panic could leave half done.
-        self.step.write().unwrap_or_else(PoisonError::into_inner)
+        let alone = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        // Who sees something of the step sees that it has begun.
+        fence(Ordering::Release);
+        Step { steps: &self.steps, _alone: alone }
     }
 
-    /// For a question about several names, which is to be answered as of one moment.
-    pub fn one_look(&self) -> Look<'_> {
-        Look { directory: self, _step: self.step.read().unwrap_or_else(PoisonError::into_inner) }
-    }
-
-    /// Records that `client` is now bound to `uid`.
-    pub fn bind(&self, uid: &Name, client: ClientId) {
-        self.users.stripe(uid.as_str()).entry(uid.clone()).or_default().insert(client);
-    }
-
-    /// Records that `client` is no longer bound to `uid`.
-    pub fn unbind(&self, uid: &Name, client: ClientId) {
-        let mut stripe = self.users.stripe(uid.as_str());
-        if let Some(clients) = stripe.get_mut(uid.as_str()) {
-            clients.remove(client);
-            if clients.is_empty() {
-                stripe.remove(uid.as_str());
-            }
+    /// Looks names up; none if a step came in between, so that what was seen is of no one moment.
+    pub fn look<T>(&self, look: impl FnOnce(&Self) -> T) -> Option<T> {
+        let before = self.steps.load(Ordering::Acquire);
+        if !before.is_multiple_of(2) {
+            return None;
         }
+        let seen = look(self);
+        fence(Ordering::Acquire);
+        (self.steps.load(Ordering::Relaxed) == before).then_some(seen)
     }
 
-    /// All uids that a client has; each was there when it was read.
-    pub fn users(&self) -> Vec<Name> {
-        (0..STRIPES).flat_map(|stripe| self.users_in(stripe)).collect()
-    }
-
-    /// The uids of one of the [`STRIPES`]: a name is always in the same, so each is in just one of
-    /// these lists. Stripe by stripe, so that no shard waits for the whole list.
-    pub fn users_in(&self, stripe: usize) -> Vec<Name> {
-        let Some(stripe) = self.users.stripes.get(stripe) else { return Vec::new() };
-        let _look = self.one_look();
-        stripe.lock().keys().cloned().collect()
-    }
-
-    /// The groups of one of the [`STRIPES`], and how many members each has.
-    pub fn groups_in(&self, stripe: usize) -> Vec<(Name, usize)> {
-        let Some(stripe) = self.groups.stripes.get(stripe) else { return Vec::new() };
-        let _look = self.one_look();
-        stripe.lock().iter().map(|(name, places)| (name.clone(), members(places))).collect()
-    }
-
-    /// Records that `shard` now holds `members` clients of the group; zero forgets the place.
-    pub fn set_members(&self, group: &Name, shard: u16, members: usize) {
-        let mut stripe = self.groups.stripe(group.as_str());
-        let places = stripe.entry(group.clone()).or_default();
-        let known = places.iter().position(|place| place.shard == shard);
-        match (known, members) {
-            (Some(at), 0) => {
-                places.swap_remove(at);
-            }
-            (Some(at), members) => places[at].members = members,
-            (None, 0) => {}
-            (None, members) => places.push(Place { shard, members }),
-        }
-        if places.is_empty() {
-            stripe.remove(group.as_str());
-        }
+    /// Looks names up as of one moment. Steps may have to wait meanwhile, so they are to be few.
+    pub fn one_look<T>(&self, mut look: impl FnMut(&Self) -> T) -> T {
+        (0..LOOKS).find_map(|_| self.look(&mut look)).unwrap_or_else(|| {
+            let _nobody_steps = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+            look(self)
+        })
     }
 }
 
-/// The directory as of one moment: no step of several names is half done while this lives.
-pub struct Look<'a> {
-    directory: &'a Directory,
-    _step: RwLockReadGuard<'a, ()>,
-}
-
-impl Look<'_> {
-    /// As of another moment: whoever waited for this one to end has a turn first.
-    #[must_use]
-    pub fn renew(self) -> Self {
-        let directory = self.directory;
-        drop(self);
-        directory.one_look()
-    }
-
-    /// The clients of a uid; none if nobody has it.
-    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
-        self.directory.users.stripe(uid).get(uid).map_or_else(Vec::new, Clients::to_vec)
-    }
-
-    /// How many clients a uid has.
-    pub fn count_clients_of(&self, uid: &str) -> usize {
-        self.directory.users.stripe(uid).get(uid).map_or(0, Clients::len)
-    }
-
-    /// Whether any client has the uid.
-    pub fn user_is_online(&self, uid: &str) -> bool {
-        self.directory.users.stripe(uid).contains_key(uid)
-    }
-
-    /// Distinct uids.
-    pub fn count_users(&self) -> u64 {
-        self.directory.users.len()
-    }
-
-    /// The shards that hold members of the group; none if there is no such group.
-    pub fn shards_of(&self, group: &str) -> SmallVec<[u16; 8]> {
-        let stripe = self.directory.groups.stripe(group);
-        stripe.get(group).into_iter().flatten().map(|place| place.shard).collect()
-    }
-
-    /// Members of the group on all shards.
-    pub fn count_members(&self, group: &str) -> usize {
-        let stripe = self.directory.groups.stripe(group);
-        stripe.get(group).map_or(0, members)
-    }
-
-    /// Groups that exist, that is, have a member.
-    pub fn count_groups(&self) -> u64 {
-        self.directory.groups.len()
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.steps.fetch_add(1, Ordering::Release);
     }
 }
 
-/// Members of one group on one shard.
-#[derive(Debug)]
-struct Place {
-    shard: u16,
-    members: usize,
-}
-
-type Places = SmallVec<[Place; 1]>;
-
-/// Members of one group on all shards.
-fn members(places: &Places) -> usize {
-    places.iter().map(|place| place.members).sum()
-}
-
-/// The clients of one uid: mostly one or two, so a short list; a set once there are many, so that
-/// a uid shared by thousands doesn't make each of their departures a search.
-enum Clients {
-    Few(SmallVec<[ClientId; 1]>),
-    #[expect(clippy::box_collection, reason = "the rare case, and twice as large as the other")]
-    Many(Box<HashSet<ClientId>>),
-}
-
-/// Clients of a uid from which on a set is cheaper than a list.
-const MANY: usize = 32;
-
-impl Default for Clients {
-    fn default() -> Self {
-        Self::Few(SmallVec::new())
-    }
-}
-
-impl Clients {
-    fn insert(&mut self, client: ClientId) {
-        match self {
-            Self::Few(few) if few.contains(&client) => {}
-            Self::Few(few) if few.len() < MANY => few.push(client),
-            Self::Few(few) => {
-                *self = Self::Many(Box::new(few.drain(..).chain([client]).collect()));
-            }
-            Self::Many(many) => {
-                many.insert(client);
-            }
-        }
-    }
-
-    fn remove(&mut self, client: ClientId) {
-        match self {
-            Self::Few(few) => {
-                if let Some(at) = few.iter().position(|&other| other == client) {
-                    few.swap_remove(at);
-                }
-            }
-            Self::Many(many) => {
-                many.remove(&client);
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Few(few) => few.is_empty(),
-            Self::Many(many) => many.is_empty(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Few(few) => few.len(),
-            Self::Many(many) => many.len(),
-        }
-    }
-
-    fn to_vec(&self) -> Vec<ClientId> {
-        match self {
-            Self::Few(few) => few.to_vec(),
-            Self::Many(many) => many.iter().copied().collect(),
-        }
-    }
-}
-
-type Map<V> = HashMap<Name, V>;
-
-/// A map by name, cut into stripes with a lock each.
-struct Stripes<V> {
-    stripes: Box<[Stripe<V>]>,
+/// Names, and how many clients each has on which shards. A name is there while it has one.
+pub struct Names {
+    stripes: Box<[Stripe]>,
     hasher: RandomState,
 }
 
-struct Stripe<V> {
-    map: Mutex<Map<V>>,
-    /// How many names there are; written under the lock.
-    len: Single,
-}
-
-/// A stripe of which somebody has the lock.
-struct Locked<'a, V> {
-    map: MutexGuard<'a, Map<V>>,
-    len: &'a Single,
-}
-
-/// Parts of the directory, each with a lock of its own: enough that a few dozen shards rarely meet,
+/// Parts of each list of names, with a lock of their own: enough that a few dozen shards rarely meet,
 /// few enough that walking them all is cheap.
 pub const STRIPES: usize = 64;
 
-impl<V> Default for Stripes<V> {
+impl Names {
+    /// Records that `shard` now holds `clients` of the name; zero forgets the place.
+    pub fn set(&self, name: &Name, shard: u16, clients: usize) {
+        let mut stripe = self.stripe(name.as_str());
+        let places = match stripe.get_mut(name.as_str()) {
+            Some(places) => places,
+            None if clients == 0 => return,
+            None => stripe.entry(name.clone()).or_default(),
+        };
+        match places.iter().position(|place| place.shard == shard) {
+            Some(at) if clients == 0 => {
+                places.swap_remove(at);
+            }
+            Some(at) => places[at].clients = clients,
+            None if clients == 0 => {}
+            None => places.push(Place { shard, clients }),
+        }
+        if places.is_empty() {
+            stripe.remove(name.as_str());
+        }
+    }
+
+    /// The shards that hold clients of the name; none if there is no such name.
+    pub fn shards(&self, name: &str) -> SmallVec<[u16; 8]> {
+        let stripe = self.stripe(name);
+        stripe.get(name).into_iter().flatten().map(|place| place.shard).collect()
+    }
+
+    /// Clients of the name on all shards.
+    pub fn count(&self, name: &str) -> usize {
+        self.stripe(name).get(name).map_or(0, clients)
+    }
+
+    /// Whether any client has the name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.stripe(name).contains_key(name)
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> u64 {
+        self.stripes.iter().map(|stripe| stripe.len.get()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All names; each was there when it was read.
+    pub fn all(&self) -> Vec<Name> {
+        (0..STRIPES).flat_map(|stripe| self.in_stripe(stripe)).map(|(name, _)| name).collect()
+    }
+
+    /// The names of one of the [`STRIPES`], and how many clients each has: a name is always in the
+    /// same, so each is in just one of these lists. Stripe by stripe, so that no shard waits for the
+    /// whole list.
+    pub fn in_stripe(&self, stripe: usize) -> Vec<(Name, usize)> {
+        let Some(stripe) = self.stripes.get(stripe) else { return Vec::new() };
+        stripe.lock().iter().map(|(name, places)| (name.clone(), clients(places))).collect()
+    }
+
+    /// Which of the [`STRIPES`] a name is in.
+    pub fn stripe_of(&self, name: &str) -> usize {
+        let hash = self.hasher.hash_one(name);
+        // The modulus keeps the index below STRIPES, whatever the width of usize.
+        #[expect(clippy::cast_possible_truncation, reason = "STRIPES fits into any usize")]
+        let stripe = (hash % STRIPES as u64) as usize;
+        stripe
+    }
+
+    fn stripe(&self, name: &str) -> Locked<'_> {
+        self.stripes[self.stripe_of(name)].lock()
+    }
+}
+
+impl Default for Names {
     fn default() -> Self {
         let stripes = std::iter::repeat_with(Stripe::default).take(STRIPES).collect();
         Self { stripes, hasher: RandomState::new() }
     }
 }
 
-impl<V> Default for Stripe<V> {
-    fn default() -> Self {
-        Self { map: Mutex::default(), len: Single::default() }
-    }
+/// Clients of one name on one shard.
+#[derive(Debug)]
+struct Place {
+    shard: u16,
+    clients: usize,
 }
 
-impl<V> Stripe<V> {
+type Places = SmallVec<[Place; 1]>;
+
+/// Clients of one name on all shards.
+fn clients(places: &Places) -> usize {
+    places.iter().map(|place| place.clients).sum()
+}
+
+type Map = HashMap<Name, Places>;
+
+#[derive(Default)]
+struct Stripe {
+    map: Mutex<Map>,
+    /// How many names there are; written under the lock.
+    len: Single,
+}
+
+/// A stripe of which somebody has the lock.
+struct Locked<'a> {
+    map: MutexGuard<'a, Map>,
+    len: &'a Single,
+}
+
+impl Stripe {
     /// A panic while a stripe was locked leaves each single map entry whole, so poison is no reason
     /// to take the directory away from everybody.
-    fn lock(&self) -> Locked<'_, V> {
+    fn lock(&self) -> Locked<'_> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         Locked { map, len: &self.len }
     }
 }
 
-impl<V> Deref for Locked<'_, V> {
-    type Target = Map<V>;
+impl Deref for Locked<'_> {
+    type Target = Map;
 
-    fn deref(&self) -> &Map<V> {
+    fn deref(&self) -> &Map {
         &self.map
     }
 }
 
-impl<V> DerefMut for Locked<'_, V> {
-    fn deref_mut(&mut self) -> &mut Map<V> {
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Map {
         &mut self.map
     }
 }
 
-impl<V> Drop for Locked<'_, V> {
+impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let len = self.map.len() as u64;
         if self.len.get() != len {
             self.len.set(len);
         }
-    }
-}
-
-impl<V> Stripes<V> {
-    fn stripe(&self, name: &str) -> Locked<'_, V> {
-        let hash = self.hasher.hash_one(name);
-        // The modulus keeps the index below STRIPES, whatever the width of usize.
-        #[expect(clippy::cast_possible_truncation, reason = "STRIPES fits into any usize")]
-        self.stripes[(hash % STRIPES as u64) as usize].lock()
-    }
-
-    fn len(&self) -> u64 {
-        self.stripes.iter().map(|stripe| stripe.len.get()).sum()
     }
 }
 
@@ -326,46 +249,65 @@ mod tests {
     }
 
     #[test]
-    fn a_uid_lives_from_its_first_client_to_its_last() {
-        let directory = Directory::default();
-        let ada = name("ada");
-        let clients: Vec<_> = (0..100).map(|slot| ClientId::new(0, slot, 1, 7)).collect();
-        for &client in clients.iter().chain(&clients) {
-            directory.bind(&ada, client);
+    fn a_name_is_where_its_clients_are() {
+        let names = Names::default();
+        let lobby = name("lobby");
+        for (shard, clients) in [(2, 5), (0, 1), (2, 4)] {
+            names.set(&lobby, shard, clients);
         }
-        let mut found = directory.one_look().clients_of("ada");
-        found.sort();
-        let mut expected = clients.clone();
-        expected.sort();
-        assert_eq!(found, expected);
-        assert_eq!(directory.one_look().count_users(), 1);
-        for &client in &clients {
-            assert!(directory.one_look().user_is_online("ada"));
-            directory.unbind(&ada, client);
-        }
-        assert!(!directory.one_look().user_is_online("ada"));
-        assert_eq!((directory.one_look().count_users(), directory.users().len()), (0, 0));
+        assert_eq!(names.shards("lobby").as_slice(), [2, 0]);
+        assert_eq!((names.count("lobby"), names.len(), names.contains("lobby")), (5, 1, true));
+        assert_eq!(names.in_stripe(names.stripe_of("lobby")), [(lobby.clone(), 5)]);
+        names.set(&lobby, 2, 0);
+        assert_eq!(names.shards("lobby").as_slice(), [0]);
+        names.set(&lobby, 1, 0);
+        names.set(&lobby, 0, 0);
+        names.set(&lobby, 0, 0);
+        assert_eq!((names.count("lobby"), names.len(), names.contains("lobby")), (0, 0, false));
+        assert!(names.all().is_empty());
     }
 
     #[test]
-    fn a_group_is_where_its_members_are() {
+    fn each_name_is_in_one_stripe() {
+        let names = Names::default();
+        let mut all: Vec<_> = (0..1000).map(|number| name(&format!("user {number}"))).collect();
+        for name in &all {
+            names.set(name, 0, 1);
+        }
+        let mut listed = names.all();
+        listed.sort();
+        all.sort();
+        assert_eq!(listed, all);
+    }
+
+    #[test]
+    fn a_look_notices_a_step_and_one_of_several_names_is_never_half_seen() {
         let directory = Directory::default();
-        let lobby = name("lobby");
-        directory.set_members(&lobby, 2, 5);
-        directory.set_members(&lobby, 0, 1);
-        directory.set_members(&lobby, 2, 4);
-        assert_eq!(directory.one_look().shards_of("lobby").as_slice(), [2, 0]);
-        assert_eq!(
-            (directory.one_look().count_members("lobby"), directory.one_look().count_groups()),
-            (5, 1)
-        );
-        directory.set_members(&lobby, 2, 0);
-        assert_eq!(directory.one_look().shards_of("lobby").as_slice(), [0]);
-        directory.set_members(&lobby, 0, 0);
-        directory.set_members(&lobby, 1, 0);
-        assert_eq!(
-            (directory.one_look().count_members("lobby"), directory.one_look().count_groups()),
-            (0, 0)
-        );
+        assert_eq!(directory.look(|_| 7), Some(7));
+        let step = directory.one_step();
+        assert_eq!(directory.look(|_| 7), None);
+        drop(step);
+        assert_eq!(directory.look(|it| drop(it.one_step())), None);
+        assert_eq!(directory.look(|_| 7), Some(7));
+
+        // One client that hops between two names, while somebody counts them.
+        let (here, there) = (name("here"), name("there"));
+        directory.users.set(&here, 0, 1);
+        std::thread::scope(|scope| {
+            let hops = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    for (from, to) in [(&here, &there), (&there, &here)] {
+                        let _step = directory.one_step();
+                        directory.users.set(from, 0, 0);
+                        directory.users.set(to, 0, 1);
+                    }
+                }
+            });
+            let count = |it: &Directory| it.users.count("here") + it.users.count("there");
+            while !hops.is_finished() {
+                assert_eq!(directory.one_look(count), 1);
+                assert!(directory.look(count).is_none_or(|seen| seen == 1));
+            }
+        });
     }
 }

@@ -13,6 +13,7 @@
 //! * **What was answered is seen.** Whoever asks after an answer sees what the answer said.
 
 mod changes;
+mod pages;
 mod pulse;
 mod query;
 mod routes;
@@ -31,8 +32,9 @@ use std::{
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+pub use pages::{GroupEntry, NamePlace, Page};
 pub use pulse::{Lag, Pulse};
-pub use query::{GroupEntry, NamePlace, Page, Place};
+pub use query::Place;
 
 use crate::{
     attributes::Attributes,
@@ -237,32 +239,35 @@ impl Hub {
 
     /// Distinct uids that have a client.
     pub fn count_users(&self) -> u64 {
-        self.0.directory.one_look().count_users()
+        self.0.directory.one_look(|directory| directory.users.len())
     }
 
     /// Groups that have a member.
     pub fn count_groups(&self) -> u64 {
-        self.0.directory.one_look().count_groups()
+        self.0.directory.one_look(|directory| directory.groups.len())
     }
 
     /// Clients in a group.
     pub fn count_members(&self, group: &str) -> u64 {
-        self.0.directory.one_look().count_members(group) as u64
+        self.0.directory.groups.count(group) as u64
     }
 
     /// Distinct uids that have a client.
     pub fn users(&self) -> Vec<Name> {
-        self.0.directory.users()
+        self.0.directory.users.all()
     }
 
     /// The clients of a uid.
-    pub fn clients_of(&self, uid: &str) -> Vec<ClientId> {
-        self.0.directory.one_look().clients_of(uid)
+    pub async fn clients_of(&self, uid: &str) -> Result<Vec<ClientId>, HubError> {
+        match any_name(uid) {
+            Some(uid) => self.list(&Target::User(uid)).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Whether the uid has a client.
     pub fn user_is_online(&self, uid: &str) -> bool {
-        self.0.directory.one_look().user_is_online(uid)
+        self.0.directory.users.contains(uid)
     }
 
     /// What each shard counts.

@@ -120,6 +120,14 @@ impl Selection {
         Self { all: false, clients, users, groups, filter }
     }
 
+    /// Memory of the names that it holds by itself.
+    pub fn bytes(&self) -> usize {
+        let Self { clients, users, groups, filter, .. } = self;
+        let ids = clients.len() + filter.except_clients.len();
+        let names = users.len() + groups.len() + filter.except_users.len();
+        ids * size_of::<ClientId>() + names * size_of::<Name>()
+    }
+
     /// The users of whom all clients are meant, each once.
     pub fn users(&self) -> &[Name] {
         &self.users

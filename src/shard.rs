@@ -48,7 +48,7 @@ use std::{
 };
 
 pub use clock::Clock;
-pub(crate) use inbox::{Bounds, Clients, Command, Cost, Full, Inbox, Picked};
+pub(crate) use inbox::{Bounds, Clients, Command, Cost, Full, Inbox};
 pub use query::{Described, Found, Search};
 pub(crate) use query::{Scan, Scanned};
 

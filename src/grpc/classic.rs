@@ -250,7 +250,8 @@ impl Classic {
         &self,
         request: GetUidByClientRequest,
     ) -> Answer<GetUidByClientResponse> {
-        Ok(GetUidByClientResponse { clientid: texts(&self.hub.clients_of(&request.uid)) })
+        let clients = known(self.hub.clients_of(&request.uid).await)?;
+        Ok(GetUidByClientResponse { clientid: texts(&clients) })
     }
 
     pub(super) async fn get_all_online_uid(

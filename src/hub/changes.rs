@@ -88,10 +88,9 @@ impl Hub {
     /// Dissolves groups, members stay connected; answers how many members each had.
     pub async fn dissolve(&self, groups: Vec<Name>) -> Result<Vec<usize>, HubError> {
         let mut members = vec![0; groups.len()];
-        let mut shards: Vec<_> = {
-            let look = self.0.directory.one_look();
-            groups.iter().flat_map(|group| look.shards_of(group.as_str())).collect()
-        };
+        let in_all = &self.0.directory.groups;
+        let mut shards: Vec<_> =
+            groups.iter().flat_map(|group| in_all.shards(group.as_str())).collect();
         shards.sort_unstable();
         shards.dedup();
         let groups: Arc<[Name]> = groups.into();

@@ -7,14 +7,17 @@
 //! ```text
 //!   clients: shard by shard, in each slot by slot ──► Scan, Scan, … (one at a time)
 //!   uids, groups: stripe by stripe of the directory, in each by name
-//!   uids of a group: a walk over its members for each page, by name
+//!   uids of a group: the same, of those who have a client in it
 //! ```
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
-use super::{Hub, HubError, only};
+use super::{
+    Hub, HubError, only,
+    pages::{GroupEntry, NamePlace, Page, Pages},
+};
 use crate::{
-    directory::{Look, STRIPES},
+    directory::{Names, STRIPES},
     ids::{ClientId, MAX_SLOTS, Name},
     shard::{Clients, Command, Cost, Described, Found, Scan, Scanned, Search},
 };
@@ -25,21 +28,15 @@ const DESCRIBED: usize = 128;
 /// Clients that a shard looks up in one step.
 const LOOKED_UP: usize = 4096;
 
+/// Members of a group up to which they are listed at once, rather than all uids looked at.
+const FEW_MEMBERS: usize = 1024;
+
 /// Names that are looked up in the directory as of one moment.
 const NAMES: usize = 1024;
 
 /// Steps after which a page is answered as it is, and be it empty: so a call ends soon, however
 /// few are found.
 const STEPS: usize = 64;
-
-/// A part of a list, and where the next part begins; none if this was the last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page<T, P> {
-    /// What is there.
-    pub entries: Vec<T>,
-    /// Where the next part begins.
-    pub next: Option<P>,
-}
 
 /// Where a part of a list of clients begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -48,15 +45,6 @@ pub struct Place {
     pub shard: u16,
     /// The slot there.
     pub slot: u32,
-}
-
-/// Where a part of a list of names begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct NamePlace {
-    /// The stripe of the directory; zero for lists that are sorted as a whole.
-    pub stripe: u16,
-    /// The name behind which it begins; empty for the first.
-    pub after: String,
 }
 
 /// How many there are.
@@ -70,15 +58,6 @@ pub struct Counts {
     pub members: Vec<usize>,
     /// Clients of each user that was asked for.
     pub clients: Vec<usize>,
-}
-
-/// A group in a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupEntry {
-    /// Its name.
-    pub name: Name,
-    /// Its members.
-    pub members: usize,
 }
 
 impl Hub {
@@ -113,31 +92,55 @@ impl Hub {
 
     /// Which of the users have a client, in their order.
     pub fn users_are_online(&self, uids: &[Name]) -> Vec<bool> {
-        self.look_up(uids, |look, uid| look.user_is_online(uid.as_str()))
+        let users = &self.0.directory.users;
+        let mut online = Vec::with_capacity(uids.len());
+        for some in uids.chunks(NAMES) {
+            let are_there = |uid: &Name| users.contains(uid.as_str());
+            online.extend(
+                self.0.directory.one_look(|_| some.iter().map(are_there).collect::<Vec<_>>()),
+            );
+        }
+        online
     }
 
     /// How many users and groups there are, and how many members each of these groups and clients
     /// each of these users has; as of one moment, if no more than [`NAMES`] are asked for.
     pub fn counts(&self, groups: &[Name], uids: &[Name]) -> Counts {
-        let mut look = self.0.directory.one_look();
-        let (users, in_all) = (look.count_users(), look.count_groups());
+        let directory = &self.0.directory;
         let (mut members, mut clients) = (Vec::new(), Vec::new());
-        let mut left = NAMES;
-        let members_of: fn(&Look<'_>, &str) -> usize = |look, name| look.count_members(name);
-        let clients_of: fn(&Look<'_>, &str) -> usize = |look, name| look.count_clients_of(name);
-        for (names, of, counts) in
-            [(groups, members_of, &mut members), (uids, clients_of, &mut clients)]
+        let (some_groups, other_groups) = groups.split_at(groups.len().min(NAMES));
+        let (some_uids, other_uids) = uids.split_at(uids.len().min(NAMES - some_groups.len()));
+        let counts = directory.one_look(|directory| {
+            members.clear();
+            clients.clear();
+            members.extend(count_each(&directory.groups, some_groups));
+            clients.extend(count_each(&directory.users, some_uids));
+            (directory.users.len(), directory.groups.len())
+        });
+        members.extend(count_each(&directory.groups, other_groups));
+        clients.extend(count_each(&directory.users, other_uids));
+        Counts { users: counts.0, groups: counts.1, members, clients }
+    }
+
+    /// The clients of each of the users, in their order.
+    pub async fn clients_of_each(&self, uids: &[Name]) -> Result<Vec<Vec<ClientId>>, HubError> {
+        let mut clients = vec![Vec::new(); uids.len()];
+        let mut uids = uids;
+        let mut rest = clients.as_mut_slice();
+        while let Some((some, others)) = uids.split_at_checked(uids.len().min(LOOKED_UP))
+            && !some.is_empty()
         {
-            for name in names {
-                if left == 0 {
-                    look = look.renew();
-                    left = NAMES;
+            let (filled, unfilled) = rest.split_at_mut(some.len());
+            let some: Arc<[Name]> = some.into();
+            let ask = |(), reply| Command::ClientsOfEach(Arc::clone(&some), reply);
+            for answer in self.ask(self.all_shards(), ask)? {
+                for (clients, here) in filled.iter_mut().zip(answer.await?) {
+                    clients.extend(here);
                 }
-                left -= 1;
-                counts.push(of(&look, name.as_str()));
             }
+            (uids, rest) = (others, unfilled);
         }
-        Counts { users, groups: in_all, members, clients }
+        Ok(clients)
     }
 
     /// Clients from a place on, at most as many as are wanted, and perhaps fewer.
@@ -171,12 +174,13 @@ impl Hub {
         from: &NamePlace,
         most: usize,
     ) -> Page<Name, NamePlace> {
-        let names_in = |stripe| {
-            let mut names = self.0.directory.users_in(stripe);
-            names.retain(|name| name.as_str().starts_with(prefix));
-            names
-        };
-        page_of_names(from, most, names_in).await
+        let mut pages = Pages::new(from, most);
+        while let Some(stripe) = pages.next_stripe() {
+            // A stripe of a million names takes a millisecond or two.
+            tokio::task::yield_now().await;
+            pages.fill(self.uids_in(stripe, prefix));
+        }
+        pages.page()
     }
 
     /// Groups from a place on that begin with the prefix.
@@ -186,15 +190,17 @@ impl Hub {
         from: &NamePlace,
         most: usize,
     ) -> Page<GroupEntry, NamePlace> {
-        let groups_in = |stripe| {
-            let groups = self.0.directory.groups_in(stripe).into_iter();
+        let mut pages = Pages::new(from, most);
+        while let Some(stripe) = pages.next_stripe() {
+            tokio::task::yield_now().await;
+            let groups = self.0.directory.one_look(|it| it.groups.in_stripe(stripe)).into_iter();
             let groups = groups.map(|(name, members)| GroupEntry { name, members });
-            groups.filter(|group| group.name.as_str().starts_with(prefix)).collect()
-        };
-        page_of_names(from, most, groups_in).await
+            pages.fill(groups.filter(|group| group.name.as_str().starts_with(prefix)).collect());
+        }
+        pages.page()
     }
 
-    /// Uids behind a place that begin with the prefix and have a client in the group, by name.
+    /// Uids from a place on that begin with the prefix and have a client in the group.
     pub async fn page_of_uids_in(
         &self,
         group: &Name,
@@ -202,31 +208,66 @@ impl Hub {
         from: &NamePlace,
         most: usize,
     ) -> Result<Page<Name, NamePlace>, HubError> {
-        let search = Search {
-            uid_prefix: prefix.to_owned(),
-            group: Some(group.clone()),
-            ..Search::default()
-        };
-        let search = Arc::new(search);
-        // The smallest names are kept, and one more that tells whether there are others.
-        let mut names = BTreeSet::new();
+        let few = self.0.directory.groups.count(group.as_str()) <= FEW_MEMBERS;
+        let mut members = if few { Some(self.uids_of_members(group, prefix).await?) } else { None };
+        let mut pages = Pages::new(from, most);
+        while let Some(stripe) = pages.next_stripe() {
+            tokio::task::yield_now().await;
+            pages.fill(match &mut members {
+                Some(by_stripe) => std::mem::take(&mut by_stripe[stripe]),
+                None => self.of_them_in(group, self.uids_in(stripe, prefix)).await?,
+            });
+        }
+        Ok(pages.page())
+    }
+
+    /// The uids of one stripe of the directory that begin with the prefix.
+    fn uids_in(&self, stripe: usize, prefix: &str) -> Vec<Name> {
+        let uids = self.0.directory.one_look(|it| it.users.in_stripe(stripe)).into_iter();
+        uids.map(|(uid, _)| uid).filter(|uid| uid.as_str().starts_with(prefix)).collect()
+    }
+
+    /// The uids that the members of a group have and that begin with the prefix, each once, by the
+    /// stripes of the directory.
+    async fn uids_of_members(
+        &self,
+        group: &Name,
+        prefix: &str,
+    ) -> Result<Vec<Vec<Name>>, HubError> {
+        let (uid_prefix, group) = (prefix.to_owned(), Some(group.clone()));
+        let search = Arc::new(Search { uid_prefix, group, ..Search::default() });
+        let mut uids = HashSet::new();
         let mut place = Place::default();
         while let Some((found, next)) = self.scan(&search, place, usize::MAX).await? {
-            for uid in found.into_iter().filter_map(|one| one.uid) {
-                let is_behind = uid.as_str() > from.after.as_str();
-                if is_behind && names.insert(uid) && names.len() > most + 1 {
-                    names.pop_last();
-                }
-            }
+            uids.extend(found.into_iter().filter_map(|one| one.uid));
             place = next;
         }
-        let more = names.len() > most;
-        if more {
-            names.pop_last();
+        let mut by_stripe = vec![Vec::new(); STRIPES];
+        for uid in uids {
+            by_stripe[self.0.directory.users.stripe_of(uid.as_str())].push(uid);
         }
-        let next = names.last().filter(|_| more);
-        let next = next.map(|last| NamePlace { stripe: 0, after: last.to_string() });
-        Ok(Page { entries: names.into_iter().collect(), next })
+        Ok(by_stripe)
+    }
+
+    /// Those of the users that have a client in the group.
+    async fn of_them_in(&self, group: &Name, uids: Vec<Name>) -> Result<Vec<Name>, HubError> {
+        let mut there = Vec::new();
+        for some in uids.chunks(LOOKED_UP) {
+            let some: Arc<[Name]> = some.into();
+            let mut have = vec![false; some.len()];
+            let ask = |(), reply| Command::UsersIn(group.clone(), Arc::clone(&some), reply);
+            for answer in self.ask(self.all_shards(), ask)? {
+                for (has, here) in have.iter_mut().zip(answer.await?) {
+                    *has |= here;
+                }
+            }
+            there.extend(some.iter().zip(have).filter(|(_, has)| *has).map(|(uid, _)| uid.clone()));
+        }
+        Ok(there)
+    }
+
+    fn all_shards(&self) -> impl Iterator<Item = (usize, ())> + use<> {
+        (0..self.0.shards.len()).map(|shard| (shard, ()))
     }
 
     /// Waits until there is room for a call in each shard's inbox, for who would rather wait than
@@ -293,67 +334,9 @@ impl Hub {
         }
         Ok(all)
     }
-
-    fn look_up<T>(&self, names: &[Name], of: impl Fn(&Look<'_>, &Name) -> T) -> Vec<T> {
-        let mut answers = Vec::with_capacity(names.len());
-        for some in names.chunks(NAMES) {
-            let look = self.0.directory.one_look();
-            answers.extend(some.iter().map(|name| of(&look, name)));
-        }
-        answers
-    }
 }
 
-/// Names from a place on, stripe by stripe.
-async fn page_of_names<T: Named>(
-    from: &NamePlace,
-    most: usize,
-    names_in: impl Fn(usize) -> Vec<T>,
-) -> Page<T, NamePlace> {
-    let mut entries: Vec<T> = Vec::new();
-    let mut after = from.after.as_str();
-    for stripe in from.stripe..STRIPES_U16 {
-        // A stripe of a million names takes a millisecond or two.
-        tokio::task::yield_now().await;
-        let mut names = names_in(usize::from(stripe));
-        names.retain(|one| one.name() > after);
-        after = "";
-        let room = most - entries.len();
-        let more = names.len() > room;
-        if more {
-            names.select_nth_unstable_by(room, |a, b| a.name().cmp(b.name()));
-            names.truncate(room);
-        }
-        names.sort_unstable_by(|a, b| a.name().cmp(b.name()));
-        entries.append(&mut names);
-        if more {
-            let after = entries.last().map_or_else(String::new, |last| last.name().to_owned());
-            return Page { entries, next: Some(NamePlace { stripe, after }) };
-        }
-        if entries.len() >= most && stripe + 1 < STRIPES_U16 {
-            let next = NamePlace { stripe: stripe + 1, after: String::new() };
-            return Page { entries, next: Some(next) };
-        }
-    }
-    Page { entries, next: None }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "there are a few dozen")]
-const STRIPES_U16: u16 = STRIPES as u16;
-
-/// What has a name to be sorted by.
-trait Named {
-    fn name(&self) -> &str;
-}
-
-impl Named for Name {
-    fn name(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl Named for GroupEntry {
-    fn name(&self) -> &str {
-        self.name.as_str()
-    }
+/// How many clients each of the names has.
+fn count_each(names: &Names, of: &[Name]) -> impl Iterator<Item = usize> {
+    of.iter().map(|name| names.count(name.as_str()))
 }

@@ -6,38 +6,37 @@ use smallvec::{SmallVec, smallvec};
 
 use super::Hub;
 use crate::{
-    directory::Look,
+    directory::{Directory, Names},
     ids::{ClientId, Name},
     message::{Selection, Target},
-    shard::{Clients, Picked},
+    shard::Clients,
 };
 
 /// The shards concerned, each once, and whom of their clients.
 pub(super) type Routes = SmallVec<[(usize, Clients); 4]>;
 
 impl Hub {
-    /// Which shards a target concerns, and which clients on each.
+    /// Which shards a target concerns, and which clients on each. The shards themselves know who is
+    /// meant; here it only counts that nobody is left out.
     pub(super) fn routes(&self, target: &Target) -> Routes {
-        let look = || self.0.directory.one_look();
+        let directory = &self.0.directory;
         match target {
-            Target::All => (0..self.0.shards.len()).map(|shard| (shard, Clients::All)).collect(),
+            Target::All => self.everywhere(&Clients::All),
             Target::Client(client) => self.route(*client).into_iter().collect(),
-            Target::User(uid) => {
-                let mut clients = look().clients_of(uid.as_str());
-                clients.sort_unstable_by_key(|client| client.shard());
-                let same_shard = clients.chunk_by(|a, b| a.shard() == b.shard());
-                same_shard
-                    .map(|clients| {
-                        let shard = usize::from(clients[0].shard());
-                        (shard, Clients::OfUser(clients.to_vec(), uid.clone()))
-                    })
-                    .collect()
+            Target::User(uid) => named(&directory.users, uid, &Clients::User(uid.clone())),
+            Target::Group(group) => named(&directory.groups, group, &Clients::Group(group.clone())),
+            Target::Selection(selection) => {
+                let clients = Clients::Selected(Arc::clone(selection));
+                if selection.all {
+                    return self.everywhere(&clients);
+                }
+                let shards = directory.look(|directory| self.shards_of(selection, directory));
+                // Somebody may have moved from a name that was looked up late to one that was looked
+                // up early: then all are asked, which is always right.
+                let Some(shards) = shards else { return self.everywhere(&clients) };
+                let concerned = shards.into_iter().enumerate().filter(|(_, concerned)| *concerned);
+                concerned.map(|(shard, _)| (shard, clients.clone())).collect()
             }
-            Target::Group(group) => {
-                let shards = look().shards_of(group.as_str()).into_iter();
-                shards.map(|shard| (usize::from(shard), Clients::Group(group.clone()))).collect()
-            }
-            Target::Selection(selection) => self.parts(selection, &look()),
         }
     }
 
@@ -47,44 +46,29 @@ impl Hub {
         (shard < self.0.shards.len()).then(|| (shard, Clients::These(smallvec![client])))
     }
 
-    /// What a selection means on each shard; nothing for shards that it doesn't concern.
-    fn parts(&self, selection: &Arc<Selection>, look: &Look<'_>) -> Routes {
-        /// What one shard has of it.
-        #[derive(Clone, Default)]
-        struct Part {
-            clients: Vec<ClientId>,
-            of_users: Vec<ClientId>,
-            has_members: bool,
-        }
-        let mut parts = vec![Part::default(); self.0.shards.len()];
-        for &client in &selection.clients {
-            // No other gateway's client is one of ours.
-            if let Some(part) = parts.get_mut(usize::from(client.shard())) {
-                part.clients.push(client);
-            }
-        }
-        for client in selection.users().iter().flat_map(|uid| look.clients_of(uid.as_str())) {
-            if let Some(part) = parts.get_mut(usize::from(client.shard())) {
-                part.of_users.push(client);
-            }
-        }
-        for shard in selection.groups.iter().flat_map(|group: &Name| look.shards_of(group.as_str()))
-        {
-            if let Some(part) = parts.get_mut(usize::from(shard)) {
-                part.has_members = true;
-            }
-        }
-        let concerned = |part: &Part| {
-            selection.all
-                || part.has_members
-                || !(part.clients.is_empty() && part.of_users.is_empty())
-        };
-        let parts = parts.into_iter().enumerate().filter(|(_, part)| concerned(part));
-        parts
-            .map(|(shard, Part { clients, of_users, .. })| {
-                let selection = Arc::clone(selection);
-                (shard, Clients::Picked(Arc::new(Picked { selection, clients, of_users })))
-            })
-            .collect()
+    /// All shards.
+    fn everywhere(&self, clients: &Clients) -> Routes {
+        (0..self.0.shards.len()).map(|shard| (shard, clients.clone())).collect()
     }
+
+    /// Which shards a selection concerns.
+    fn shards_of(&self, selection: &Selection, directory: &Directory) -> Vec<bool> {
+        let mut concerned = vec![false; self.0.shards.len()];
+        let clients = selection.clients.iter().map(|client| client.shard());
+        let users = selection.users().iter().flat_map(|uid| directory.users.shards(uid.as_str()));
+        let groups = selection.groups.iter().flat_map(|it| directory.groups.shards(it.as_str()));
+        for shard in clients.chain(users).chain(groups) {
+            // No other gateway's client is one of ours.
+            if let Some(concerned) = concerned.get_mut(usize::from(shard)) {
+                *concerned = true;
+            }
+        }
+        concerned
+    }
+}
+
+/// The shards that hold clients of a name.
+fn named(names: &Names, name: &Name, clients: &Clients) -> Routes {
+    let shards = names.shards(name.as_str()).into_iter();
+    shards.map(|shard| (usize::from(shard), clients.clone())).collect()
 }

@@ -13,10 +13,6 @@ use crate::{
     shard::{Clients, Command, Cost, Full},
 };
 
-/// Bytes of lists of clients from which on messages are passed on before more of them are looked up:
-/// a user may have very many.
-const LISTED_AT_ONCE: usize = 1024 * 1024;
-
 /// What one shard has to send, and which of the messages these are.
 struct Share {
     shard: usize,
@@ -36,11 +32,11 @@ impl Hub {
         sends: Vec<(Target, Payload)>,
     ) -> Result<impl Future<Output = Result<Vec<Receipt>, HubError>> + Send + use<>, HubError> {
         let mut receipts = vec![Receipt::default(); sends.len()];
-        let (mut sent, mut rest) = (Vec::new(), sends.into_iter().enumerate());
-        while rest.len() > 0 {
-            let shares = self.shares(&mut rest).await;
-            sent.append(&mut self.submit(shares).await?);
+        let mut ready = Vec::with_capacity(sends.len());
+        for (target, payload) in sends {
+            ready.push((target, self.deflated(payload).await));
         }
+        let sent = self.submit(&ready).await?;
         Ok(async move {
             for (indexes, answer) in sent {
                 let answer = answer.await.map_err(|_| HubError::Stopped)?;
@@ -52,19 +48,11 @@ impl Hub {
         })
     }
 
-    /// Cuts the next messages into the shares of the shards.
-    async fn shares(
-        &self,
-        sends: &mut impl Iterator<Item = (usize, (Target, Payload))>,
-    ) -> Vec<Share> {
+    /// Cuts messages into the shares of the shards, as their targets are now.
+    fn shares(&self, sends: &[(Target, Payload)]) -> Vec<Share> {
         let mut shares: Vec<Share> = Vec::new();
-        let mut listed = 0;
-        while listed < LISTED_AT_ONCE
-            && let Some((index, (target, payload))) = sends.next()
-        {
-            let payload = self.deflated(payload).await;
-            for (shard, clients) in self.routes(&target) {
-                listed += clients.bytes();
+        for (index, (target, payload)) in sends.iter().enumerate() {
+            for (shard, clients) in self.routes(target) {
                 let known = shares.iter_mut().position(|share| share.shard == shard);
                 let at = known.unwrap_or_else(|| {
                     shares.push(Share { shard, indexes: Vec::new(), sends: Vec::new() });
@@ -77,9 +65,11 @@ impl Hub {
         shares
     }
 
-    /// Puts each share into its shard's inbox, as soon as there is room in all of them.
-    async fn submit(&self, shares: Vec<Share>) -> Result<Vec<Sent>, HubError> {
+    /// Puts each shard's share into its inbox, as soon as there is room in all of them.
+    async fn submit(&self, sends: &[(Target, Payload)]) -> Result<Vec<Sent>, HubError> {
         loop {
+            // Anew each time: while there is no room, a user may come back on another shard.
+            let shares = self.shares(sends);
             let bounds = self.bounds();
             let inbox = |share: &Share| &self.0.shards[share.shard].inbox;
             let reserve = |share: &Share| inbox(share).reserve(Cost::of(&share.sends), bounds);
@@ -104,7 +94,9 @@ impl Hub {
                 return Ok(filled.collect());
             };
             drop(places);
-            self.room_for(full.shard, Cost::of(&full.sends)).await;
+            let (shard, cost) = (full.shard, Cost::of(&full.sends));
+            drop(shares);
+            self.room_for(shard, cost).await;
         }
     }
 
@@ -120,43 +112,5 @@ impl Hub {
                 Err(Full::Calls | Full::Bytes) => room.await,
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use super::*;
-    use crate::{
-        config::{Config, Live},
-        ids::{ClientId, Name},
-        message::Kind,
-        shard::Clock,
-        sink::NoSink,
-    };
-
-    #[tokio::test]
-    async fn users_with_many_clients_are_looked_up_a_few_messages_at_a_time() {
-        let live = Live::new(Config::default());
-        let (hub, threads) = Hub::start(&live, Arc::new(NoSink), Clock::default()).unwrap();
-        let crowd = Name::new("crowd", 9).unwrap();
-        // The directory knows of them; for the shard they have gone meanwhile.
-        for slot in 0..40_000 {
-            hub.0.directory.bind(&crowd, ClientId::new(0, slot, 0, 0));
-        }
-        let message = |text: &str| Payload::from_text(Kind::Text, text.to_owned());
-        let sends = || {
-            let one = (Target::User(crowd.clone()), message("to all of them"));
-            vec![one; 5]
-        };
-        let mut rest = sends().into_iter().enumerate();
-        let shares = hub.shares(&mut rest).await;
-        assert_eq!((shares.len(), rest.len()), (1, 3), "1.2 MB of ids were listed");
-        assert!(shares.iter().all(|share| share.indexes == [0, 1]));
-        let receipts = hub.send_all(sends()).await.unwrap().await.unwrap();
-        assert_eq!(receipts, [Receipt::default(); 5]);
-        hub.stop();
-        threads.join();
     }
 }

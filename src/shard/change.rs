@@ -58,7 +58,8 @@ impl Loop {
     /// The parts that the directory knows of.
     fn change_memberships(&mut self, slot: u32, change: &Change) -> Changed {
         let directory = std::sync::Arc::clone(&self.directory);
-        let _one_step = change.has_many_parts().then(|| directory.one_step());
+        let has_uid = self.sessions[slot as usize].uid.is_some();
+        let _one_step = change.has_many_parts(has_uid).then(|| directory.one_step());
         let uid = change.uid.clone().is_some_and(|uid| self.bind(slot, uid));
         let left = change.leave.iter().filter(|name| self.leave_group(slot, name)).count();
         let joined = change.join.iter().filter(|name| self.join(slot, name)).count();

@@ -45,6 +45,10 @@ pub(crate) enum Command {
     AttributesOf(ClientId, Reply<Option<Attributes>>),
     /// The ids of the clients.
     List(Clients, Reply<Vec<ClientId>>),
+    /// The clients of each of the users.
+    ClientsOfEach(Arc<[Name]>, Reply<Vec<Vec<ClientId>>>),
+    /// Which of the users have a client in the group.
+    UsersIn(Name, Arc<[Name]>, Reply<Vec<bool>>),
     /// What is known of the clients; of each that is not connected, nothing.
     Describe(Vec<ClientId>, Reply<Vec<Option<Described>>>),
     /// A few of the clients that are searched for.
@@ -66,33 +70,21 @@ pub(crate) enum Clients {
     All,
     /// These, as far as they are still connected.
     These(SmallVec<[ClientId; 1]>),
-    /// These, as far as they are still connected and bound to the uid.
-    OfUser(Vec<ClientId>, Name),
+    /// Those that belong to the user.
+    User(Name),
     Group(Name),
-    Picked(Arc<Picked>),
-}
-
-/// What a selection means for one shard.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Picked {
-    /// What is selected, and who is left out.
-    pub(crate) selection: Arc<Selection>,
-    /// Those of the selection's clients that live here.
-    pub(crate) clients: Vec<ClientId>,
-    /// Those that live here and belong to one of the selection's users.
-    pub(crate) of_users: Vec<ClientId>,
+    Selected(Arc<Selection>),
 }
 
 impl Clients {
-    /// Memory of the list that it is, if it is one: a user may have any number of clients.
+    /// Memory of the list that it is, if it is one.
     pub(crate) fn bytes(&self) -> usize {
-        let ids = match self {
-            Self::These(ids) if ids.spilled() => ids.len(),
-            Self::OfUser(ids, _) => ids.len(),
-            Self::Picked(picked) => picked.clients.len() + picked.of_users.len(),
-            Self::All | Self::These(_) | Self::Group(_) => 0,
-        };
-        ids * size_of::<ClientId>()
+        match self {
+            Self::These(ids) if ids.spilled() => ids.len() * size_of::<ClientId>(),
+            // Shared by all shards, but held for as long as one of them has it waiting.
+            Self::Selected(selection) => selection.bytes(),
+            Self::All | Self::These(_) | Self::User(_) | Self::Group(_) => 0,
+        }
     }
 }
 
@@ -306,6 +298,7 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Filter;
 
     fn inbox() -> (mio::Poll, Inbox) {
         let poll = mio::Poll::new().expect("a poll");
@@ -347,14 +340,12 @@ mod tests {
         let ids: Vec<_> = (0..1000).map(|slot| ClientId::new(0, slot, 0, 0)).collect();
         let payload = || Payload::new(crate::message::Kind::Binary, vec![7; 100].into());
         let one = Clients::These(ids[..1].into());
-        let user = Clients::OfUser(ids.clone(), Name::new("u", 9).expect("a short name"));
-        let picked = Picked {
-            selection: Arc::default(),
-            clients: ids[..10].to_vec(),
-            of_users: ids[..20].to_vec(),
-        };
-        let picked = Clients::Picked(Arc::new(picked));
-        let listed = [(&one, 0), (&user, 16_000), (&picked, 480), (&Clients::All, 0)];
+        let names = vec![Name::new("u", 9).expect("a short name"); 10];
+        let many = Clients::These(ids.clone().into());
+        let filter = Filter::new(ids[..5].to_vec(), names.clone(), Attributes::default());
+        let selection = Selection::of(ids[..10].to_vec(), names[..1].to_vec(), names, filter);
+        let selected = Clients::Selected(Arc::new(selection));
+        let listed = [(&one, 0), (&many, 16_000), (&selected, 576), (&Clients::All, 0)];
         for (clients, bytes) in listed {
             let send = Command::Send(clients.clone(), payload(), oneshot::channel().0);
             assert_eq!(send.cost(), cost(1, bytes + 100));
@@ -363,13 +354,13 @@ mod tests {
         }
         let sends = listed.map(|(clients, _)| (clients.clone(), payload()));
         let all = Command::SendAll(sends.into(), oneshot::channel().0);
-        assert_eq!(all.cost(), cost(4, 16_480 + 400));
+        assert_eq!(all.cost(), cost(4, 16_576 + 400));
 
         let (_poll, inbox) = inbox();
         let all_cost = all.cost();
         let place = inbox.reserve(all_cost, Bounds { calls: 9, bytes: 9 });
         place.unwrap_or_else(|_| unreachable!()).commit(all);
-        assert_eq!((inbox.calls(), inbox.bytes()), (4, 16_880));
+        assert_eq!((inbox.calls(), inbox.bytes()), (4, 16_976));
         inbox.take(&mut Vec::new());
         assert_eq!((inbox.calls(), inbox.bytes()), (0, 0));
     }

@@ -233,15 +233,13 @@ impl Loop {
         };
         self.doors.close(slot);
         let client = session.id;
-        if let Some(uid) = session.uid.take() {
-            self.directory.unbind(&uid, client);
-        }
         self.desk.stats.clients.sub(1);
         let window = self.doors.get(slot).map(Door::window);
         if let Some(gauge) = window.and_then(|window| self.desk.stats.window(window)) {
             gauge.sub(1);
         }
         self.desk.stats.close(cause, code);
+        self.bind(slot, None);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");
         // Whatever the listener makes of it, the client is let go.

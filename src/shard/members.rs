@@ -1,55 +1,102 @@
 //! Who is in which group, and who is which user: the shard's own part of it.
 //!
 //! A group keeps the list of its members' slots, a session the list of its groups with its position
-//! in each; so joining and leaving are a few moves, whatever the size of the group. The directory
-//! above the shards learns of each change inside the step that makes it.
+//! in each; so joining and leaving are a few moves, whatever the size of the group. Users are kept in
+//! the same way, but that a client has at most one. The directory above the shards learns of each
+//! change inside the step that makes it.
 
 use std::collections::HashMap;
 
 use slab::Slab;
+use smallvec::SmallVec;
 
-use super::{
-    inbox::{Clients, Picked},
-    run::Loop,
-    session::Membership,
+use super::{inbox::Clients, run::Loop, session::Membership};
+use crate::{
+    ids::{ClientId, Name},
+    message::Selection,
 };
-use crate::ids::{ClientId, Name};
 
-/// The groups with members on this shard.
+/// The names that clients of this shard have, each with the list of its members: the groups, or the
+/// users.
 #[derive(Default)]
-pub(super) struct Groups {
+pub(super) struct Sets {
     keys: HashMap<Name, u32>,
-    groups: Slab<Group>,
+    sets: Slab<Set>,
 }
 
-struct Group {
+struct Set {
     name: Name,
-    members: Vec<u32>,
+    /// Most users have one client or two.
+    members: SmallVec<[u32; 4]>,
 }
 
-impl Groups {
-    /// The slots of the members; none if the group has none here.
+/// What became of a set that somebody has left.
+struct Vacated {
+    name: Name,
+    /// How many are left.
+    members: usize,
+    /// The member whose place it is now.
+    moved: Option<u32>,
+}
+
+impl Sets {
+    /// The slots of the members; none if the name has none here.
     pub(super) fn members(&self, name: &str) -> &[u32] {
-        self.key(name)
-            .and_then(|key| self.groups.get(key as usize))
-            .map_or(&[], |group| &group.members)
+        self.key(name).and_then(|key| self.sets.get(key as usize)).map_or(&[], |set| &set.members)
     }
 
-    /// The number by which memberships name the group; none if it has no member here.
+    /// The number by which memberships name the set; none if it has no member here.
     pub(super) fn key(&self, name: &str) -> Option<u32> {
         self.keys.get(name).copied()
+    }
+
+    /// The name of a set.
+    fn name(&self, key: u32) -> Option<&Name> {
+        self.sets.get(key as usize).map(|set| &set.name)
     }
 
     fn key_or_new(&mut self, name: &Name) -> u32 {
         if let Some(key) = self.key(name.as_str()) {
             return key;
         }
-        let group = Group { name: name.clone(), members: Vec::new() };
-        // A group needs a member, a member a slot, and a slot has 24 bits; a client is in at most
+        let set = Set { name: name.clone(), members: SmallVec::new() };
+        // A set needs a member, a member a slot, and a slot has 24 bits; a client is in at most
         // `limits.groups_per_client` (a u16's worth) of them: 32 bits can be used up only on paper.
-        let key = u32::try_from(self.groups.insert(group)).unwrap_or(u32::MAX);
+        let key = u32::try_from(self.sets.insert(set)).unwrap_or(u32::MAX);
         self.keys.insert(name.clone(), key);
         key
+    }
+
+    /// Adds a member that is not there yet; answers how many there are now, too.
+    fn enter(&mut self, name: &Name, slot: u32) -> (Membership, usize) {
+        let key = self.key_or_new(name);
+        let members = &mut self.sets[key as usize].members;
+        // A position among slots, which have 24 bits.
+        let seat = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        members.push(slot);
+        (Membership { set: key, seat }, members.len())
+    }
+
+    /// Takes one member out of the list. The last member moves into the gap, and is to be told its
+    /// new position.
+    fn vacate(&mut self, Membership { set: key, seat }: Membership) -> Vacated {
+        let set = &mut self.sets[key as usize];
+        set.members.swap_remove(seat as usize);
+        let moved = set.members.get(seat as usize).copied();
+        let (name, members) = (set.name.clone(), set.members.len());
+        if members == 0 {
+            self.sets.remove(key as usize);
+            self.keys.remove(name.as_str());
+        } else if set.members.capacity() > 4 * members && members > 64 {
+            set.members.shrink_to_fit();
+        }
+        Vacated { name, members, moved }
+    }
+
+    /// Forgets the set; answers by which number memberships name it, and who was in it.
+    fn dissolve(&mut self, name: &str) -> Option<(u32, SmallVec<[u32; 4]>)> {
+        let key = self.keys.remove(name)?;
+        Some((key, self.sets.remove(key as usize).members))
     }
 }
 
@@ -69,28 +116,23 @@ impl Loop {
                 open.filter_map(|(slot, _)| u32::try_from(slot).ok()).collect()
             }
             Clients::These(ids) => ids.iter().filter_map(|&id| self.find(id)).collect(),
-            Clients::OfUser(ids, uid) => {
-                let bound = |&slot: &u32| {
-                    self.sessions.get(slot as usize).is_some_and(|it| it.uid.as_ref() == Some(uid))
-                };
-                ids.iter().filter_map(|&id| self.find(id)).filter(bound).collect()
-            }
+            Clients::User(uid) => self.users.members(uid.as_str()).to_vec(),
             Clients::Group(name) => self.groups.members(name.as_str()).to_vec(),
-            Clients::Picked(picked) => self.pick(picked),
+            Clients::Selected(selection) => self.select(selection),
         }
     }
 
     /// The slots of those who are selected, each once.
-    fn pick(&self, Picked { selection, clients, of_users }: &Picked) -> Vec<u32> {
+    fn select(&self, selection: &Selection) -> Vec<u32> {
         let mut slots = if selection.all {
             self.slots_of(&Clients::All)
         } else {
-            let bound = |&slot: &u32| {
-                let uid = self.sessions.get(slot as usize).and_then(|it| it.uid.as_ref());
-                uid.is_some_and(|uid| selection.names_user(uid))
-            };
-            let mut slots: Vec<_> = clients.iter().filter_map(|&id| self.find(id)).collect();
-            slots.extend(of_users.iter().filter_map(|&id| self.find(id)).filter(bound));
+            // Clients of other shards are not found here.
+            let mut slots: Vec<_> =
+                selection.clients.iter().filter_map(|&id| self.find(id)).collect();
+            for uid in selection.users() {
+                slots.extend_from_slice(self.users.members(uid.as_str()));
+            }
             for group in &selection.groups {
                 slots.extend_from_slice(self.groups.members(group.as_str()));
             }
@@ -113,14 +155,40 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize).filter(|it| it.uid != uid) else {
             return false;
         };
+        let old = session.uid.take().map(|_| session.user);
         // First the new, then the old: a user is never seen offline in between.
-        if let Some(uid) = &uid {
-            self.directory.bind(uid, session.id);
+        if let Some(uid) = uid {
+            let (membership, members) = self.users.enter(&uid, slot);
+            self.directory.users.set(&uid, self.index, members);
+            (session.uid, session.user) = (Some(uid), membership);
         }
-        if let Some(old) = std::mem::replace(&mut session.uid, uid) {
-            self.directory.unbind(&old, session.id);
+        if let Some(old) = old {
+            let Vacated { name, members, moved } = self.users.vacate(old);
+            if let Some(moved) = moved.and_then(|slot| self.sessions.get_mut(slot as usize)) {
+                moved.user.seat = old.seat;
+            }
+            self.directory.users.set(&name, self.index, members);
         }
         true
+    }
+
+    /// The clients of each of the users, as far as they are here.
+    pub(super) fn clients_of_each(&self, uids: &[Name]) -> Vec<Vec<ClientId>> {
+        let clients_of = |uid: &Name| {
+            let slots = self.users.members(uid.as_str()).iter();
+            slots.filter_map(|&slot| Some(self.sessions.get(slot as usize)?.id)).collect()
+        };
+        uids.iter().map(clients_of).collect()
+    }
+
+    /// Which of the users have a client here that is in the group.
+    pub(super) fn users_in(&self, group: &Name, uids: &[Name]) -> Vec<bool> {
+        let key = self.groups.key(group.as_str());
+        let is_member = |&slot: &u32| {
+            let session = self.sessions.get(slot as usize);
+            session.is_some_and(|it| it.groups.iter().any(|it| Some(it.set) == key))
+        };
+        uids.iter().map(|uid| self.users.members(uid.as_str()).iter().any(is_member)).collect()
     }
 
     /// Puts the client into the group; answers whether it wasn't in it. The caller has looked at
@@ -129,14 +197,10 @@ impl Loop {
         if self.membership(slot, name).is_some() {
             return false;
         }
-        let key = self.groups.key_or_new(name);
         let Some(session) = self.sessions.get_mut(slot as usize) else { return false };
-        let members = &mut self.groups.groups[key as usize].members;
-        // A position among slots, which have 24 bits.
-        let seat = u32::try_from(members.len()).unwrap_or(u32::MAX);
-        members.push(slot);
-        session.groups.push(Membership { group: key, seat });
-        self.directory.set_members(name, self.index, members.len());
+        let (membership, members) = self.groups.enter(name, slot);
+        session.groups.push(membership);
+        self.directory.groups.set(name, self.index, members);
         true
     }
 
@@ -152,13 +216,13 @@ impl Loop {
     /// The names of the client's groups.
     pub(super) fn groups_of(&self, slot: u32) -> impl Iterator<Item = &Name> {
         let memberships = self.sessions.get(slot as usize).into_iter().flat_map(|it| &it.groups);
-        memberships.filter_map(|it| Some(&self.groups.groups.get(it.group as usize)?.name))
+        memberships.filter_map(|it| self.groups.name(it.set))
     }
 
     /// Where among the client's groups this one stands.
     fn membership(&self, slot: u32, name: &Name) -> Option<usize> {
         let key = self.groups.key(name.as_str())?;
-        self.sessions.get(slot as usize)?.groups.iter().position(|it| it.group == key)
+        self.sessions.get(slot as usize)?.groups.iter().position(|it| it.set == key)
     }
 
     /// Takes the client out of all its groups.
@@ -173,38 +237,26 @@ impl Loop {
 
     /// Forgets the group; its members stay connected. Answers how many it had here.
     pub(super) fn dissolve(&mut self, name: &Name) -> usize {
-        let Some(key) = self.groups.keys.remove(name.as_str()) else {
+        let Some((key, members)) = self.groups.dissolve(name.as_str()) else {
             return 0;
         };
-        let group = self.groups.groups.remove(key as usize);
-        let members = group.members.len();
-        for slot in group.members {
+        for &slot in &members {
             if let Some(session) = self.sessions.get_mut(slot as usize) {
-                session.groups.retain(|it| it.group != key);
+                session.groups.retain(|it| it.set != key);
             }
         }
-        self.directory.set_members(name, self.index, 0);
-        members
+        self.directory.groups.set(name, self.index, 0);
+        members.len()
     }
 
-    /// Takes one member out of a group's list. The last member moves into the gap and is told its
-    /// new position.
-    fn vacate(&mut self, Membership { group: key, seat }: Membership) {
-        let group = &mut self.groups.groups[key as usize];
-        group.members.swap_remove(seat as usize);
-        if let Some(&moved) = group.members.get(seat as usize)
-            && let Some(session) = self.sessions.get_mut(moved as usize)
-            && let Some(membership) = session.groups.iter_mut().find(|it| it.group == key)
+    /// Gives up a place in a group.
+    fn vacate(&mut self, membership: Membership) {
+        let Vacated { name, members, moved } = self.groups.vacate(membership);
+        if let Some(session) = moved.and_then(|slot| self.sessions.get_mut(slot as usize))
+            && let Some(moved) = session.groups.iter_mut().find(|it| it.set == membership.set)
         {
-            membership.seat = seat;
+            moved.seat = membership.seat;
         }
-        let members = group.members.len();
-        self.directory.set_members(&group.name, self.index, members);
-        if members == 0 {
-            let group = self.groups.groups.remove(key as usize);
-            self.groups.keys.remove(group.name.as_str());
-        } else if group.members.capacity() > 4 * members && members > 64 {
-            group.members.shrink_to_fit();
-        }
+        self.directory.groups.set(&name, self.index, members);
     }
 }

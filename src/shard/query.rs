@@ -292,7 +292,7 @@ impl Sieve<'_> {
         let prefix = self.search.uid_prefix.as_str();
         let has_prefix = |uid: &Name| uid.as_str().starts_with(prefix);
         session.is_open()
-            && self.group.is_none_or(|key| session.groups.iter().any(|it| it.group == key))
+            && self.group.is_none_or(|key| session.groups.iter().any(|it| it.set == key))
             && self.since.is_none_or(|since| session.since >= since)
             && (prefix.is_empty() || session.uid.as_ref().is_some_and(has_prefix))
             && self.search.attributes.are_in(session.attributes.as_deref())

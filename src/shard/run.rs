@@ -20,7 +20,7 @@ use super::{
     door::Doors,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
-    members::Groups,
+    members::Sets,
     outbound::{Frame, Meter},
     query::{Calendar, SLOTS},
     session::{Session, Stage, slot_at},
@@ -73,7 +73,8 @@ pub(super) struct Loop {
     pub(super) sessions: Slab<Session>,
     /// The sockets of the sessions, by the same slots.
     pub(super) doors: Doors,
-    pub(super) groups: Groups,
+    pub(super) groups: Sets,
+    pub(super) users: Sets,
     pub(super) desk: Desk,
     pub(super) wheel: Wheel,
     pub(super) calendar: Calendar,
@@ -149,7 +150,8 @@ pub(super) fn run(
         clock: world.clock.clone(),
         sessions: Slab::new(),
         doors: Doors::default(),
-        groups: Groups::default(),
+        groups: Sets::default(),
+        users: Sets::default(),
         desk: Desk::new(stats, caps, meter, world.clock.now()),
         wheel: Wheel::new(world.clock.now()),
         calendar: Calendar::new(),
@@ -321,6 +323,16 @@ impl Loop {
                 let ids: Vec<_> = ids.map(|session| session.id).collect();
                 worth = ids.len() / LISTED_PER_DELIVERY;
                 let _ = reply.send(ids);
+            }
+            Command::ClientsOfEach(uids, reply) => {
+                let of_each = self.clients_of_each(&uids);
+                let clients: usize = of_each.iter().map(Vec::len).sum();
+                worth = (uids.len() + clients) / LISTED_PER_DELIVERY;
+                let _ = reply.send(of_each);
+            }
+            Command::UsersIn(group, uids, reply) => {
+                worth = uids.len() / LISTED_PER_DELIVERY;
+                let _ = reply.send(self.users_in(&group, &uids));
             }
             Command::Describe(clients, reply) => {
                 worth = clients.len();

@@ -48,6 +48,8 @@ pub(super) struct Session {
     pub(super) partial_since: Option<Tick>,
     pub(super) allowance: Allowance,
     pub(super) uid: Option<Name>,
+    /// Its place among the user's clients; of no meaning without a uid.
+    pub(super) user: Membership,
     /// What the business system notes about it; none if nothing.
     pub(super) attributes: Option<Box<Attributes>>,
     pub(super) groups: SmallVec<[Membership; 2]>,
@@ -72,12 +74,12 @@ pub(super) enum Stage {
     Closing(Tick),
 }
 
-/// One group that the client is in.
-#[derive(Clone, Copy, Debug)]
+/// One group that the client is in, or the user that it belongs to.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Membership {
-    /// The group's key on this shard.
-    pub(super) group: u32,
-    /// The client's position in the group's list of members, so that leaving needs no search.
+    /// The key of the group, or of the user, on this shard.
+    pub(super) set: u32,
+    /// The client's position in its list of members, so that leaving needs no search.
     pub(super) seat: u32,
 }
 
@@ -126,6 +128,7 @@ impl Session {
             partial_since: None,
             allowance: Allowance::default(),
             uid: None,
+            user: Membership::default(),
             attributes: None,
             groups: SmallVec::new(),
             about: None,
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_session_stays_small() {
-        assert!(size_of::<Session>() <= 272, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 280, "{}", size_of::<Session>());
     }
 
     fn rates(messages: u64, bytes: u64) -> Rates {

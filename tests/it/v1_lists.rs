@@ -230,7 +230,6 @@ async fn uids_and_groups_are_listed_once_each() {
         let uids = all_uids(&gateway, "", "", page_size).await;
         assert_eq!((uids.len(), uids.into_iter().collect()), (6, expected_uids.clone()));
         let uids = all_uids(&gateway, "user-", "lobby", page_size).await;
-        assert!(uids.is_sorted(), "{uids:?}");
         assert_eq!((uids.len(), uids.into_iter().collect()), (6, expected_uids.clone()));
         let groups = all_groups(&gateway, "", page_size).await;
         assert_eq!((groups.len(), groups.into_iter().collect()), (7, expected_groups.clone()));
@@ -241,6 +240,47 @@ async fn uids_and_groups_are_listed_once_each() {
     assert_eq!(all_uids(&gateway, "", "none", 1).await, [""; 0]);
     assert_eq!(all_groups(&gateway, "own-3", 1).await, [("own-3".to_owned(), 2)]);
     assert_eq!(all_groups(&gateway, "none", 1).await, []);
+}
+
+#[tokio::test]
+async fn uids_of_a_large_group_are_listed_once_each_and_also_while_it_becomes_small() {
+    const MEMBERS: usize = 1100;
+    let gateway = Gateway::start().await;
+    let mut clients = Vec::new();
+    for number in 0..MEMBERS + 20 {
+        let client = gateway.connect().await;
+        let groups: &[&str] = if number < MEMBERS { &["crowd"] } else { &[] };
+        // Some have two clients in the group, some one in it and one outside.
+        place(&gateway, &client, &format!("user-{}", number % (MEMBERS - 10)), groups, &[]).await;
+        clients.push(client);
+    }
+    let expected: BTreeSet<_> = (0..MEMBERS - 10).map(|number| format!("user-{number}")).collect();
+    for page_size in [99, 0] {
+        let uids = all_uids(&gateway, "", "crowd", page_size).await;
+        assert_eq!((uids.len(), uids.into_iter().collect()), (expected.len(), expected.clone()));
+    }
+    assert_eq!(all_uids(&gateway, "user-77", "crowd", 1).await.len(), 11);
+
+    let ask = |page_token| ListUidsRequest {
+        group: "crowd".to_owned(),
+        page_size: 500,
+        page_token,
+        ..ListUidsRequest::default()
+    };
+    let first = directory(&gateway).list_uids(ask(String::new())).await.unwrap().into_inner();
+    assert_eq!(first.uids.len(), 500);
+    for client in &clients[..400] {
+        assert!(gateway.leave_group(client.id(), "crowd").await.result);
+    }
+    let mut seen: BTreeSet<_> = first.uids.into_iter().collect();
+    let second = directory(&gateway).list_uids(ask(first.next_page_token)).await.unwrap();
+    for uid in second.into_inner().uids {
+        assert!(seen.insert(uid.clone()), "{uid} is on both pages");
+    }
+    let stay = clients.len() - 20 - 400;
+    let stayed = (400..MEMBERS).map(|number| format!("user-{}", number % (MEMBERS - 10)));
+    let missing: Vec<_> = stayed.filter(|uid| !seen.contains(uid)).collect();
+    assert!(missing.is_empty(), "of {stay} who stay: {missing:?}");
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ struct Subjects {
 impl V1 {
     /// Changes each of the clients; tells item by item for whom it could not be done.
     async fn change(&self, whom: Whom, change: Change) -> Result<Outcome, Status> {
-        let subjects = self.subjects(whom);
+        let subjects = self.subjects(whom).await?;
         let results = self.hub.change_many(&subjects.all, change).await;
         let results = results.map_err(|error| fault::status(&error))?;
         let mut outcome = Outcome { failures: subjects.failures(&results), ..Outcome::default() };
@@ -197,7 +197,7 @@ impl V1 {
         Ok(outcome)
     }
 
-    fn subjects(&self, Whom { clients, uids }: Whom) -> Subjects {
+    async fn subjects(&self, Whom { clients, uids }: Whom) -> Result<Subjects, Status> {
         let mut all = Vec::with_capacity(clients.len());
         let mut known: HashMap<ClientId, usize> = HashMap::new();
         let mut position = |client, of: Option<&Name>| {
@@ -208,15 +208,17 @@ impl V1 {
         };
         // Who is named by its id is changed whoever it belongs to.
         let clients = clients.into_iter().map(|client| position(client, None)).collect();
+        let mut each: Vec<_> = uids.clone();
+        each.sort_unstable();
+        each.dedup();
+        let of_each = self.hub.clients_of_each(&each).await;
+        let of_each = of_each.map_err(|error| fault::status(&error))?;
         let mut users = HashMap::new();
-        for uid in &uids {
-            if !users.contains_key(uid) {
-                let clients = self.hub.clients_of(uid.as_str()).into_iter();
-                let clients = clients.map(|client| position(client, Some(uid))).collect();
-                users.insert(uid.clone(), clients);
-            }
+        for (uid, clients) in each.into_iter().zip(of_each) {
+            let clients = clients.into_iter().map(|client| position(client, Some(&uid))).collect();
+            users.insert(uid, clients);
         }
-        Subjects { all, clients, uids, users }
+        Ok(Subjects { all, clients, uids, users })
     }
 }
 

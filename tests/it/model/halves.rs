@@ -151,7 +151,7 @@ async fn look_on(
         looks += 1;
         let side = SIDES[random.below(2)];
         let other = if side == SIDES[0] { SIDES[1] } else { SIDES[0] };
-        match random.below(7) {
+        match random.below(8) {
             // A user and the groups of a side come and go together.
             3 => {
                 let groups = gateway.count_group().await.count;
@@ -162,6 +162,11 @@ async fn look_on(
             6 => list(&gateway, side).await,
             // Everybody is a user, and everybody is in a group, whichever.
             0 => matches(&gateway, nth, both(), MOVED).await,
+            // Who moves from the group to the user is the one or the other, at any time.
+            7 => {
+                let (uids, groups) = (vec![side.to_owned()], groups_of(other));
+                matches(&gateway, nth, Target { uids, groups, ..Target::default() }, MOVED).await;
+            }
             // Nobody is this user without having its attribute and being in all its groups.
             1 => {
                 let target = Target {
