@@ -68,7 +68,8 @@ fn callers_at_once_lose_nothing_and_each_is_heard_in_its_order() {
 #[test]
 fn nobody_ever_sees_half_of_an_apply() {
     let steps = number("MODEL_STEPS").unwrap_or(STEPS) / 2;
-    for_each_seed(SEEDS / 5, |seed| halves::watch(seed, steps));
+    // Of several, each shard has one; one alone can be missed.
+    for_each_seed(SEEDS / 5, |seed| halves::watch(seed, steps, if seed % 2 == 0 { 6 } else { 1 }));
 }
 
 /// Runs the test once per seed, each run within a runtime of its own.
@@ -145,7 +146,9 @@ async fn nothing_is_left(gateway: &Gateway, tally: &Tally) {
     let closed: u64 = Cause::ALL.into_iter().map(|cause| gateway.closed(cause)).sum();
     assert_eq!(gateway.sum(|stats| stats.opened.get()), tally.opened);
     assert_eq!(closed, tally.opened, "who was opened was closed once");
-    assert!(gateway.hub().shard_stats().all(|stats| stats.opened.get() > 0), "an idle shard");
+    let used = gateway.hub().shard_stats().filter(|stats| stats.opened.get() > 0).count() as u64;
+    let shards = gateway.hub().shard_stats().count() as u64;
+    assert_eq!(used, shards.min(tally.opened), "an idle shard");
     let handshakes = gateway.hub().handshakes();
     assert_eq!(handshakes.accepted.get(), tally.opened);
 

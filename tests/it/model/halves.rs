@@ -30,9 +30,6 @@ use super::{
 };
 use crate::{client::Client, gateway::Gateway, random::Random};
 
-/// Clients that are moved, on all shards.
-const MOVED: usize = 6;
-
 /// Groups of each side.
 const GROUPS: i32 = 3;
 
@@ -44,12 +41,12 @@ const WATCHERS: u64 = 2;
 
 const SIDES: [&str; 2] = ["left", "right"];
 
-/// Moves clients `steps` times in all, with watchers.
-pub async fn watch(seed: u64, steps: u64) {
+/// Moves as many clients `steps` times in all, with watchers.
+pub async fn watch(seed: u64, steps: u64, moved: usize) {
     let gateway = Arc::new(start(Clock::default(), &[]).await);
     let mut random = Random::new(seed);
     let mut clients = Vec::new();
-    for _ in 0..MOVED {
+    for _ in 0..moved {
         let client = gateway.connect().await;
         go_to(&gateway, client.id(), SIDES[0], 0).await;
         clients.push(client);
@@ -67,7 +64,7 @@ pub async fn watch(seed: u64, steps: u64) {
         .into_iter()
         .map(|client| {
             let random = Random::new(random.next());
-            tokio::spawn(wander(Arc::clone(&gateway), client, random, steps / MOVED as u64))
+            tokio::spawn(wander(Arc::clone(&gateway), client, random, steps / moved as u64))
         })
         .collect();
     let mut clients = Vec::new();
@@ -84,7 +81,7 @@ pub async fn watch(seed: u64, steps: u64) {
         assert_eq!(client.read_to_close().await, 1000);
         client.ended().await;
     }
-    let opened = MOVED as u64;
+    let opened = moved as u64;
     nothing_is_left(&gateway, &Tally { opened, api: opened, ..Tally::default() }).await;
 }
 
@@ -157,15 +154,18 @@ async fn look_on(
                 let groups = gateway.count_group().await.count;
                 assert!([GROUPS, 2 * GROUPS].contains(&groups), "{groups}");
             }
-            4 => count(&gateway).await,
+            4 => count(&gateway, clients.len()).await,
             5 => describe(&gateway, &clients).await,
             6 => list(&gateway, side).await,
             // Everybody is a user, and everybody is in a group, whichever.
-            0 => matches(&gateway, nth, both(), MOVED).await,
+            0 => matches(&gateway, nth, both(), clients.len()).await,
             // Who moves from the group to the user is the one or the other, at any time.
             7 => {
-                let (uids, groups) = (vec![side.to_owned()], groups_of(other));
-                matches(&gateway, nth, Target { uids, groups, ..Target::default() }, MOVED).await;
+                // Many more names, so that there is time for it to move while they are looked up.
+                let nobody = (0..AGAIN).map(|number| format!("zoe {number}"));
+                let uids = nobody.chain([side.to_owned()]).collect();
+                let target = Target { uids, groups: groups_of(other), ..Target::default() };
+                matches(&gateway, nth, target, clients.len()).await;
             }
             // Nobody is this user without having its attribute and being in all its groups.
             1 => {
@@ -192,14 +192,14 @@ async fn look_on(
 }
 
 /// As many are a side's user as are in each of its groups, and all are on one side.
-async fn count(gateway: &Gateway) {
+async fn count(gateway: &Gateway, clients: usize) {
     // Again and again, so that there is time for something to come in between.
     let groups = SIDES.iter().flat_map(|side| repeat_n(groups_of(side), AGAIN).flatten()).collect();
     let uids = SIDES.map(ToOwned::to_owned).into();
     let mut calls = DirectoryClient::new(gateway.channel());
     let counts = calls.count(CountRequest { groups, uids }).await.unwrap().into_inner();
     let [left, right] = counts.uid_clients[..] else { panic!("{counts:?}") };
-    assert_eq!(left + right, i64::try_from(MOVED).unwrap(), "{counts:?}");
+    assert_eq!(left + right, i64::try_from(clients).unwrap(), "{counts:?}");
     let (of_left, of_right) = counts.group_members.split_at(counts.group_members.len() / 2);
     assert!(of_left.iter().all(|&members| members == left), "{counts:?}");
     assert!(of_right.iter().all(|&members| members == right), "{counts:?}");
@@ -212,7 +212,7 @@ async fn describe(gateway: &Gateway, clients: &[String]) {
     let mut calls = DirectoryClient::new(gateway.channel());
     let request = DescribeClientsRequest { clients: clients.to_vec() };
     let described = calls.describe_clients(request).await.unwrap().into_inner().clients;
-    assert_eq!(described.len(), MOVED);
+    assert_eq!(described.len(), clients.len());
     for mut client in described {
         client.groups.sort_unstable();
         assert_eq!(client.groups, groups_of(&client.uid), "{client:?}");
