@@ -114,3 +114,47 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+
+    use super::*;
+    use crate::{
+        config::{Config, Live, value::Auto},
+        ids::Name,
+        message::Kind,
+        shard::Clock,
+        sink::NoSink,
+    };
+
+    /// Whether it completes as things are.
+    async fn is_ready<F: Future>(future: &mut Pin<&mut F>) -> bool {
+        poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_looks_up_anew_where_a_user_is() {
+        let live = Live::new(Config { shards: Auto::Set(2), ..Config::default() });
+        let (hub, threads) = Hub::start(&live, Arc::new(NoSink), Clock::default()).unwrap();
+        let (users, ada) = (&hub.0.directory.users, Name::new("ada", 9).unwrap());
+        let bounds = hub.bounds();
+        let full = Cost { calls: bounds.calls, bytes: 0 };
+        let fill = |shard: usize| hub.0.shards[shard].inbox.reserve(full, bounds).ok();
+        let (first, second) = (fill(0), fill(1));
+        assert!(first.is_some() && second.is_some());
+
+        users.set(&ada, 0, 1);
+        let message = Payload::from_text(Kind::Text, "hello".to_owned());
+        let mut sending = pin!(hub.send_all(vec![(Target::User(ada.clone()), message)]));
+        assert!(!is_ready(&mut sending).await, "there is no room where the user is");
+        users.set(&ada, 1, 1);
+        users.set(&ada, 0, 0);
+        drop(first);
+        assert!(!is_ready(&mut sending).await, "there is room where the user was");
+        drop(second);
+        assert!(is_ready(&mut sending).await);
+        hub.stop();
+        threads.join();
+    }
+}
