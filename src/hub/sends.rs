@@ -139,8 +139,8 @@ mod tests {
         let (hub, threads) = Hub::start(&live, Arc::new(NoSink), Clock::default()).unwrap();
         let (users, ada) = (&hub.0.directory.users, Name::new("ada", 9).unwrap());
         let bounds = hub.bounds();
-        let full = Cost { calls: bounds.calls, bytes: 0 };
-        let fill = |shard: usize| hub.0.shards[shard].inbox.reserve(full, bounds).ok();
+        let all = Cost { calls: bounds.calls, bytes: 0 };
+        let fill = |shard: usize| hub.0.shards[shard].inbox.reserve(all, bounds).ok();
         let (first, second) = (fill(0), fill(1));
         assert!(first.is_some() && second.is_some());
 
