@@ -445,11 +445,10 @@ impl Loop {
 
     /// Puts the session's next look into the wheel.
     pub(super) fn schedule(&mut self, slot: u32) {
-        let Some(session) = self.sessions.get_mut(slot as usize) else {
-            return;
-        };
-        if let Some(next) = self.desk.caps.next_look(session) {
-            session.timer = self.wheel.schedule(slot, next);
+        if let Some(session) = self.sessions.get_mut(slot as usize)
+            && let Some(next) = self.desk.caps.next_look(session)
+        {
+            session.timer = self.wheel.bring_forward(slot, session.timer, next);
         }
     }
 
@@ -457,7 +456,7 @@ impl Loop {
     fn reschedule_all(&mut self) {
         for (slot, session) in &mut self.sessions {
             if let Some(next) = self.desk.caps.next_look(session) {
-                session.timer = self.wheel.schedule(slot_at(slot), next);
+                session.timer = self.wheel.bring_forward(slot_at(slot), session.timer, next);
             }
         }
     }

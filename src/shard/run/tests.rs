@@ -1,9 +1,6 @@
 //! A shard whose turns are taken one by one, on the test's own thread.
 
-use std::{
-    io::Read as _,
-    net::{TcpListener, TcpStream},
-};
+use std::net::{TcpListener, TcpStream};
 
 use tokio::sync::oneshot;
 
@@ -170,4 +167,63 @@ fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
     case.clock.advance(Duration::from_millis(100));
     case.turn();
     assert!(!case.session(client).is_open());
+}
+
+#[test]
+fn whose_time_is_moved_again_and_again_takes_few_entries() {
+    let mut case = Case::new();
+    let client = case.connect();
+    let hours =
+        |hours| Change { expires: Some(Some(Duration::from_hours(hours))), ..Change::default() };
+    let tenths = |tenths| Change {
+        expires: Some(Some(Duration::from_millis(tenths * 100))),
+        ..Change::default()
+    };
+    let mut change = |change: Change, most: usize| {
+        let subject = Subject { client, of: None };
+        case.shard.change(&subject, &change).unwrap();
+        let entries = case.shard.wheel.len();
+        assert!(entries <= most, "{entries} entries after {change:?}");
+    };
+    // Further and further away, to and fro, nearer and nearer.
+    for more in 0..100_000 {
+        change(hours(1 + more % 1000), 1);
+        change(tenths(1_000_000 + more), 1);
+    }
+    for nearer in 0..100_000 {
+        change(tenths(100_100 - nearer), 512);
+    }
+    for more in 0..100_000 {
+        change(tenths(100 + more), 512);
+        change(Change { expires: Some(None), ..Change::default() }, 512);
+    }
+    let said = Duration::from_millis(100 * 777);
+    case.change(client, Change { expires: Some(Some(said)), ..Change::default() });
+    case.clock.advance(said - Duration::from_millis(1));
+    case.turn();
+    assert!(case.session(client).is_open());
+    case.clock.advance(Duration::from_millis(1));
+    case.turn();
+    assert!(!case.session(client).is_open(), "though it was moved so often");
+    // The clients that come and go leave nothing behind for long either.
+    case.clock.advance(Duration::from_secs(52));
+    case.turn();
+    assert_eq!(case.shard.wheel.len(), 0);
+}
+
+#[test]
+fn a_time_that_is_far_away_comes_exactly() {
+    let mut case = Case::new();
+    let client = case.connect();
+    let hour = Duration::from_hours(1);
+    case.change(client, Change { expires: Some(Some(hour)), ..Change::default() });
+    let mut waited = Duration::ZERO;
+    while case.session(client).is_open() {
+        // As long as the poll would sleep, and no longer.
+        let sleep = case.shard.wheel.next(case.clock.now()).expect("it is to be looked at");
+        case.clock.advance(sleep);
+        waited += sleep;
+        case.turn();
+    }
+    assert_eq!(waited, hour);
 }
