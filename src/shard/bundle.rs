@@ -8,11 +8,12 @@
 //! A form is the plain one or that of a window size; all clients that agreed to the same share it.
 //! It is made when the first of them needs it.
 
-use std::{rc::Rc, time::Instant};
+use std::rc::Rc;
 
 use smallvec::SmallVec;
 
 use super::{
+    Clock,
     caps::Caps,
     encode::{Message, PLAIN, Press, SMALLEST, WINDOWS},
     outbound::{Frame, Meter},
@@ -34,9 +35,9 @@ pub(super) struct Form {
 }
 
 impl<'a> Bundle<'a> {
-    /// Messages that are queued at `now`.
-    pub(super) fn new(payloads: &'a [Payload], now: Instant) -> Self {
-        let messages = payloads.iter().map(|payload| Message::new(payload, now));
+    /// Messages that are queued now.
+    pub(super) fn new(payloads: &'a [Payload], clock: &Clock) -> Self {
+        let messages = payloads.iter().map(|payload| Message::new(payload, clock));
         Self { messages: messages.collect(), forms: Default::default() }
     }
 
@@ -105,7 +106,7 @@ mod tests {
         let payloads = texts.map(|text| Payload::from_text(Kind::Text, text));
         let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
-        let mut bundle = Bundle::new(&payloads, Instant::now());
+        let mut bundle = Bundle::new(&payloads, &Clock::default());
         assert_eq!(bundle.len(), 3);
         let mut lengths = Vec::new();
         for window in [PLAIN, 9, 12, 15] {
@@ -129,7 +130,7 @@ mod tests {
         let payload = Payload::from_text(Kind::Text, "hello".to_owned());
         let caps = Caps::new(&Arc::new(Config::default().into()), 1);
         let (meter, mut press) = (Meter::default(), Press::default());
-        let mut bundle = Bundle::new(std::slice::from_ref(&payload), Instant::now());
+        let mut bundle = Bundle::new(std::slice::from_ref(&payload), &Clock::default());
         let form = bundle.form(PLAIN, &caps, &mut press, &meter);
         assert_eq!(form.bytes().as_ptr(), form.frames()[0].bytes().as_ptr());
         assert_eq!(form.bytes(), b"\x81\x05hello");

@@ -42,7 +42,7 @@ impl Loop {
         }
         if let Some(expires) = change.expires {
             // What lies beyond the reach of the clock, or of the wheel, is never.
-            let at = expires.and_then(|after| self.desk.now.checked_add(after));
+            let at = expires.and_then(|after| self.clock.now().checked_add(after));
             let tick = at.map(|at| self.wheel.tick_from(at)).filter(|&tick| tick < Tick::MAX);
             session.expires = tick.map(Due::at);
             self.schedule(slot);

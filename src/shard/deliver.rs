@@ -192,7 +192,7 @@ impl Loop {
             some => Some(self.slots_of(some)),
         };
         let (payloads, answers): (SmallVec<[_; 1]>, SmallVec<[_; 1]>) = run.into_iter().unzip();
-        let mut bundle = Bundle::new(&payloads, self.desk.now);
+        let mut bundle = Bundle::new(&payloads, &self.clock);
         let receipts = self.queue(slots.as_deref(), &mut bundle, last);
         let deliveries = receipts.iter().map(|receipt| receipt.matched).sum();
         for (answer, receipt) in answers.into_iter().zip(receipts) {
@@ -210,7 +210,7 @@ impl Loop {
     /// Queues messages for one client; they go out at the end of the turn. Answers what became of
     /// each.
     pub(super) fn deliver_to(&mut self, slot: u32, payloads: &[Payload]) -> Receipts {
-        let mut bundle = Bundle::new(payloads, self.desk.now);
+        let mut bundle = Bundle::new(payloads, &self.clock);
         let receipts = self.queue(Some(&[slot]), &mut bundle, false);
         drop(bundle);
         self.shed_queues();

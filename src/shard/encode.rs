@@ -5,9 +5,10 @@
 //! is agreed without context takeover, so a compressed frame depends on nothing but the message
 //! and the window, and can be the same for everybody.
 
-use std::{rc::Rc, time::Instant};
+use std::rc::Rc;
 
 use super::{
+    Clock,
     caps::Caps,
     outbound::{Frame, Meter, Waits},
 };
@@ -66,14 +67,15 @@ enum Form {
 }
 
 impl<'a> Message<'a> {
-    /// A message that is queued at `now`.
-    pub(super) fn new(payload: &'a Payload, now: Instant) -> Self {
+    /// A message that is queued now. A turn may take a while, so only the clock tells when that is;
+    /// it is not looked at for what may wait for ever.
+    pub(super) fn new(payload: &'a Payload, clock: &Clock) -> Self {
         let key = match &payload.terms.when_behind {
             WhenBehind::Conflate(key) => Some(key.clone()),
             WhenBehind::Queue | WhenBehind::Drop => None,
         };
         // What lies beyond the reach of the clock is for ever.
-        let until = payload.terms.ttl.and_then(|ttl| now.checked_add(ttl));
+        let until = payload.terms.ttl.and_then(|ttl| clock.now().checked_add(ttl));
         Self { payload, waits: Waits { until, key }, plain: None, deflated: Default::default() }
     }
 
@@ -179,7 +181,7 @@ mod tests {
     #[test]
     fn all_receivers_of_a_window_share_one_frame() {
         let (payload, caps, meter) = (text(50), caps(), Meter::default());
-        let mut message = Message::new(&payload, Instant::now());
+        let mut message = Message::new(&payload, &Clock::default());
         let mut press = Press::default();
         let plain = message.frame(PLAIN, &caps, &mut press, &meter);
         assert!(untouched(&press), "nobody asked for it compressed");
@@ -203,7 +205,7 @@ mod tests {
     #[test]
     fn what_gets_no_shorter_is_tried_once_and_shared_plain() {
         let (payload, caps, meter) = (noise(2000), caps(), Meter::default());
-        let mut message = Message::new(&payload, Instant::now());
+        let mut message = Message::new(&payload, &Clock::default());
         let mut press = Press::default();
         let plain = message.frame(PLAIN, &caps, &mut press, &meter);
         let first = message.frame(15, &caps, &mut press, &meter);
@@ -221,7 +223,7 @@ mod tests {
         let mut payload = text(50);
         let ahead = wire::compress_once(12, 1, &payload.bytes).unwrap();
         payload.deflated.push((12, ahead.into()));
-        let mut message = Message::new(&payload, Instant::now());
+        let mut message = Message::new(&payload, &Clock::default());
         let mut press = Press::default();
         let frame = message.frame(12, &caps, &mut press, &meter);
         assert!(untouched(&press));
@@ -237,7 +239,7 @@ mod tests {
             let (kind, bytes) = (payload.kind, &payload.bytes);
             let one = frame_for_one(kind, bytes, 15, caps, &mut press, &meter).len();
             let shared =
-                Message::new(payload, Instant::now()).frame(15, caps, &mut press, &meter).len();
+                Message::new(payload, &Clock::default()).frame(15, caps, &mut press, &meter).len();
             assert_eq!(one, shared);
             assert_eq!(untouched(&press), shared > bytes.len());
             untouched(&press)

@@ -67,7 +67,7 @@ impl Loop {
     /// Begins to close the client, for the cause and with the code given.
     pub(super) fn close(&mut self, slot: u32, close: &Close) {
         let last = close.last.as_ref();
-        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), self.desk.now));
+        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), &self.clock));
         self.close_after(last.as_mut(), slot, close);
     }
 
@@ -192,7 +192,7 @@ impl Loop {
         let slots = self.slots_of(clients);
         let count = slots.len();
         let last = close.last.as_ref();
-        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), self.desk.now));
+        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), &self.clock));
         for slot in slots {
             self.guard(slot, |shard| shard.close_after(last.as_mut(), slot, close));
         }

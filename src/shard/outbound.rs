@@ -10,15 +10,17 @@
 //! by reference. A client mostly has nothing or one frame waiting, so the first one lives in the
 //! session itself and the list is allocated only behind it.
 
+mod rest;
+
 use std::{
     cell::Cell,
-    collections::VecDeque,
     io::{self, IoSlice, Write},
     rc::Rc,
     time::Instant,
 };
 
 use crate::ids::Name;
+use rest::{KEYED_BYTES, Rest};
 
 /// Memory that the queues of one shard take: each frame once, plus its entries.
 ///
@@ -55,6 +57,11 @@ impl Frame {
         Rc::new(Self { bytes, waits, meter: Rc::clone(meter) })
     }
 
+    /// Whether it waits on the usual terms, as most do.
+    fn is_plain(&self) -> bool {
+        self.waits.is_none()
+    }
+
     fn until(&self) -> Option<Instant> {
         self.waits.as_ref()?.until
     }
@@ -80,7 +87,10 @@ impl Drop for Frame {
 }
 
 /// What a frame is, as far as the queue cares.
+///
+/// As wide as a number, so that an entry has no gaps and is moved in one piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
 pub(super) enum Sort {
     /// A message of the business system: counted, and droppable while none of it was written.
     Message,
@@ -96,11 +106,28 @@ pub(super) enum Sort {
 #[derive(Debug)]
 struct Entry {
     frame: Rc<Frame>,
+    /// Among those behind the first; it means nothing before.
+    number: u32,
     sort: Sort,
 }
 
-/// Memory of one queued entry.
-const ENTRY_BYTES: usize = size_of::<Entry>();
+impl Entry {
+    fn new(frame: Rc<Frame>, sort: Sort) -> Self {
+        Self { frame, number: 0, sort }
+    }
+
+    /// Memory that it takes, the frame apart.
+    fn cost(&self) -> usize {
+        if self.frame.is_plain() {
+            return size_of::<Self>();
+        }
+        size_of::<Self>() + self.frame.key().map_or(0, |_| KEYED_BYTES)
+    }
+
+    fn has_key(&self, key: &Name) -> bool {
+        self.frame.key() == Some(key)
+    }
+}
 
 /// Frames handed to one `writev`. More save little: by then the system call is a small part.
 const BATCH: usize = 64;
@@ -112,8 +139,7 @@ const WRITES_PER_TURN: usize = 8;
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     head: Option<Entry>,
-    #[expect(clippy::box_collection, reason = "8 bytes in every session, not 32")]
-    rest: Option<Box<VecDeque<Entry>>>,
+    rest: Option<Box<Rest>>,
     pong: Option<Rc<Frame>>,
     ping: Option<Rc<Frame>>,
     /// Bytes of the head that the socket has taken.
@@ -122,8 +148,6 @@ pub(super) struct Outbound {
     bytes: usize,
     /// Messages waiting, the half-written one included.
     messages: u32,
-    /// Frames waiting that are not worth being sent for ever.
-    timed: u32,
     /// Of the bytes, those that were sealed and that the socket has not taken: they are no frames
     /// any more.
     held: u32,
@@ -175,11 +199,10 @@ impl Outbound {
 
     /// Appends a frame. The caller has looked at the limits.
     pub(super) fn append(&mut self, frame: Rc<Frame>, sort: Sort, meter: &Meter) {
-        meter.set(meter.get() + ENTRY_BYTES);
-        self.bytes += frame.len();
+        let entry = Entry::new(frame, sort);
+        meter.set(meter.get() + entry.cost());
+        self.bytes += entry.frame.len();
         self.messages += u32::from(sort == Sort::Message);
-        self.timed += u32::from(frame.until().is_some());
-        let entry = Entry { frame, sort };
         if self.head.is_none() {
             self.head = Some(entry);
         } else {
@@ -221,53 +244,50 @@ impl Outbound {
             let next = self.next_of_rest();
             std::mem::replace(&mut self.head, next)
         } else {
-            let rest = self.rest.as_deref_mut();
-            rest.and_then(|rest| rest.iter().position(droppable).and_then(|at| rest.remove(at)))
+            self.of_rest(|rest| rest.take_first(droppable))
         };
         dropped.map(|entry| self.forget(&entry, meter)).is_some()
     }
 
     /// Drops the messages that have waited for too long; answers how many that were.
     pub(super) fn drop_expired(&mut self, now: Instant, meter: &Meter) -> u64 {
-        if self.timed == 0 {
-            return 0;
-        }
-        self.drop_unsent(meter, |frame| frame.until().is_some_and(|until| until <= now))
+        let is_over = |entry: &Entry| entry.frame.until().is_some_and(|until| until <= now);
+        self.drop_unsent(meter, is_over, |rest, taken| rest.take_expired(now, taken))
     }
 
     /// The messages with the key of which nothing was written yet: how many, and their bytes.
     pub(super) fn unsent_with_key(&self, key: &Name) -> (usize, usize) {
-        let with_key = self.unsent().filter(|entry| entry.frame.key() == Some(key));
-        with_key.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.frame.len()))
-    }
-
-    fn unsent(&self) -> impl Iterator<Item = &Entry> {
-        let entries = self.head.iter().chain(self.rest.iter().flat_map(|rest| rest.iter()));
-        entries.skip(usize::from(self.written > 0))
+        let head = self.head.iter().filter(|head| self.written == 0 && head.has_key(key));
+        let rest = self.rest.iter().flat_map(|rest| rest.with_key(key));
+        head.chain(rest)
+            .fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.frame.len()))
     }
 
     /// Drops the messages with the key; answers how many that were.
     pub(super) fn drop_with_key(&mut self, key: &Name, meter: &Meter) -> u64 {
-        self.drop_unsent(meter, |frame| frame.key() == Some(key))
+        let has_key = |entry: &Entry| entry.has_key(key);
+        self.drop_unsent(meter, has_key, |rest, taken| rest.take_with_key(key, taken))
     }
 
-    /// Drops those messages of which nothing was written yet; answers how many that were.
-    fn drop_unsent(&mut self, meter: &Meter, which: impl Fn(&Frame) -> bool) -> u64 {
-        if !self.unsent().any(|entry| which(&entry.frame)) {
-            return 0;
-        }
-        let begun = if self.written > 0 { self.head.take() } else { None };
-        let mut kept = VecDeque::new();
+    /// Drops what is to go of the rest, and the head if it is to go and nothing of it was written
+    /// yet; answers how many that were.
+    fn drop_unsent(
+        &mut self,
+        meter: &Meter,
+        head_goes: impl Fn(&Entry) -> bool,
+        take: impl FnOnce(&mut Rest, &mut dyn FnMut(Entry)),
+    ) -> u64 {
         let before = self.messages;
-        while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
-            if entry.sort == Sort::Message && which(&entry.frame) {
+        if let Some(mut rest) = self.rest.take() {
+            take(&mut rest, &mut |entry| self.forget(&entry, meter));
+            self.rest = (!rest.is_empty()).then_some(rest);
+        }
+        if self.written == 0 && self.head.as_ref().is_some_and(head_goes) {
+            let next = self.next_of_rest();
+            if let Some(entry) = std::mem::replace(&mut self.head, next) {
                 self.forget(&entry, meter);
-            } else {
-                kept.push_back(entry);
             }
         }
-        self.head = begun.or_else(|| kept.pop_front());
-        self.rest = (!kept.is_empty()).then(|| Box::new(kept));
         u64::from(before - self.messages)
     }
 
@@ -374,9 +394,9 @@ impl Outbound {
     /// Puts a waiting pong and ping in line: before everything of which nothing was written yet.
     pub(super) fn promote(&mut self, meter: &Meter) {
         for frame in [self.ping.take(), self.pong.take()].into_iter().flatten() {
-            meter.set(meter.get() + ENTRY_BYTES);
-            self.bytes += frame.len();
-            let entry = Entry { frame, sort: Sort::Control };
+            let entry = Entry::new(frame, Sort::Control);
+            meter.set(meter.get() + entry.cost());
+            self.bytes += entry.frame.len();
             let greeting = self.head.as_ref().is_some_and(|head| head.sort == Sort::Greeting);
             if self.written > 0 || greeting {
                 self.rest.get_or_insert_default().push_front(entry);
@@ -407,19 +427,23 @@ impl Outbound {
     }
 
     fn next_of_rest(&mut self) -> Option<Entry> {
+        self.of_rest(Rest::pop_front)
+    }
+
+    /// Takes something out of the rest, and gives its memory back if that was all.
+    fn of_rest<T>(&mut self, take: impl FnOnce(&mut Rest) -> Option<T>) -> Option<T> {
         let rest = self.rest.as_deref_mut()?;
-        let next = rest.pop_front();
+        let taken = take(rest);
         if rest.is_empty() {
             self.rest = None;
         }
-        next
+        taken
     }
 
     fn forget(&mut self, entry: &Entry, meter: &Meter) {
-        meter.set(meter.get() - ENTRY_BYTES);
+        meter.set(meter.get() - entry.cost());
         self.bytes -= entry.frame.len();
         self.messages -= u32::from(entry.sort == Sort::Message);
-        self.timed -= u32::from(entry.frame.until().is_some());
     }
 }
 

@@ -90,6 +90,9 @@ pub(super) struct Loop {
     pub(super) again: Vec<u32>,
     /// Taken from the inbox and not yet carried out.
     work: VecDeque<Work>,
+    /// What comes from the inbox, and what comes due: lists that keep their memory.
+    taken: Vec<Command>,
+    due: Vec<(u32, Tick)>,
     pub(super) random: Random,
     /// Tells apart the clients that use a slot one after the other.
     pub(super) generation: u32,
@@ -129,53 +132,63 @@ pub(super) fn run(
         }
     }
     let _close = CloseInbox(Arc::clone(&inbox));
-    let mut reader = world.live.reader();
-    let caps = Caps::new(reader.current(), world.shards);
-    let meter = Meter::default();
-    // Not a part of what waits, and so on a meter of their own.
-    let always = Meter::default();
-    let frame = |bytes: Box<[u8]>| Frame::new(bytes, &always);
-    let frames = Frames {
-        ping: frame(wire::PING.into()),
-        text_pong: frame(wire::encode(crate::message::Kind::Text, b"pong")),
-    };
-    let shard = Loop {
-        index,
-        poll,
-        inbox,
-        directory: Arc::clone(&world.directory),
-        sink: Arc::clone(&world.sink),
-        reader,
-        shards: world.shards,
-        clock: world.clock.clone(),
-        sessions: Slab::new(),
-        doors: Doors::default(),
-        groups: Sets::default(),
-        users: Sets::default(),
-        desk: Desk::new(stats, caps, meter, world.clock.now()),
-        wheel: Wheel::new(world.clock.now()),
-        calendar: Calendar::new(),
-        frames,
-        buffer: Vec::new(),
-        opened: Vec::new(),
-        inflater: Inflater::default(),
-        inflated: Vec::new(),
-        again: Vec::new(),
-        work: VecDeque::new(),
-        random: Random::default(),
-        generation: 0,
-        partial: 0,
-        drain: None,
-        stopped: false,
-    };
-    shard.run();
+    Loop::new(index, poll, inbox, stats, world).run();
 }
 
 impl Loop {
+    /// Shard `index`, with nobody on it yet.
+    fn new(
+        index: u16,
+        poll: Poll,
+        inbox: Arc<Inbox>,
+        stats: Arc<ShardStats>,
+        world: &World,
+    ) -> Self {
+        let mut reader = world.live.reader();
+        let caps = Caps::new(reader.current(), world.shards);
+        let meter = Meter::default();
+        // Not a part of what waits, and so on a meter of their own.
+        let always = Meter::default();
+        let frame = |bytes: Box<[u8]>| Frame::new(bytes, &always);
+        let frames = Frames {
+            ping: frame(wire::PING.into()),
+            text_pong: frame(wire::encode(crate::message::Kind::Text, b"pong")),
+        };
+        Self {
+            index,
+            poll,
+            inbox,
+            directory: Arc::clone(&world.directory),
+            sink: Arc::clone(&world.sink),
+            reader,
+            shards: world.shards,
+            clock: world.clock.clone(),
+            sessions: Slab::new(),
+            doors: Doors::default(),
+            groups: Sets::default(),
+            users: Sets::default(),
+            desk: Desk::new(stats, caps, meter, world.clock.now()),
+            wheel: Wheel::new(world.clock.now()),
+            calendar: Calendar::new(),
+            frames,
+            buffer: Vec::new(),
+            opened: Vec::new(),
+            inflater: Inflater::default(),
+            inflated: Vec::new(),
+            again: Vec::new(),
+            work: VecDeque::new(),
+            taken: Vec::new(),
+            due: Vec::new(),
+            random: Random::default(),
+            generation: 0,
+            partial: 0,
+            drain: None,
+            stopped: false,
+        }
+    }
+
     fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
-        let mut taken = Vec::new();
-        let mut due = Vec::new();
         while !self.stopped {
             if let Err(error) = self.poll.poll(&mut events, self.patience())
                 && error.kind() != std::io::ErrorKind::Interrupted
@@ -184,30 +197,39 @@ impl Loop {
                 tracing::error!(shard = self.index, %error, "the shard's poll failed; it ends");
                 return;
             }
-            self.begin_turn();
-            for slot in std::mem::take(&mut self.again) {
-                self.guard(slot, |shard| shard.read_again(slot));
-            }
-            for event in &events {
-                if event.token() != WAKER {
-                    self.ready(event);
-                }
-            }
-            if self.work.is_empty() {
-                self.inbox.take(&mut taken);
-                taken.drain(..).for_each(|command| self.lay_out(command));
-            }
-            self.carry_out();
-            self.close_next_of_drain();
-            self.wheel.advance(self.desk.tick, &mut due);
-            for (slot, tick) in due.drain(..) {
-                self.guard(slot, |shard| shard.look_at(slot, tick));
-            }
-            self.shed_partials();
-            self.flush_dirty();
-            let queued = self.desk.meter.get() + self.inbox.bytes();
-            self.desk.stats.queued_bytes.set(queued as u64);
+            self.turn(&events);
         }
+    }
+
+    /// Does what there is to do, and no more of it than lets everybody have a turn soon.
+    fn turn(&mut self, events: &Events) {
+        self.begin_turn();
+        for slot in std::mem::take(&mut self.again) {
+            self.guard(slot, |shard| shard.read_again(slot));
+        }
+        for event in events {
+            if event.token() != WAKER {
+                self.ready(event);
+            }
+        }
+        if self.work.is_empty() {
+            let mut taken = std::mem::take(&mut self.taken);
+            self.inbox.take(&mut taken);
+            taken.drain(..).for_each(|command| self.lay_out(command));
+            self.taken = taken;
+        }
+        self.carry_out();
+        self.close_next_of_drain();
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.advance(self.desk.tick, &mut due);
+        for (slot, tick) in due.drain(..) {
+            self.guard(slot, |shard| shard.look_at(slot, tick));
+        }
+        self.due = due;
+        self.shed_partials();
+        self.flush_dirty();
+        let queued = self.desk.meter.get() + self.inbox.bytes();
+        self.desk.stats.queued_bytes.set(queued as u64);
     }
 
     /// How long the poll may sleep.
@@ -435,11 +457,10 @@ impl Loop {
 
     /// Puts the session's next look into the wheel.
     pub(super) fn schedule(&mut self, slot: u32) {
-        let Some(session) = self.sessions.get_mut(slot as usize) else {
-            return;
-        };
-        if let Some(next) = self.desk.caps.next_look(session) {
-            session.timer = self.wheel.schedule(slot, next);
+        if let Some(session) = self.sessions.get_mut(slot as usize)
+            && let Some(next) = self.desk.caps.next_look(session)
+        {
+            session.timer = self.wheel.bring_forward(slot, session.timer, next);
         }
     }
 
@@ -447,8 +468,11 @@ impl Loop {
     fn reschedule_all(&mut self) {
         for (slot, session) in &mut self.sessions {
             if let Some(next) = self.desk.caps.next_look(session) {
-                session.timer = self.wheel.schedule(slot_at(slot), next);
+                session.timer = self.wheel.bring_forward(slot_at(slot), session.timer, next);
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,8 +32,11 @@ impl Due {
 pub(super) const STEP: Duration = Duration::from_millis(100);
 
 /// Buckets of the wheel; with [`STEP`] one turn takes 51 s, so that a ping interval fits into it
-/// and only rare, long timers go round.
+/// and only rare, long timers are asked for anew.
 const BUCKETS: usize = 512;
+
+/// Ticks of one round.
+const ROUND: Tick = BUCKETS as Tick;
 
 #[derive(Debug)]
 pub(super) struct Wheel {
@@ -83,6 +86,28 @@ impl Wheel {
         self.buckets[bucket].push((slot, tick));
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
         tick
+    }
+
+    /// Asks for `slot`, which is to be looked at when `pending` has begun (it may be past, and is if
+    /// nothing was asked for yet), to be looked at no later than at `tick`. Answers the tick at which
+    /// that will be.
+    ///
+    /// What is pending may come too early, and then asks again: so whose time is moved on and on
+    /// takes one entry. Nothing is asked for further ahead than a round, which each entry is touched
+    /// in anyhow: so whose time is moved back and back has one in each bucket at most.
+    pub(super) fn bring_forward(&mut self, slot: u32, pending: Tick, tick: Tick) -> Tick {
+        let soonest = self.reached.saturating_add(1);
+        let tick = tick.clamp(soonest, self.reached.saturating_add(ROUND));
+        if (soonest..=tick).contains(&pending) {
+            return pending;
+        }
+        self.schedule(slot, tick)
+    }
+
+    /// Entries, those that have become stale included.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.buckets.iter().map(Vec::len).sum()
     }
 
     /// Moves the wheel to `now` and puts what came due into `due`, as slot and tick.

@@ -126,89 +126,133 @@ enum Turn {
     },
     /// A message with the key, which replaces those before it.
     Replace(u8),
+    DropOldest,
+    Ping,
     Wait(u8),
     Flush(usize),
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
-    let message = (1u8..60, prop::option::of(0u8..3), prop::option::of(1u8..20));
+    let message = (1u8..60, prop::option::of(0u8..9), prop::option::of(1u8..200));
     prop_oneof![
-        4 => message.prop_map(|(len, key, ttl)| Turn::Message { len, key, ttl }),
-        2 => (0u8..3).prop_map(Turn::Replace),
-        2 => (0u8..12).prop_map(Turn::Wait),
-        3 => (0usize..200).prop_map(Turn::Flush),
+        8 => message.prop_map(|(len, key, ttl)| Turn::Message { len, key, ttl }),
+        8 => (0u8..9).prop_map(Turn::Replace),
+        1 => Just(Turn::DropOldest),
+        1 => Just(Turn::Ping),
+        3 => (0u8..12).prop_map(Turn::Wait),
+        3 => (0usize..150).prop_map(Turn::Flush),
     ]
+}
+
+/// What a queue should hold, searched from one end to the other each time.
+#[derive(Default)]
+struct Model {
+    waiting: Vec<(Rc<Frame>, Sort)>,
+    pinged: bool,
+    /// Bytes of the first that are out.
+    begun: usize,
+    out: Vec<u8>,
+}
+
+impl Model {
+    /// Drops those of which nothing is out; answers how many that were.
+    fn drop(&mut self, which: impl Fn(&Frame) -> bool) -> u64 {
+        let (before, mut index) = (self.waiting.len(), 0);
+        self.waiting.retain(|(frame, _)| {
+            index += 1;
+            (index == 1 && self.begun > 0) || !which(frame)
+        });
+        (before - self.waiting.len()) as u64
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let unsent = self.waiting.iter().skip(usize::from(self.begun > 0));
+        let at = unsent.clone().position(|(_, sort)| *sort == Sort::Message);
+        at.map(|at| self.waiting.remove(at + usize::from(self.begun > 0))).is_some()
+    }
+
+    fn unsent_with_key(&self, key: &Name) -> (usize, usize) {
+        let unsent = self.waiting.iter().skip(usize::from(self.begun > 0));
+        let with_key = unsent.filter(|(frame, _)| frame.key() == Some(key));
+        with_key.fold((0, 0), |(count, bytes), (frame, _)| (count + 1, bytes + frame.len()))
+    }
+
+    fn flush(&mut self, mut room: usize, ping: &Rc<Frame>) {
+        if std::mem::take(&mut self.pinged) {
+            let at = usize::from(self.begun > 0);
+            self.waiting.insert(at, (Rc::clone(ping), Sort::Control));
+        }
+        while room > 0 && !self.waiting.is_empty() {
+            let left = &self.waiting[0].0.bytes()[self.begun..];
+            let taken = left.len().min(room);
+            self.out.extend_from_slice(&left[..taken]);
+            (room, self.begun) = (room - taken, self.begun + taken);
+            if self.begun == self.waiting[0].0.len() {
+                self.waiting.remove(0);
+                self.begun = 0;
+            }
+        }
+    }
 }
 
 proptest! {
     #[test]
     fn only_what_was_not_begun_is_replaced_or_expires(
-        turns in prop::collection::vec(turn(), 1..100),
+        turns in prop::collection::vec(turn(), 1..400),
     ) {
         let meter = Meter::default();
         let (mut queue, mut now) = (Outbound::default(), Instant::now());
         let mut socket = Socket { room: 0, taken: Vec::new() };
-        // The model: what waits, each with its bytes, and how much of the first is out.
-        let (mut waiting, mut begun, mut out) = (Vec::<(Rc<Frame>, Vec<u8>)>::new(), 0, Vec::new());
-        let key = |key: u8| Name::new(&key.to_string(), 9).ok();
+        let mut model = Model::default();
+        let ping = frame(b'i', 0, 0, &meter);
+        let key = |key: u8| Name::new(&key.to_string(), 9).expect("a short name");
         let mut number = 0u8;
-        let mut append = |queue: &mut Outbound, len: u8, waits: Waits| {
+        let mut append = |queue: &mut Outbound, model: &mut Model, len: u8, waits: Waits| {
             number = number.wrapping_add(1);
-            let bytes = vec![number; usize::from(len)];
-            let frame = Frame::on_terms(bytes.clone().into(), &waits, &meter);
+            let frame = Frame::on_terms(vec![number; usize::from(len)].into(), &waits, &meter);
             queue.append(Rc::clone(&frame), Sort::Message, &meter);
-            (frame, bytes)
+            model.waiting.push((frame, Sort::Message));
         };
         for turn in turns {
             match turn {
                 Turn::Message { len, key: of, ttl } => {
                     let until = ttl.map(|ttl| now + Duration::from_millis(ttl.into()));
-                    let waits = Waits { until, key: of.and_then(key) };
-                    waiting.push(append(&mut queue, len, waits));
+                    append(&mut queue, &mut model, len, Waits { until, key: of.map(key) });
                 }
                 Turn::Replace(of) => {
-                    let of = key(of).expect("a short name");
-                    let before = waiting.len();
-                    let mut index = 0;
-                    waiting.retain(|(frame, _)| {
-                        index += 1;
-                        (index == 1 && begun > 0) || frame.key() != Some(&of)
-                    });
-                    let gone = (before - waiting.len()) as u64;
+                    let of = key(of);
+                    let gone = model.drop(|frame| frame.key() == Some(&of));
                     prop_assert_eq!(queue.drop_with_key(&of, &meter), gone);
-                    let waits = Waits { until: None, key: Some(of) };
-                    waiting.push(append(&mut queue, 5, waits));
+                    append(&mut queue, &mut model, 5, Waits { until: None, key: Some(of) });
+                }
+                Turn::DropOldest => {
+                    prop_assert_eq!(queue.drop_oldest(&meter), model.drop_oldest());
+                }
+                Turn::Ping => {
+                    queue.set_ping(&ping);
+                    model.pinged = true;
                 }
                 Turn::Wait(millis) => now += Duration::from_millis(millis.into()),
-                Turn::Flush(mut room) => {
-                    let before = waiting.len();
-                    let mut index = 0;
-                    waiting.retain(|(frame, _)| {
-                        index += 1;
-                        (index == 1 && begun > 0) || frame.until().is_none_or(|until| until > now)
-                    });
-                    let gone = (before - waiting.len()) as u64;
+                Turn::Flush(room) => {
+                    let gone = model.drop(|it| it.until().is_some_and(|until| until <= now));
                     prop_assert_eq!(queue.drop_expired(now, &meter), gone);
                     socket.room = room;
                     queue.flush(&mut socket, &meter);
-                    while room > 0 && !waiting.is_empty() {
-                        let left = &waiting[0].1[begun..];
-                        let taken = left.len().min(room);
-                        out.extend_from_slice(&left[..taken]);
-                        (room, begun) = (room - taken, begun + taken);
-                        if begun == waiting[0].1.len() {
-                            waiting.remove(0);
-                            begun = 0;
-                        }
-                    }
+                    model.flush(room, &ping);
                 }
             }
-            prop_assert_eq!(&socket.taken, &out);
-            prop_assert_eq!(queue.messages() as usize, waiting.len());
-            let bytes: usize = waiting.iter().map(|(_, bytes)| bytes.len()).sum();
+            prop_assert_eq!(&socket.taken, &model.out);
+            let messages = model.waiting.iter().filter(|(_, sort)| *sort == Sort::Message);
+            prop_assert_eq!(queue.messages() as usize, messages.count());
+            prop_assert_eq!(queue.len(), model.waiting.len());
+            let bytes: usize = model.waiting.iter().map(|(frame, _)| frame.len()).sum();
             prop_assert_eq!(queue.bytes(), bytes);
+            for of in 0..9 {
+                let of = key(of);
+                prop_assert_eq!(queue.unsent_with_key(&of), model.unsent_with_key(&of));
+            }
         }
-        drop(waiting);
+        drop((model, ping));
         queue.abandon(&meter);
         prop_assert_eq!((queue.bytes(), queue.messages(), meter.get()), (0, 0, 0));
     }
