@@ -76,9 +76,7 @@ impl Loop {
             session.out.append(frame, Sort::Greeting, &self.desk.meter);
             self.desk.mark_dirty(slot, session);
         }
-        if let Some(session) = self.sessions.get(slot as usize) {
-            self.sink.opened(session.id);
-        }
+        self.tell_opened(slot);
         if let Some(drain) = &self.drain {
             // What it has said is heard all the same: its close frame may be among that.
             let close = drain.close.clone();

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     close::{Cause, Close, code},
     message::Kind,
+    sink::Who,
     wire::{self, Event, Flow, Violation},
 };
 
@@ -298,7 +299,8 @@ impl Loop {
             let pong = Rc::clone(&self.frames.text_pong);
             return self.answer(slot, pong, Sort::Control);
         }
-        self.sink.message(session.id, kind, bytes);
+        let who = Who { client: session.id, uid: session.uid.as_ref() };
+        let _ = self.ear.message(who, kind, bytes);
         if self.desk.caps.echo {
             let Desk { caps, press, meter, .. } = &mut self.desk;
             let window = self.doors.get(slot).map_or(PLAIN, Door::window);

@@ -6,7 +6,6 @@
 //! answer is awaited for `limits.close_wait`, and the socket is let go.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -25,6 +24,7 @@ use crate::{
     close::{Cause, Close},
     ids::ClientId,
     metrics::Drop,
+    sink::Who,
     wire,
 };
 
@@ -233,8 +233,9 @@ impl Loop {
         };
         self.doors.close(slot);
         let client = session.id;
-        if let Some(uid) = session.uid.take() {
-            self.directory.unbind(&uid, client);
+        let (uid, since) = (session.uid.take(), session.since);
+        if let Some(uid) = &uid {
+            self.directory.unbind(uid, client);
         }
         self.desk.stats.clients.sub(1);
         let window = self.doors.get(slot).map(Door::window);
@@ -244,11 +245,7 @@ impl Loop {
         self.desk.stats.close(cause, code);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");
-        // Whatever the listener makes of it, the client is let go.
-        if catch_unwind(AssertUnwindSafe(|| self.sink.closed(client, cause))).is_err() {
-            self.desk.stats.panics.add(1);
-            tracing::error!(shard = self.index, %client, "a panic of who was told of a close");
-        }
+        self.tell_closed(slot, Who { client, uid: uid.as_ref() }, since, (cause, code));
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     directory::Directory,
     message::Payload,
     metrics::ShardStats,
-    sink::EventSink,
+    sink::Ear,
     wire::{self, Inflater},
 };
 
@@ -66,7 +66,7 @@ pub(super) struct Loop {
     pub(super) poll: Poll,
     inbox: Arc<Inbox>,
     pub(super) directory: Arc<Directory>,
-    pub(super) sink: Arc<dyn EventSink>,
+    pub(super) ear: Box<dyn Ear>,
     reader: Reader,
     shards: usize,
     pub(super) clock: Clock,
@@ -118,6 +118,7 @@ pub(super) fn run(
     poll: Poll,
     inbox: Arc<Inbox>,
     stats: Arc<ShardStats>,
+    ear: Box<dyn Ear>,
     world: &World,
 ) {
     // However the loop ends, nobody may wait for an answer from it.
@@ -143,7 +144,7 @@ pub(super) fn run(
         poll,
         inbox,
         directory: Arc::clone(&world.directory),
-        sink: Arc::clone(&world.sink),
+        ear,
         reader,
         shards: world.shards,
         clock: world.clock.clone(),
@@ -203,6 +204,7 @@ impl Loop {
             }
             self.shed_partials();
             self.flush_dirty();
+            self.end_turn();
             let queued = self.desk.meter.get() + self.inbox.bytes();
             self.desk.stats.queued_bytes.set(queued as u64);
         }

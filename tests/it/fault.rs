@@ -1,9 +1,15 @@
 //! A fault stays where it is: a panic costs the one client in whose step it happened.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use gateway_websocket::{
-    close::Cause, ids::ClientId, message::Kind, metrics::ShardStats, sink::EventSink,
+    close::Cause,
+    message::Kind,
+    metrics::ShardStats,
+    sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
 };
 
 use crate::{
@@ -22,29 +28,37 @@ enum At {
 
 /// Panics at one of its calls: for the second client that opens, for the message "panic", and for
 /// each client that closes.
+#[derive(Clone)]
 struct Faulty {
     at: At,
-    opened: std::sync::atomic::AtomicUsize,
+    opened: Arc<AtomicUsize>,
 }
 
 impl EventSink for Faulty {
-    fn opened(&self, _: ClientId) {
-        let before = self.opened.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    fn ear(&self, _: u16, _: Wake) -> Box<dyn Ear> {
+        Box::new(self.clone())
+    }
+}
+
+impl Ear for Faulty {
+    fn opened(&mut self, _: &Opened<'_>) {
+        let before = self.opened.fetch_add(1, Ordering::SeqCst);
         assert!(self.at != At::Opened || before != 1, "injected");
     }
 
-    fn message(&self, _: ClientId, _: Kind, bytes: &[u8]) {
+    fn message(&mut self, _: Who<'_>, _: Kind, bytes: &[u8]) -> Heard {
         assert!(self.at != At::Message || bytes != b"panic", "injected");
+        Heard::Taken
     }
 
-    fn closed(&self, _: ClientId, _: Cause) {
+    fn closed(&mut self, _: Who<'_>, _: &Closed) {
         assert!(self.at != At::Closed, "injected");
     }
 }
 
 /// A gateway of one shard, so that a fault that spreads has somewhere to go.
 async fn faulty(at: At, sets: &[&str]) -> Gateway {
-    let opened = std::sync::atomic::AtomicUsize::default();
+    let opened = Arc::default();
     let sets: Vec<_> = sets.iter().copied().chain(["shards=1"]).collect();
     Gateway::listening_to(Arc::new(Faulty { at, opened }), &sets).await
 }
