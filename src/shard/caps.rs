@@ -95,7 +95,7 @@ impl Caps {
             return Some(until);
         }
         // Who isn't listened to for want of room can't be silent.
-        let heartbeat = self.heartbeat.filter(|_| !session.flags.waits);
+        let heartbeat = self.heartbeat.filter(|_| !session.waits());
         let silent = heartbeat.map(|limit| session.heard.saturating_add(limit));
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);

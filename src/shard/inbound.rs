@@ -16,7 +16,7 @@ use super::{
     encode::{PLAIN, frame_for_one},
     outbound::{Frame, Sort},
     run::Loop,
-    session::{Stage, slot_at},
+    session::{Hearing, Stage, slot_at},
 };
 use crate::{
     close::{Cause, Close, code},
@@ -346,7 +346,7 @@ impl Loop {
         session.out.append(frame, sort, &self.desk.meter);
         self.desk.mark_dirty(slot, session);
         if self.desk.is_full(session) {
-            session.flags.paused = true;
+            session.flags.hearing = Hearing::Paused;
             return Flow::Stop;
         }
         Flow::Continue

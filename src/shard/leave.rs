@@ -18,7 +18,7 @@ use super::{
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
-    session::Stage,
+    session::{Hearing, Stage},
 };
 use crate::{
     close::{Cause, Close},
@@ -103,7 +103,7 @@ impl Loop {
         session.out.append(frame, Sort::Close, &self.desk.meter);
         // Listened to again, if only for the client's own close frame.
         if !session.is_heard() {
-            (session.flags.paused, session.flags.waits) = (false, false);
+            session.flags.hearing = Hearing::Heard;
             self.read_later(slot);
         }
         if let Some(session) = self.sessions.get_mut(slot as usize) {

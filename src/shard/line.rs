@@ -13,7 +13,7 @@
 //!
 //! * Nothing has happened to a message that waits: it was not counted, neither for the metrics nor
 //!   against the client's rates. What it then says at once is measured as if it had come while it
-//!   waited.
+//!   waited. Limits are those in force when it is heard.
 //! * Who waits isn't read, so it is not silent, its pings aren't answered and its goodbye isn't seen.
 //!   If it hung up, its message is still offered until it is taken, then the end is seen.
 //! * It can be closed by all else: a call, a drain, its expiry, a broken socket. Then its message is
@@ -24,7 +24,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::{
     run::Loop,
-    session::{Allowance, Rates},
+    session::{Allowance, Hearing, Rates},
     wheel::Tick,
 };
 use crate::{config::Messages, ids::ClientId, sink::Heard};
@@ -100,7 +100,7 @@ impl Loop {
         if grace > 0 {
             self.line.waited.insert(slot, grace);
         }
-        session.flags.waits = true;
+        session.flags.hearing = Hearing::Waits;
         self.partial += message.len();
         session.unread = Some(message);
         self.line.places.push_back((session.id, self.desk.tick));
@@ -114,7 +114,7 @@ impl Loop {
 
     /// The slot of a client, if it still waits.
     fn waiting(&self, client: ClientId) -> Option<u32> {
-        self.find(client).filter(|&slot| self.sessions[slot as usize].flags.waits)
+        self.find(client).filter(|&slot| self.sessions[slot as usize].waits())
     }
 
     /// Listens to those who have waited longest, as long as there is room.
@@ -149,7 +149,7 @@ impl Loop {
     /// Listens to a client that has waited.
     fn hear_waiting(&mut self, slot: u32, since: Tick) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-        session.flags.waits = false;
+        session.flags.hearing = Hearing::Heard;
         // What answers a ping may have come long ago.
         session.asked = None;
         if self.desk.caps.rates != Rates::default() {

@@ -413,7 +413,7 @@ impl Loop {
         } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
-        } else if !session.flags.waits
+        } else if !session.waits()
             && caps.heartbeat.is_some_and(|limit| now - session.heard >= limit)
         {
             let silence = STEP * (now - session.heard);

@@ -81,6 +81,17 @@ pub(super) struct Membership {
     pub(super) seat: u32,
 }
 
+/// Whether a client is listened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Hearing {
+    #[default]
+    Heard,
+    /// Not until its own queue has drained.
+    Paused,
+    /// Not until there is room for what it said; it stands in the [line](super::line).
+    Waits,
+}
+
 /// Small facts that change often.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about the socket")]
@@ -93,10 +104,8 @@ pub(super) struct Flags {
     pub(super) blocked: bool,
     /// The poll has told so, and nothing was offered since.
     pub(super) writable: bool,
-    /// Not read until its own queue has drained.
-    pub(super) paused: bool,
-    /// Not read until there is room for what it said; it stands in the line of those who wait.
-    pub(super) waits: bool,
+    /// Whether it is read.
+    pub(super) hearing: Hearing,
     /// The peer has sent its last byte: read on until the end is reached.
     pub(super) hung_up: bool,
     /// What the client says no longer matters: it broke the protocol or said goodbye.
@@ -152,7 +161,12 @@ impl Session {
 
     /// Whether the client is listened to.
     pub(super) fn is_heard(&self) -> bool {
-        !self.flags.paused && !self.flags.waits
+        self.flags.hearing == Hearing::Heard
+    }
+
+    /// Whether it stands in the line of those who wait for room for what they said.
+    pub(super) fn waits(&self) -> bool {
+        self.flags.hearing == Hearing::Waits
     }
 
     /// Memory of what it has said and nobody has heard yet.
