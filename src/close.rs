@@ -16,6 +16,8 @@ pub mod code {
     pub const BAD_DATA: u16 = 1007;
     /// A rate, a deadline or a policy was not kept.
     pub const POLICY: u16 = 1008;
+    /// Never on the wire: stands for a connection that ended without a close frame of ours.
+    pub const NONE: u16 = 1006;
     /// A message over the size limit.
     pub const TOO_BIG: u16 = 1009;
     /// A fault of the gateway's own.

@@ -4,14 +4,15 @@
 //! over gRPC. The layers, from the bottom up (imports go down only; `tests/it/tidy.rs` checks it):
 //!
 //! ```text
-//! 0  ids  attributes  message  change  close  metrics  sink
+//! 0  ids  attributes  about  message  change  close  metrics  sink
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
-//! 3  hub  lifecycle  status
+//! 3  hub  lifecycle  status  events  identity
 //! 4  ws  grpc  admin  control
 //! 5  app  telemetry  cli  main
 //! ```
 
+pub mod about;
 pub mod access;
 pub mod admin;
 pub mod app;

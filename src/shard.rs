@@ -23,10 +23,12 @@ mod change;
 mod clock;
 mod deliver;
 mod door;
+mod ear;
 mod encode;
 mod inbound;
 mod inbox;
 mod leave;
+mod line;
 mod members;
 mod offer;
 mod outbound;
@@ -47,6 +49,7 @@ use std::{
     thread,
 };
 
+pub use crate::about::About;
 pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Cost, Full, Inbox};
 pub use query::{Described, Found, Search};
@@ -75,18 +78,6 @@ pub struct Newcomer {
     pub about: Option<Arc<About>>,
     /// Its place under `limits.max_clients`.
     pub seat: Seat,
-}
-
-/// What is remembered of the request by which a client has connected. Shared by clients of which
-/// the same is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct About {
-    /// The path, without the query; empty for `/`.
-    pub path: Box<str>,
-    /// The sub-protocol that was agreed; empty if none was.
-    pub subprotocol: Box<str>,
-    /// Headers that `websocket.keep_headers` names, by name, in lower case.
-    pub headers: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// The places under `limits.max_clients`.
@@ -161,13 +152,16 @@ pub(crate) fn start(world: World) -> io::Result<(Vec<Shard>, Threads)> {
         let index = u16::try_from(index).map_err(io::Error::other)?;
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), run::WAKER)?;
-        let inbox = Arc::new(Inbox::new(Arc::new(waker)));
+        let waker = Arc::new(waker);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&waker)));
+        // As for the inbox: it fails only if the shard is awake anyway.
+        let ear = world.sink.ear(index, Arc::new(move || drop(waker.wake())));
         let stats = Arc::new(ShardStats::default());
         let (world, inbox_end, stats_end) =
             (Arc::clone(&world), Arc::clone(&inbox), Arc::clone(&stats));
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
-            .spawn(move || run::run(index, poll, inbox_end, stats_end, &world))?;
+            .spawn(move || run::run(index, poll, inbox_end, stats_end, ear, &world))?;
         shards.push(Shard { inbox, stats });
         threads.push(thread);
     }

@@ -76,9 +76,7 @@ impl Loop {
             session.out.append(frame, Sort::Greeting, &self.desk.meter);
             self.desk.mark_dirty(slot, session);
         }
-        if let Some(session) = self.sessions.get(slot as usize) {
-            self.sink.opened(session.id);
-        }
+        self.tell_opened(slot);
         if let Some(drain) = &self.drain {
             // What it has said is heard all the same: its close frame may be among that.
             let close = drain.close.clone();
@@ -98,10 +96,8 @@ impl Loop {
         if !self.arrived(slot, leftover.len()) {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(slot as usize) {
-            session.unread = (!leftover.is_empty()).then(|| leftover.into_boxed_slice());
-            self.read(slot);
-        }
+        self.keep_back(slot, &leftover);
+        self.read(slot);
     }
 }
 

@@ -6,7 +6,6 @@
 //! answer is awaited for `limits.close_wait`, and the socket is let go.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -19,12 +18,13 @@ use super::{
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
-    session::Stage,
+    session::{Hearing, Stage},
 };
 use crate::{
     close::{Cause, Close},
     ids::ClientId,
     metrics::Drop,
+    sink::Who,
     wire,
 };
 
@@ -102,7 +102,8 @@ impl Loop {
         let frame = Frame::new(wire::close(close.code, &close.reason), &self.desk.meter);
         session.out.append(frame, Sort::Close, &self.desk.meter);
         // Listened to again, if only for the client's own close frame.
-        if std::mem::take(&mut session.flags.paused) {
+        if !session.is_heard() {
+            session.flags.hearing = Hearing::Heard;
             self.read_later(slot);
         }
         if let Some(session) = self.sessions.get_mut(slot as usize) {
@@ -115,8 +116,8 @@ impl Loop {
     pub(super) fn stop_listening(&mut self, slot: u32) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         session.flags.deaf = true;
-        session.unread = None;
-        self.partial -= std::mem::take(&mut session.decoder).partial_bytes();
+        self.partial -= session.unheard_bytes();
+        (session.unread, session.decoder) = (None, wire::Decoder::default());
         if let Some(tunnel) = self.desk.tunnels.get(slot) {
             tunnel.go_blind();
             tunnel.count(&mut self.partial);
@@ -179,7 +180,8 @@ impl Loop {
             self.partial -= tunnel.counted();
             tunnel.end(&door);
         }
-        self.partial -= session.decoder.partial_bytes();
+        self.partial -= session.unheard_bytes();
+        self.line.forget(slot);
         let stats = &self.desk.stats;
         stats.drop_messages(Drop::Closed, dropped);
         stats.partial_bytes.set(self.partial as u64);
@@ -233,6 +235,7 @@ impl Loop {
         };
         self.doors.close(slot);
         let client = session.id;
+        let (uid, since) = (session.uid.clone(), session.since);
         self.desk.stats.clients.sub(1);
         let window = self.doors.get(slot).map(Door::window);
         if let Some(gauge) = window.and_then(|window| self.desk.stats.window(window)) {
@@ -242,11 +245,7 @@ impl Loop {
         self.bind(slot, None);
         self.leave_all_groups(slot);
         tracing::debug!(%client, cause = cause.name(), "client closed");
-        // Whatever the listener makes of it, the client is let go.
-        if catch_unwind(AssertUnwindSafe(|| self.sink.closed(client, cause))).is_err() {
-            self.desk.stats.panics.add(1);
-            tracing::error!(shard = self.index, %client, "a panic of who was told of a close");
-        }
+        self.tell_closed(slot, Who { client, uid: uid.as_ref() }, since, (cause, code));
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     door::Doors,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
+    line::Line,
     members::Sets,
     outbound::{Frame, Meter},
     query::{Calendar, SLOTS},
@@ -32,7 +33,7 @@ use crate::{
     directory::Directory,
     message::Payload,
     metrics::ShardStats,
-    sink::EventSink,
+    sink::Ear,
     wire::{self, Inflater},
 };
 
@@ -66,7 +67,7 @@ pub(super) struct Loop {
     pub(super) poll: Poll,
     inbox: Arc<Inbox>,
     pub(super) directory: Arc<Directory>,
-    pub(super) sink: Arc<dyn EventSink>,
+    pub(super) ear: Box<dyn Ear>,
     reader: Reader,
     shards: usize,
     pub(super) clock: Clock,
@@ -88,6 +89,10 @@ pub(super) struct Loop {
     pub(super) inflated: Vec<u8>,
     /// Sessions with input left over from the last turn.
     pub(super) again: Vec<u32>,
+    /// Who waits for room for what it said.
+    pub(super) line: Line,
+    /// A roll call is under way that goes on in the next turn.
+    pub(super) calling: bool,
     /// Taken from the inbox and not yet carried out.
     work: VecDeque<Work>,
     /// What comes from the inbox, and what comes due: lists that keep their memory.
@@ -122,6 +127,7 @@ pub(super) fn run(
     poll: Poll,
     inbox: Arc<Inbox>,
     stats: Arc<ShardStats>,
+    ear: Box<dyn Ear>,
     world: &World,
 ) {
     // However the loop ends, nobody may wait for an answer from it.
@@ -132,7 +138,7 @@ pub(super) fn run(
         }
     }
     let _close = CloseInbox(Arc::clone(&inbox));
-    Loop::new(index, poll, inbox, stats, world).run();
+    Loop::new(index, poll, inbox, stats, ear, world).run();
 }
 
 impl Loop {
@@ -142,6 +148,7 @@ impl Loop {
         poll: Poll,
         inbox: Arc<Inbox>,
         stats: Arc<ShardStats>,
+        ear: Box<dyn Ear>,
         world: &World,
     ) -> Self {
         let mut reader = world.live.reader();
@@ -159,7 +166,7 @@ impl Loop {
             poll,
             inbox,
             directory: Arc::clone(&world.directory),
-            sink: Arc::clone(&world.sink),
+            ear,
             reader,
             shards: world.shards,
             clock: world.clock.clone(),
@@ -176,6 +183,8 @@ impl Loop {
             inflater: Inflater::default(),
             inflated: Vec::new(),
             again: Vec::new(),
+            line: Line::default(),
+            calling: false,
             work: VecDeque::new(),
             taken: Vec::new(),
             due: Vec::new(),
@@ -204,6 +213,7 @@ impl Loop {
     /// Does what there is to do, and no more of it than lets everybody have a turn soon.
     fn turn(&mut self, events: &Events) {
         self.begin_turn();
+        self.hear_line();
         for slot in std::mem::take(&mut self.again) {
             self.guard(slot, |shard| shard.read_again(slot));
         }
@@ -228,13 +238,16 @@ impl Loop {
         self.due = due;
         self.shed_partials();
         self.flush_dirty();
+        self.answer_roll_call();
+        self.end_turn();
         let queued = self.desk.meter.get() + self.inbox.bytes();
         self.desk.stats.queued_bytes.set(queued as u64);
     }
 
     /// How long the poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.work.is_empty() && self.desk.dirty.is_empty()) {
+        let has_more = !self.again.is_empty() || self.line.goes_on() || self.calling;
+        if has_more || !(self.work.is_empty() && self.desk.dirty.is_empty()) {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
@@ -435,7 +448,9 @@ impl Loop {
         } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
-        } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
+        } else if !session.waits()
+            && caps.heartbeat.is_some_and(|limit| now - session.heard >= limit)
+        {
             let silence = STEP * (now - session.heard);
             let reason = format!("nothing heard for {} s", silence.as_secs());
             return self.close(slot, &Close::new(Cause::Silent, code::SILENT, reason));

@@ -4,10 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use gateway_websocket::{
     close::Cause,
-    ids::ClientId,
     message::Kind,
     shard::{Newcomer, Seat},
-    sink::EventSink,
+    sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
     status::Phase,
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -206,8 +205,8 @@ async fn gave_way(polite: &mut Client, stream: &tokio::net::TcpStream) -> bool {
 
 #[tokio::test]
 async fn who_listens_is_told_of_each_client_in_order() {
-    let diary = Arc::new(Diary::default());
-    let gateway = Gateway::listening_to(Arc::<Diary>::clone(&diary), &[]).await;
+    let diary = Diary::default();
+    let gateway = Gateway::listening_to(Arc::new(diary.clone()), &[]).await;
     let mut ada = gateway.connect().await;
     ada.say("hello").await;
     ada.say("ping").await;
@@ -219,21 +218,33 @@ async fn who_listens_is_told_of_each_client_in_order() {
 }
 
 /// Writes down what it is told.
-#[derive(Default)]
-struct Diary(Mutex<Vec<String>>);
+#[derive(Clone, Default)]
+struct Diary(Arc<Mutex<Vec<String>>>);
 
 impl EventSink for Diary {
-    fn opened(&self, client: ClientId) {
-        self.0.lock().unwrap().push(format!("{client} opened"));
+    fn ear(&self, _: u16, _: Wake) -> Box<dyn Ear> {
+        Box::new(self.clone())
+    }
+}
+
+impl Diary {
+    fn note(&self, Who { client, .. }: Who<'_>, what: &str) {
+        self.0.lock().unwrap().push(format!("{client} {what}"));
+    }
+}
+
+impl Ear for Diary {
+    fn opened(&mut self, opened: &Opened<'_>) {
+        self.note(opened.who, "opened");
     }
 
-    fn message(&self, client: ClientId, kind: Kind, bytes: &[u8]) {
-        let text = String::from_utf8_lossy(bytes);
-        self.0.lock().unwrap().push(format!("{client} message {kind:?} {text}"));
+    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Heard {
+        self.note(who, &format!("message {kind:?} {}", String::from_utf8_lossy(bytes)));
+        Heard::Taken
     }
 
-    fn closed(&self, client: ClientId, cause: Cause) {
-        self.0.lock().unwrap().push(format!("{client} closed {}", cause.name()));
+    fn closed(&mut self, who: Who<'_>, closed: &Closed) {
+        self.note(who, &format!("closed {}", closed.cause.name()));
     }
 }
 

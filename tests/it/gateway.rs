@@ -52,30 +52,36 @@ impl Gateway {
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
-        let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
-        let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
-        let directory = tempfile::tempdir().unwrap();
-        let system = Clock::default();
-        Self::from(sink, Source { file: None, sets }, directory, Vec::new(), system).await
+        Self::listening_at(sink, Clock::default(), sets).await
     }
 
     /// A gateway whose shards go by a clock that the test moves.
     pub async fn at(clock: Clock, sets: &[&str]) -> Self {
+        Self::listening_at(Arc::new(NoSink), clock, sets).await
+    }
+
+    /// Both.
+    pub async fn listening_at(sink: Arc<dyn EventSink>, clock: Clock, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
         let source = Source { file: None, sets };
-        Self::from(Arc::new(NoSink), source, directory, Vec::new(), clock).await
+        Self::from(sink, source, directory, Vec::new(), clock).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
     /// keys only, no `[sections]`.
     pub async fn with_file(toml: &str) -> Self {
+        Self::listening_with_file(Arc::new(NoSink), toml).await
+    }
+
+    /// The same, whose clients somebody listens to.
+    pub async fn listening_with_file(sink: Arc<dyn EventSink>, toml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
-        Self::from(Arc::new(NoSink), source, directory, Vec::new(), Clock::default()).await
+        Self::from(sink, source, directory, Vec::new(), Clock::default()).await
     }
 
     /// A gateway with a configuration file that the test itself looks after.

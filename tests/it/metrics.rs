@@ -6,7 +6,9 @@ use std::{
 };
 
 use gateway_websocket::{
-    close::Cause, ids::ClientId, lifecycle::Reloaded, message::Kind, sink::EventSink,
+    lifecycle::Reloaded,
+    message::Kind,
+    sink::{Ear, EventSink, Heard, Wake, Who},
 };
 use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
@@ -181,36 +183,37 @@ async fn a_scraper_gets_the_format_that_it_takes() {
 }
 
 /// Holds a shard up in the step of a client that says something, until it is told to go on.
-#[derive(Default)]
-struct Stuck {
-    go_on: Mutex<bool>,
-    told: Condvar,
-}
+#[derive(Clone, Default)]
+struct Stuck(Arc<(Mutex<bool>, Condvar)>);
 
 impl EventSink for Stuck {
-    fn message(&self, _: ClientId, _: Kind, _: &[u8]) {
-        let held = self.go_on.lock().unwrap();
-        drop(self.told.wait_while(held, |go_on| !*go_on).unwrap());
+    fn ear(&self, _: u16, _: Wake) -> Box<dyn Ear> {
+        Box::new(self.clone())
     }
+}
 
-    fn closed(&self, _: ClientId, _: Cause) {}
+impl Ear for Stuck {
+    fn message(&mut self, _: Who<'_>, _: Kind, _: &[u8]) -> Heard {
+        let (go_on, told) = &*self.0;
+        let held = go_on.lock().unwrap();
+        drop(told.wait_while(held, |go_on| !*go_on).unwrap());
+        Heard::Taken
+    }
 }
 
 impl Stuck {
     fn go_on(&self) {
-        *self.go_on.lock().unwrap() = true;
-        self.told.notify_all();
+        let (go_on, told) = &*self.0;
+        *go_on.lock().unwrap() = true;
+        told.notify_all();
     }
 }
 
 #[tokio::test]
 async fn a_shard_that_is_stuck_is_seen_and_holds_no_scrape_up() {
-    let stuck = Arc::new(Stuck::default());
-    let gateway = Gateway::listening_to(
-        Arc::clone(&stuck) as Arc<dyn EventSink>,
-        &["shards=2", "limits.inbox=4"],
-    )
-    .await;
+    let stuck = Stuck::default();
+    let gateway =
+        Gateway::listening_to(Arc::new(stuck.clone()), &["shards=2", "limits.inbox=4"]).await;
     let hub = gateway.hub();
     let whole = hub.pulse(Duration::from_mins(1)).await;
     assert!(whole.is_whole() && whole.lags.len() == 2, "{whole:?}");

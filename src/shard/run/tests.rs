@@ -49,7 +49,8 @@ impl Case {
         let poll = Poll::new().unwrap();
         let waker = mio::Waker::new(poll.registry(), WAKER).unwrap();
         let inbox = Arc::new(Inbox::new(Arc::new(waker)));
-        let shard = Loop::new(0, poll, inbox, Arc::default(), &world);
+        let ear = world.sink.ear(0, Arc::new(|| ()));
+        let shard = Loop::new(0, poll, inbox, Arc::default(), ear, &world);
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         Self { shard, clock, listener, seats: Seats::default(), peers: Vec::new() }
     }
