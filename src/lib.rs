@@ -7,7 +7,7 @@
 //! 0  ids  attributes  message  change  close  metrics  sink
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
-//! 3  hub  lifecycle  status
+//! 3  hub  lifecycle  status  identity
 //! 4  ws  grpc  admin  control
 //! 5  app  telemetry  cli  main
 //! ```
@@ -24,6 +24,7 @@ pub mod control;
 pub mod directory;
 pub mod grpc;
 pub mod hub;
+pub mod identity;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 6] = [
     &["ids", "attributes", "message", "change", "close", "metrics", "sink"],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
-    &["hub", "lifecycle", "status"],
+    &["hub", "lifecycle", "status", "identity"],
     &["ws", "grpc", "admin", "control"],
     &["app", "telemetry", "cli", "main"],
 ];
