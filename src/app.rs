@@ -27,7 +27,9 @@ use crate::{
     config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
     hub::Hub,
+    identity::{self, Identity, KeySource},
     lifecycle::{self, Asks},
+    net::stopped,
     shard::{Clock, Threads},
     sink::EventSink,
     status::{Listeners, Phase},
@@ -148,8 +150,19 @@ impl Gateway {
             callers: Box::new(move || counted.callers()),
             reloads: Arc::clone(reload.counters()),
         };
+        let (source, keeper) = KeySource::new();
+        let keeping = identity::keep(keeper, live.clone(), hub.clone());
+        let mut stopping = control_stopping.clone();
+        surfaces.spawn(async move {
+            tokio::select! {
+                () = keeping => {}
+                () = stopped(&mut stopping) => {}
+            }
+            Ok(())
+        });
+        let identity = Identity::new(source);
         let contexts = listeners::Contexts {
-            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
+            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), identity),
             grpc,
             admin: admin::Admin::new(told),
         };

@@ -25,6 +25,7 @@ pub mod control;
 pub mod directory;
 pub mod grpc;
 pub mod hub;
+pub mod identity;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;

@@ -5,13 +5,15 @@
 //!
 //! ```text
 //!  accept ─► caller ─► gate ─► PROXY header ─► TLS ─► request ─► hub.adopt
-//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not
+//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not,
+//!             │         │                                 admission who it is
 //!             │         └─ limits.max_handshakes
 //!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
 mod about;
 mod addresses;
+mod admission;
 mod caller;
 mod forwarded;
 mod handshake;
@@ -19,7 +21,9 @@ mod held;
 mod options;
 mod origin;
 mod rehearsal;
+mod token;
 mod transport;
+mod uids;
 mod upgrade;
 
 pub use rehearsal::rehearse;
@@ -35,12 +39,14 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use crate::{
     config::{InForce, Live},
     hub::Hub,
+    identity::Identity,
     lifecycle,
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
 };
 use about::Abouts;
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
+use uids::Uids;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
 #[derive(Clone)]
@@ -48,21 +54,26 @@ pub struct Context {
     hub: Hub,
     live: Live,
     lifecycle: lifecycle::Handle,
+    identity: Identity,
     gate: Arc<Gate>,
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
+    uids: Arc<Uids>,
 }
 
 impl Context {
-    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
-    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
+    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready; who
+    /// they are, `identity` says.
+    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle, identity: Identity) -> Self {
         Self {
             hub,
             live,
             lifecycle,
+            identity,
             gate: Arc::default(),
             addresses: Arc::default(),
             abouts: Arc::default(),
+            uids: Arc::default(),
         }
     }
 }

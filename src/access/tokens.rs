@@ -206,6 +206,18 @@ fn add(text: &str, path: &Path, tokens: &mut Vec<Token>) -> Result<(), TokenErro
     Ok(())
 }
 
+/// A line for people if the file of a secret is open to more than its owner and group.
+pub(super) fn exposure(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    (mode & OTHERS != 0).then(|| {
+        format!(
+            "{} can be read or written by every user of this machine (mode {:o}): chmod o= it",
+            path.display(),
+            mode & 0o777,
+        )
+    })
+}
+
 fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
     let unreadable = |error| TokenError::Unreadable(path.to_owned(), error);
     // Looked at first: opening a pipe would wait for its writer.
@@ -213,14 +225,7 @@ fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
     if !found.is_file() {
         return Err(TokenError::NoFile(path.to_owned()));
     }
-    let mode = found.permissions().mode();
-    if mode & OTHERS != 0 {
-        exposed.push(format!(
-            "{} can be read or written by every user of this machine (mode {:o}): chmod o= it",
-            path.display(),
-            mode & 0o777,
-        ));
-    }
+    exposed.extend(exposure(path));
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))

@@ -19,7 +19,7 @@ use super::{
     keys::{class_of, flatten},
 };
 use crate::{
-    access::Tokens,
+    access::{Algorithm, KeyError, Keys, Tokens},
     tls::{self, Protocol, Role},
 };
 
@@ -32,6 +32,12 @@ pub struct Material {
     pub grpc_tls: Option<tls::Server>,
     /// What `grpc.token_files` hold; nothing if none is set.
     pub callers: Tokens,
+    /// What `auth.key` holds; nothing if it is not set.
+    pub client_key: Keys,
+    /// What the file of `auth.jwks` holds; nothing if none is set.
+    pub client_jwks: Keys,
+    /// What the server of the URL in `auth.jwks` is trusted by; none if it is not asked over TLS.
+    pub jwks_tls: Option<tls::Client>,
     /// Files of secrets that are open to more than their owner and group; one line each.
     exposed: Vec<String>,
 }
@@ -56,6 +62,9 @@ const GRPC: TlsKeys =
     TlsKeys { certificate: "grpc.certificate", key: "grpc.key", client_ca: "grpc.client_ca" };
 
 const TOKENS: &str = "grpc.token_files";
+const KEY: &str = "auth.key";
+const JWKS: &str = "auth.jwks";
+const JWKS_CA: &str = "auth.jwks_ca";
 
 impl Material {
     /// Reads all files that `config` names; faults go to `faults`, with the origin of the key that
@@ -70,6 +79,9 @@ impl Material {
         let mut exposed = Vec::new();
         Self {
             callers: reading.tokens(&mut exposed),
+            client_key: reading.keys(KEY, set(&config.auth.key), Keys::read, &mut exposed),
+            client_jwks: reading.keys(JWKS, config.auth.jwks_file(), Keys::read_set, &mut exposed),
+            jwks_tls: reading.jwks_tls(),
             exposed,
             wss: reading.tls(
                 &WSS,
@@ -87,10 +99,20 @@ impl Material {
     /// All files that `config` names, for whoever watches them.
     pub fn files(config: &Config) -> Vec<PathBuf> {
         let (tls, grpc) = (&config.tls, &config.grpc);
-        let named = [&tls.certificate, &tls.key, &grpc.certificate, &grpc.key, &grpc.client_ca];
+        let auth = &config.auth;
+        let named = [
+            &tls.certificate,
+            &tls.key,
+            &auth.key,
+            &auth.jwks_ca,
+            &grpc.certificate,
+            &grpc.key,
+            &grpc.client_ca,
+        ];
         let tokens = grpc.token_files.0.iter().map(PathBuf::from);
         let mut files: Vec<PathBuf> = named.into_iter().filter_map(set).cloned().collect();
         files.extend(tokens);
+        files.extend(auth.jwks_file().map(Path::to_owned));
         files.sort_unstable();
         files.dedup();
         files
@@ -129,13 +151,17 @@ impl Material {
 }
 
 /// What can be said of the contents of each file, by the key that names it.
-fn shown(material: &Material) -> [(&'static str, Option<String>); 4] {
+fn shown(material: &Material) -> [(&'static str, Option<String>); 7] {
     let certificate = |server: &Option<tls::Server>| {
         server.as_ref().map(|server| server.certificate().to_string())
     };
+    let keys = |keys: &Keys| (!keys.is_empty()).then(|| keys.to_string());
     let authorities = material.grpc_tls.as_ref().and_then(tls::Server::authorities);
     [
         (WSS.certificate, certificate(&material.wss)),
+        (KEY, keys(&material.client_key)),
+        (JWKS, keys(&material.client_jwks)),
+        (JWKS_CA, material.jwks_tls.as_ref().map(|client| client.authorities().to_owned())),
         (GRPC.certificate, certificate(&material.grpc_tls)),
         (GRPC.client_ca, authorities),
         (TOKENS, Some(&material.callers).filter(|it| !it.is_empty()).map(Tokens::to_string)),
@@ -169,7 +195,7 @@ impl Reading<'_> {
                     let key = match error.role {
                         Role::Certificate => keys.certificate,
                         Role::Key => keys.key,
-                        Role::ClientCa => keys.client_ca,
+                        Role::ClientCa | Role::ServerCa => keys.client_ca,
                     };
                     self.fault(key, error.problem.to_string());
                 }
@@ -189,6 +215,34 @@ impl Reading<'_> {
             }
             Tokens::default()
         })
+    }
+
+    /// The keys of clients' tokens in the file that `key` names; none if the file is at fault.
+    fn keys(
+        &mut self,
+        key: &str,
+        path: Option<&(impl AsRef<Path> + ?Sized)>,
+        read: impl Fn(&Path, &[Algorithm]) -> (Result<Keys, KeyError>, Option<String>),
+        exposed: &mut Vec<String>,
+    ) -> Keys {
+        let Some(path) = path else { return Keys::default() };
+        let (keys, open) = read(path.as_ref(), &self.config.auth.algorithms());
+        exposed.extend(open.map(|line| format!("{key}: {line}")));
+        keys.unwrap_or_else(|error| {
+            self.fault(key, error.to_string());
+            Keys::default()
+        })
+    }
+
+    /// Whom the gateway trusts that it asks for keys; none if it asks nobody over TLS.
+    fn jwks_tls(&mut self) -> Option<tls::Client> {
+        let auth = &self.config.auth;
+        auth.jwks_url().filter(|url| url.starts_with("https://"))?;
+        let client = match set(&auth.jwks_ca) {
+            Some(path) => tls::Client::trusting(path).map_err(|error| error.to_string()),
+            None => tls::Client::of_this_machine(),
+        };
+        client.map_err(|problem| self.fault(JWKS_CA, problem)).ok()
     }
 
     /// The file that `key` names can't be used: `problem` says why.

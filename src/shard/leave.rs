@@ -244,6 +244,9 @@ impl Loop {
         self.desk.stats.close(cause, code);
         self.bind(slot, None);
         self.leave_all_groups(slot);
+        if let Some(session) = self.sessions.get(slot as usize) {
+            session.seat.retired();
+        }
         tracing::debug!(%client, cause = cause.name(), "client closed");
         self.tell_closed(slot, Who { client, uid: uid.as_ref() }, since, (cause, code));
     }

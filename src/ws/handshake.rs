@@ -22,17 +22,17 @@ use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    Context,
+    Context, admission,
     caller::Caller,
     held::{Held, Hold},
     transport::Connection,
     upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
-    config::Config,
+    change::Change,
+    config::{Config, InForce},
     net::http::LEAST_HEAD,
     shard::{About, Newcomer, Seat},
-    status::Phase,
     wire,
 };
 
@@ -53,6 +53,7 @@ struct Accepted {
     window: Option<u8>,
     about: Option<Arc<About>>,
     peer: SocketAddr,
+    change: Option<Box<Change>>,
 }
 
 /// Why an accepted request did not become a client after all.
@@ -67,18 +68,18 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &Config) {
+pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &InForce) {
     let peer = caller.peer();
     let stats = context.hub.handshakes();
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
-    let service = service_fn(|request| {
-        let (response, then) = respond(request, &caller, context, config);
+    let service = service_fn(async |request| {
+        let (response, then) = respond(request, &caller, context, config).await;
         if let Outcome::Accepted(_) = then {
             hold.begin();
         }
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
-        std::future::ready(Ok::<_, Infallible>(response))
+        Ok::<_, Infallible>(response)
     });
     let served = http(config)
         .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
@@ -124,55 +125,79 @@ pub(super) fn begin(
 }
 
 /// Answers a request, and says what is to follow once the answer is on its way.
-fn respond(
-    mut request: Request<Incoming>,
+async fn respond(
+    request: Request<Incoming>,
     caller: &Caller,
     context: &Context,
-    config: &Config,
+    config: &InForce,
 ) -> (Response<Full<Bytes>>, Outcome) {
     let mut peer = caller.peer();
-    let caller = caller.clone().forwarded(request.headers(), config, context);
-    let accepted = caller.and_then(|caller| {
-        peer = caller.peer();
-        let negotiated = upgrade::answer(&request, config)?;
-        // The place first: an upgrade that is begun has a client's place to end in.
-        let mut seat = seat(context)?;
-        caller.take(&mut seat);
-        let window = negotiated.deflate.map(wire::Agreed::window_bits);
-        let about = context.abouts.of(&request, &negotiated, config);
-        let (response, websocket) = begin(&mut request, negotiated)?;
-        let accepted = Accepted { websocket, seat, window, about, peer };
-        Ok((response, Outcome::Accepted(Box::new(accepted))))
-    });
-    accepted.unwrap_or_else(|refusal| {
-        let stats = context.hub.handshakes();
-        match refusal {
-            Refusal::Full | Refusal::Closed => stats.full.increment(),
-            Refusal::Forwarded => stats.proxy.increment(),
-            Refusal::Address(over) => over.counter(stats).increment(),
-            _ => stats.refused.increment(),
-        }
-        tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");
-        (refusal.response(), Outcome::Refused)
-    })
+    let accepted = accept(request, caller, &mut peer, context, config).await;
+    accepted.map_or_else(
+        |refusal| {
+            count(refusal, context);
+            tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");
+            (refusal.response(), Outcome::Refused)
+        },
+        |(response, accepted)| (response, Outcome::Accepted(Box::new(accepted))),
+    )
 }
 
-fn seat(context: &Context) -> Result<Seat, Refusal> {
-    context.hub.seat().map_err(|_| match context.lifecycle.phase() {
-        Phase::Ready => Refusal::Full,
-        Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
-    })
+/// Judges a request and begins its upgrade; `peer` is who asks, as soon as that is known.
+async fn accept(
+    mut request: Request<Incoming>,
+    caller: &Caller,
+    peer: &mut SocketAddr,
+    context: &Context,
+    config: &InForce,
+) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
+    let caller = caller.clone().forwarded(request.headers(), config, context)?;
+    *peer = caller.peer();
+    let negotiated = upgrade::answer(&request, config)?;
+    let token = admission::token(&request, config)?;
+    let verified = admission::identify(token, context, config).await?;
+    // Whoever else has a say in who the client is has it here: after its token, before its place.
+    let change = verified.map(|verified| Box::new(verified.change));
+    // The place first: an upgrade that is begun has a client's place to end in.
+    let seat = admission::place(&caller, change.as_deref(), context, config).await?;
+    let window = negotiated.deflate.map(wire::Agreed::window_bits);
+    let about = context.abouts.of(&request, &negotiated, config);
+    let (response, websocket) = begin(&mut request, negotiated)?;
+    Ok((response, Accepted { websocket, seat, window, about, peer: *peer, change }))
+}
+
+fn count(refusal: Refusal, context: &Context) {
+    let stats = context.hub.handshakes();
+    let counter = match refusal {
+        Refusal::Full | Refusal::Closed | Refusal::Busy => &stats.full,
+        Refusal::Forwarded => &stats.proxy,
+        Refusal::Address(over) => over.counter(stats),
+        Refusal::Token(fault) => stats.tokens.of(fault),
+        Refusal::Uid => &stats.uid,
+        _ => &stats.refused,
+    };
+    counter.increment();
 }
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
 async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> {
-    let Accepted { websocket, seat, window, about, peer } = accepted;
+    let Accepted { websocket, seat, window, about, peer, change } = accepted;
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
     let (stream, greeting) = parts.io.into_inner().into_parts();
     let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, about, seat });
+    context.hub.adopt(Newcomer {
+        stream,
+        tls,
+        greeting,
+        leftover,
+        peer,
+        window,
+        about,
+        seat,
+        change,
+    });
     Ok(())
 }

@@ -68,6 +68,7 @@ impl Case {
             peer,
             window: None,
             about: None,
+            change: None,
             seat: self.seats.take(usize::MAX).unwrap(),
         });
         self.shard.sessions.iter().map(|(_, it)| it.id).max_by_key(|id| id.slot()).unwrap()
