@@ -1,11 +1,14 @@
-//! Who calls: the tokens that let a caller in, and the names that the log knows callers by.
+//! Who calls: the tokens that let a caller in, the one that lets us in elsewhere, and the names that
+//! the log knows callers by.
 //!
 //! Nothing here decides what a caller may do; who may call may do everything.
 
+mod secret;
 mod tokens;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
+pub use secret::Secret;
 pub use tokens::{TokenError, TokenId, Tokens};
 
 /// Target of the log lines that say who did what can't be undone; they are at the level `info`.

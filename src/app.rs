@@ -26,6 +26,7 @@ use crate::{
     admin,
     config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
+    hook::Hook,
     hub::Hub,
     lifecycle::{self, Asks},
     shard::{Clock, Threads},
@@ -140,16 +141,18 @@ impl Gateway {
             Ok(())
         });
         let counted = grpc.clone();
+        let hook = Hook::new(live.clone());
         let told = admin::Context {
             hub: hub.clone(),
             live: live.clone(),
             lifecycle: handle.clone(),
             calls,
             callers: Box::new(move || counted.callers()),
+            hook: Arc::clone(hook.stats()),
             reloads: Arc::clone(reload.counters()),
         };
         let contexts = listeners::Contexts {
-            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone()),
+            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), hook),
             grpc,
             admin: admin::Admin::new(told),
         };

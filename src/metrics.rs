@@ -5,6 +5,7 @@
 
 mod calls;
 mod codes;
+mod hook;
 mod process;
 
 use std::{
@@ -14,6 +15,7 @@ use std::{
 
 pub use calls::{Bucket, CODES, Calls, Histogram, Method, OTHER};
 pub use codes::CloseCode;
+pub use hook::HookStats;
 pub use process::{Process, cpu_seconds, memory_bytes};
 
 use crate::close::Cause;
@@ -221,11 +223,13 @@ pub struct HandshakeStats {
     pub broken: Shared,
     /// TLS handshakes that failed, whatever was wrong with them.
     pub tls: Shared,
+    /// Clients that the connect hook refused, or had no word on.
+    pub hook: Shared,
 }
 
 impl HandshakeStats {
     /// The handshakes that failed, each cause under its name.
-    pub fn failures(&self) -> [(&'static str, &Shared); 8] {
+    pub fn failures(&self) -> [(&'static str, &Shared); 9] {
         [
             ("refused", &self.refused),
             ("full", &self.full),
@@ -235,6 +239,7 @@ impl HandshakeStats {
             ("timeouts", &self.timeouts),
             ("broken", &self.broken),
             ("tls", &self.tls),
+            ("hook", &self.hook),
         ]
     }
 }

@@ -53,7 +53,8 @@ pub use query::{Described, Found, Search};
 pub(crate) use query::{Scan, Scanned};
 
 use crate::{
-    config::Live, directory::Directory, metrics::ShardStats, sink::EventSink, tls::Established,
+    change::Change, config::Live, directory::Directory, metrics::ShardStats, sink::EventSink,
+    tls::Established,
 };
 
 /// A connection that has just been upgraded to WebSocket.
@@ -75,6 +76,9 @@ pub struct Newcomer {
     pub about: Option<Arc<About>>,
     /// Its place under `limits.max_clients`.
     pub seat: Seat,
+    /// What it becomes in the step in which it is let in, before anybody is told of it; none if
+    /// nothing is known of it.
+    pub change: Option<Box<Change>>,
 }
 
 /// What is remembered of the request by which a client has connected. Shared by clients of which

@@ -14,6 +14,7 @@
 //! provider makes no difference here.
 
 mod certificate;
+mod client;
 mod records;
 
 use std::{
@@ -38,6 +39,7 @@ use rustls::{
 };
 
 pub use certificate::{Certificate, name};
+pub use client::Client;
 pub use records::{Established, Records};
 
 /// A larger file is a mistake: a chain of certificates takes some kilobytes.
@@ -72,6 +74,8 @@ pub enum Role {
     Key,
     /// [`Files::client_ca`].
     ClientCa,
+    /// The authorities of servers that the gateway asks.
+    ServerCa,
 }
 
 /// A file that can't be used.
@@ -213,9 +217,15 @@ impl Server {
 
     /// The authorities of clients in a few words; none if clients need no certificate.
     pub fn authorities(&self) -> Option<String> {
-        let Authorities { count, fingerprint } = self.authorities.as_ref()?;
+        self.authorities.as_ref().map(Authorities::text)
+    }
+}
+
+impl Authorities {
+    fn text(&self) -> String {
+        let Self { count, fingerprint } = self;
         let noun = if *count == 1 { "authority" } else { "authorities" };
-        Some(format!("{count} {noun} (sha256 {fingerprint})"))
+        format!("{count} {noun} (sha256 {fingerprint})")
     }
 }
 

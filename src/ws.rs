@@ -12,6 +12,7 @@
 
 mod about;
 mod addresses;
+mod asked;
 mod caller;
 mod forwarded;
 mod handshake;
@@ -34,6 +35,7 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
     config::{InForce, Live},
+    hook::Hook,
     hub::Hub,
     lifecycle,
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
@@ -48,18 +50,21 @@ pub struct Context {
     hub: Hub,
     live: Live,
     lifecycle: lifecycle::Handle,
+    hook: Hook,
     gate: Arc<Gate>,
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
 }
 
 impl Context {
-    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready.
-    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
+    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready and
+    /// if `hook` says so.
+    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle, hook: Hook) -> Self {
         Self {
             hub,
             live,
             lifecycle,
+            hook,
             gate: Arc::default(),
             addresses: Arc::default(),
             abouts: Arc::default(),

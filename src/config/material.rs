@@ -19,7 +19,7 @@ use super::{
     keys::{class_of, flatten},
 };
 use crate::{
-    access::Tokens,
+    access::{Secret, Tokens},
     tls::{self, Protocol, Role},
 };
 
@@ -32,6 +32,10 @@ pub struct Material {
     pub grpc_tls: Option<tls::Server>,
     /// What `grpc.token_files` hold; nothing if none is set.
     pub callers: Tokens,
+    /// What `hook.ca` holds; none if it is not set.
+    pub hook_tls: Option<tls::Client>,
+    /// What `hook.token_file` holds; none if it is not set.
+    pub hook_token: Option<Secret>,
     /// Files of secrets that are open to more than their owner and group; one line each.
     exposed: Vec<String>,
 }
@@ -57,6 +61,10 @@ const GRPC: TlsKeys =
 
 const TOKENS: &str = "grpc.token_files";
 
+const HOOK_CA: &str = "hook.ca";
+
+const HOOK_TOKEN: &str = "hook.token_file";
+
 impl Material {
     /// Reads all files that `config` names; faults go to `faults`, with the origin of the key that
     /// names the file.
@@ -70,6 +78,8 @@ impl Material {
         let mut exposed = Vec::new();
         Self {
             callers: reading.tokens(&mut exposed),
+            hook_tls: reading.authorities(&config.hook.ca),
+            hook_token: reading.secret(&config.hook.token_file, &mut exposed),
             exposed,
             wss: reading.tls(
                 &WSS,
@@ -86,10 +96,11 @@ impl Material {
 
     /// All files that `config` names, for whoever watches them.
     pub fn files(config: &Config) -> Vec<PathBuf> {
-        let (tls, grpc) = (&config.tls, &config.grpc);
-        let named = [&tls.certificate, &tls.key, &grpc.certificate, &grpc.key, &grpc.client_ca];
+        let (tls, grpc, hook) = (&config.tls, &config.grpc, &config.hook);
+        let servers = [&tls.certificate, &tls.key, &grpc.certificate, &grpc.key, &grpc.client_ca];
+        let named = servers.into_iter().chain([&hook.ca, &hook.token_file]);
         let tokens = grpc.token_files.0.iter().map(PathBuf::from);
-        let mut files: Vec<PathBuf> = named.into_iter().filter_map(set).cloned().collect();
+        let mut files: Vec<PathBuf> = named.filter_map(set).cloned().collect();
         files.extend(tokens);
         files.sort_unstable();
         files.dedup();
@@ -129,7 +140,7 @@ impl Material {
 }
 
 /// What can be said of the contents of each file, by the key that names it.
-fn shown(material: &Material) -> [(&'static str, Option<String>); 4] {
+fn shown(material: &Material) -> [(&'static str, Option<String>); 6] {
     let certificate = |server: &Option<tls::Server>| {
         server.as_ref().map(|server| server.certificate().to_string())
     };
@@ -139,6 +150,8 @@ fn shown(material: &Material) -> [(&'static str, Option<String>); 4] {
         (GRPC.certificate, certificate(&material.grpc_tls)),
         (GRPC.client_ca, authorities),
         (TOKENS, Some(&material.callers).filter(|it| !it.is_empty()).map(Tokens::to_string)),
+        (HOOK_CA, material.hook_tls.as_ref().map(|client| client.authorities().to_owned())),
+        (HOOK_TOKEN, material.hook_token.as_ref().map(Secret::to_string)),
     ]
 }
 
@@ -169,7 +182,7 @@ impl Reading<'_> {
                     let key = match error.role {
                         Role::Certificate => keys.certificate,
                         Role::Key => keys.key,
-                        Role::ClientCa => keys.client_ca,
+                        Role::ClientCa | Role::ServerCa => keys.client_ca,
                     };
                     self.fault(key, error.problem.to_string());
                 }
@@ -189,6 +202,24 @@ impl Reading<'_> {
             }
             Tokens::default()
         })
+    }
+
+    /// The authorities of the hook's back end; none if their file is not set, or at fault.
+    fn authorities(&mut self, path: &PathBuf) -> Option<tls::Client> {
+        match tls::Client::trusting(set(path)?, Protocol::Grpc) {
+            Ok(client) => Some(client),
+            Err(error) => {
+                self.fault(HOOK_CA, error.problem.to_string());
+                None
+            }
+        }
+    }
+
+    /// The token for the hook's back end; none if its file is not set, or at fault.
+    fn secret(&mut self, path: &PathBuf, exposed: &mut Vec<String>) -> Option<Secret> {
+        let (read, open) = Secret::read(set(path)?);
+        exposed.extend(open.map(|line| format!("{HOOK_TOKEN}: {line}")));
+        read.map_err(|error| self.fault(HOOK_TOKEN, error.to_string())).ok()
     }
 
     /// The file that `key` names can't be used: `problem` says why.

@@ -2,12 +2,16 @@
 //!
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
+mod hook;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
+
+pub use hook::{BackEnd, Fail, Hook};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +31,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// What one call of the modern API may ask for.
     pub api: Api,
+    /// Who is asked whether a client may connect.
+    pub hook: Hook,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.

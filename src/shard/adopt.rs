@@ -11,8 +11,10 @@ use super::{
     tunnel::Tunnel,
 };
 use crate::{
+    change::{Change, Subject},
+    close::{Cause, Close, code},
     ids::{ClientId, MAX_SLOTS},
-    message::Kind,
+    message::{Kind, Payload},
     wire,
 };
 use mio::{Interest, Token};
@@ -22,8 +24,9 @@ impl Loop {
     pub(super) fn adopt(&mut self, mut newcomer: Newcomer) {
         let leftover = std::mem::take(&mut newcomer.leftover);
         let greeting = std::mem::take(&mut newcomer.greeting);
+        let change = newcomer.change.take();
         match self.enter(newcomer) {
-            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, greeting, leftover)),
+            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, change, greeting, leftover)),
             // The socket is closed by being dropped; the client sees a broken connection.
             Err(error) => {
                 tracing::warn!(shard = self.index, %error, "can't take over a connection");
@@ -60,14 +63,25 @@ impl Loop {
         Ok(slot)
     }
 
-    /// Answers the upgrade, tells the client its id, and listens to what it has said already.
-    fn greet(&mut self, slot: u32, mut greeting: Vec<u8>, mut leftover: Vec<u8>) {
+    /// Makes of the client what it is to be, answers the upgrade, tells the client its id and what
+    /// else it is to be told first, and listens to what it has said already.
+    fn greet(
+        &mut self,
+        slot: u32,
+        change: Option<Box<Change>>,
+        mut greeting: Vec<u8>,
+        mut leftover: Vec<u8>,
+    ) {
         self.schedule(slot);
+        let (messages, unfit) = match self.settle(slot, change) {
+            Ok(messages) => (messages, None),
+            Err(close) => (Vec::new(), Some(close)),
+        };
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
         tracing::debug!(client = %session.id, peer = %session.peer(), "client connected");
-        if self.desk.caps.welcome {
+        if self.desk.caps.welcome && unfit.is_none() {
             let id = session.id.text();
             greeting.extend_from_slice(&wire::encode(Kind::Text, id.as_str().as_bytes()));
         }
@@ -76,10 +90,15 @@ impl Loop {
             session.out.append(frame, Sort::Greeting, &self.desk.meter);
             self.desk.mark_dirty(slot, session);
         }
+        if !messages.is_empty() {
+            self.deliver_to(slot, &messages);
+        }
         if let Some(session) = self.sessions.get(slot as usize) {
             self.sink.opened(session.id);
         }
-        if let Some(drain) = &self.drain {
+        if let Some(close) = &unfit {
+            self.close(slot, close);
+        } else if let Some(drain) = &self.drain {
             // What it has said is heard all the same: its close frame may be among that.
             let close = drain.close.clone();
             self.close(slot, &close);
@@ -101,6 +120,29 @@ impl Loop {
         if let Some(session) = self.sessions.get_mut(slot as usize) {
             session.unread = (!leftover.is_empty()).then(|| leftover.into_boxed_slice());
             self.read(slot);
+        }
+    }
+}
+
+impl Loop {
+    /// Changes the client in the step in which it comes; gives the first messages to it, or the
+    /// close of one that can't stay.
+    fn settle(
+        &mut self,
+        slot: u32,
+        change: Option<Box<Change>>,
+    ) -> Result<Vec<Payload>, Box<Close>> {
+        let Some(session) = self.sessions.get(slot as usize) else { return Ok(Vec::new()) };
+        let client = session.id;
+        let Some(mut change) = change else { return Ok(Vec::new()) };
+        let messages = std::mem::take(&mut change.messages);
+        let subject = Subject { client, of: None };
+        match self.change(&subject, &change) {
+            Ok(_) => Ok(messages),
+            // Its limits have become narrower since it was let in.
+            Err(refusal) => {
+                Err(Box::new(Close::new(Cause::Policy, code::POLICY, refusal.to_string())))
+            }
         }
     }
 }

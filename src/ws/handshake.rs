@@ -23,13 +23,15 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     Context,
+    asked::{self, No},
     caller::Caller,
     held::{Held, Hold},
     transport::Connection,
     upgrade::{self, Negotiated, Refusal},
 };
 use crate::{
-    config::Config,
+    change::Change,
+    config::{Config, InForce},
     net::http::LEAST_HEAD,
     shard::{About, Newcomer, Seat},
     status::Phase,
@@ -53,6 +55,7 @@ struct Accepted {
     window: Option<u8>,
     about: Option<Arc<About>>,
     peer: SocketAddr,
+    change: Option<Box<Change>>,
 }
 
 /// Why an accepted request did not become a client after all.
@@ -67,18 +70,18 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &Config) {
+pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &InForce) {
     let peer = caller.peer();
     let stats = context.hub.handshakes();
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
-    let service = service_fn(|request| {
-        let (response, then) = respond(request, &caller, context, config);
+    let service = service_fn(async |request| {
+        let (response, then) = respond(request, &caller, context, config).await;
         if let Outcome::Accepted(_) = then {
             hold.begin();
         }
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
-        std::future::ready(Ok::<_, Infallible>(response))
+        Ok::<_, Infallible>(response)
     });
     let served = http(config)
         .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
@@ -124,37 +127,55 @@ pub(super) fn begin(
 }
 
 /// Answers a request, and says what is to follow once the answer is on its way.
-fn respond(
-    mut request: Request<Incoming>,
+async fn respond(
+    request: Request<Incoming>,
     caller: &Caller,
     context: &Context,
-    config: &Config,
+    config: &InForce,
 ) -> (Response<Full<Bytes>>, Outcome) {
     let mut peer = caller.peer();
-    let caller = caller.clone().forwarded(request.headers(), config, context);
-    let accepted = caller.and_then(|caller| {
-        peer = caller.peer();
-        let negotiated = upgrade::answer(&request, config)?;
-        // The place first: an upgrade that is begun has a client's place to end in.
-        let mut seat = seat(context)?;
-        caller.take(&mut seat);
-        let window = negotiated.deflate.map(wire::Agreed::window_bits);
-        let about = context.abouts.of(&request, &negotiated, config);
-        let (response, websocket) = begin(&mut request, negotiated)?;
-        let accepted = Accepted { websocket, seat, window, about, peer };
-        Ok((response, Outcome::Accepted(Box::new(accepted))))
-    });
-    accepted.unwrap_or_else(|refusal| {
-        let stats = context.hub.handshakes();
-        match refusal {
-            Refusal::Full | Refusal::Closed => stats.full.increment(),
-            Refusal::Forwarded => stats.proxy.increment(),
-            Refusal::Address(over) => over.counter(stats).increment(),
-            _ => stats.refused.increment(),
-        }
-        tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");
-        (refusal.response(), Outcome::Refused)
-    })
+    let accepted = accept(request, caller, &mut peer, context, config).await;
+    accepted.map_or_else(
+        |no| {
+            count(&no, context);
+            tracing::debug!(%peer, status = no.status().as_u16(), %no, "no upgrade");
+            (no.response(), Outcome::Refused)
+        },
+        |(response, accepted)| (response, Outcome::Accepted(Box::new(accepted))),
+    )
+}
+
+/// Judges a request and begins its upgrade; `peer` is who asks, as soon as that is known.
+async fn accept(
+    mut request: Request<Incoming>,
+    caller: &Caller,
+    peer: &mut SocketAddr,
+    context: &Context,
+    config: &InForce,
+) -> Result<(Response<Full<Bytes>>, Accepted), No> {
+    let caller = caller.clone().forwarded(request.headers(), config, context)?;
+    *peer = caller.peer();
+    let mut negotiated = upgrade::answer(&request, config)?;
+    let change = asked::ask(&request, *peer, &mut negotiated, context, config).await?;
+    // The place first: an upgrade that is begun has a client's place to end in.
+    let mut seat = seat(context)?;
+    caller.take(&mut seat);
+    let window = negotiated.deflate.map(wire::Agreed::window_bits);
+    let about = context.abouts.of(&request, &negotiated, config);
+    let (response, websocket) = begin(&mut request, negotiated)?;
+    Ok((response, Accepted { websocket, seat, window, about, peer: *peer, change }))
+}
+
+fn count(no: &No, context: &Context) {
+    let stats = context.hub.handshakes();
+    let counter = match no {
+        No::Theirs { .. } | No::Ours(Refusal::Unknown(_)) => &stats.hook,
+        No::Ours(Refusal::Full | Refusal::Closed) => &stats.full,
+        No::Ours(Refusal::Forwarded) => &stats.proxy,
+        No::Ours(Refusal::Address(over)) => over.counter(stats),
+        No::Ours(_) => &stats.refused,
+    };
+    counter.increment();
 }
 
 fn seat(context: &Context) -> Result<Seat, Refusal> {
@@ -166,13 +187,23 @@ fn seat(context: &Context) -> Result<Seat, Refusal> {
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
 async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> {
-    let Accepted { websocket, seat, window, about, peer } = accepted;
+    let Accepted { websocket, seat, window, about, peer, change } = accepted;
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
     let (stream, greeting) = parts.io.into_inner().into_parts();
     let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let leftover = parts.read_buf.to_vec();
-    context.hub.adopt(Newcomer { stream, tls, greeting, leftover, peer, window, about, seat });
+    context.hub.adopt(Newcomer {
+        stream,
+        tls,
+        greeting,
+        leftover,
+        peer,
+        window,
+        about,
+        seat,
+        change,
+    });
     Ok(())
 }

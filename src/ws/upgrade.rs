@@ -62,6 +62,9 @@ pub(super) enum Refusal {
     /// Too many of the client's address, or too often.
     #[error(transparent)]
     Address(#[from] Over),
+    /// The back end has no word on the client.
+    #[error("whether this client may connect can't be found out now ({0})")]
+    Unknown(&'static str),
     /// As many clients as there may be.
     #[error("the gateway holds as many clients as limits.max_clients allows")]
     Full,
@@ -138,7 +141,7 @@ impl Refusal {
             Self::Host | Self::Body | Self::Key | Self::Forwarded => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
             Self::Address(Over::Clients | Over::Rate) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Address(Over::Table) | Self::Full | Self::Closed => {
+            Self::Address(Over::Table) | Self::Full | Self::Closed | Self::Unknown(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -163,7 +166,7 @@ impl Refusal {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
                 headers.insert(SEC_WEBSOCKET_VERSION, THIRTEEN);
             }
-            Self::Address(_) | Self::Full | Self::Closed => {
+            Self::Address(_) | Self::Full | Self::Closed | Self::Unknown(_) => {
                 headers.insert(RETRY_AFTER, RETRY);
             }
             Self::Http | Self::Host | Self::Body | Self::Key | Self::Origin | Self::Forwarded => {}
@@ -173,7 +176,10 @@ impl Refusal {
 }
 
 /// The elements of a comma-separated header, over all its lines.
-fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+pub(super) fn elements<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h [u8]> {
     let lines = headers.get_all(name).into_iter();
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
@@ -378,6 +384,7 @@ mod tests {
             (Refusal::Address(Over::Clients), 429, "retry-after", "5"),
             (Refusal::Address(Over::Rate), 429, "retry-after", "5"),
             (Refusal::Address(Over::Table), 503, "retry-after", "5"),
+            (Refusal::Unknown("timeout"), 503, "retry-after", "5"),
             (Refusal::Forwarded, 400, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Origin, 403, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Key, 400, "content-type", "text/plain; charset=utf-8"),

@@ -274,6 +274,7 @@ fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpSt
         window: None,
         about: None,
         seat,
+        change: None,
     });
     client
 }

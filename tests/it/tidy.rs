@@ -9,10 +9,10 @@ use std::{
 
 /// The layers of ARCHITECTURE.md, from the bottom up.
 const LAYERS: [&[&str]; 6] = [
-    &["ids", "attributes", "message", "change", "close", "metrics", "sink"],
+    &["ids", "attributes", "message", "change", "close", "metrics", "sink", "proto"],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
-    &["hub", "lifecycle", "status"],
+    &["hub", "lifecycle", "status", "hook"],
     &["ws", "grpc", "admin", "control"],
     &["app", "telemetry", "cli", "main"],
 ];
