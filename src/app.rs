@@ -28,7 +28,9 @@ use crate::{
     control, grpc,
     hook::Hook,
     hub::Hub,
+    identity::{self, Identity, KeySource},
     lifecycle::{self, Asks},
+    net::stopped,
     shard::{Clock, Threads},
     sink::EventSink,
     status::{Listeners, Phase},
@@ -151,8 +153,19 @@ impl Gateway {
             hook: Arc::clone(hook.stats()),
             reloads: Arc::clone(reload.counters()),
         };
+        let (source, keeper) = KeySource::new();
+        let keeping = identity::keep(keeper, live.clone(), hub.clone());
+        let mut stopping = control_stopping.clone();
+        surfaces.spawn(async move {
+            tokio::select! {
+                () = keeping => {}
+                () = stopped(&mut stopping) => {}
+            }
+            Ok(())
+        });
+        let identity = Identity::new(source);
         let contexts = listeners::Contexts {
-            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), hook),
+            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), identity, hook),
             grpc,
             admin: admin::Admin::new(told),
         };

@@ -26,6 +26,8 @@ pub mod code {
     pub const OVERLOADED: u16 = 1013;
     /// The time until which the client was allowed in is over.
     pub const EXPIRED: u16 = 3000;
+    /// Another client came with the same uid, and there may be no more of them.
+    pub const REPLACED: u16 = 3001;
     /// Nothing was heard from the client for the heartbeat timeout.
     pub const SILENT: u16 = 3008;
 }
@@ -59,11 +61,13 @@ pub enum Cause {
     Silent,
     /// The time until which it was allowed in is over.
     Expired,
+    /// It was the oldest of its uid when one more came than there may be.
+    Replaced,
 }
 
 impl Cause {
     /// Every cause, in the order of [`Cause::index`].
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Api,
         Self::Peer,
         Self::Lost,
@@ -77,6 +81,7 @@ impl Cause {
         Self::Budget,
         Self::Silent,
         Self::Expired,
+        Self::Replaced,
     ];
 
     /// Position in [`Cause::ALL`], for tables of counters.
@@ -100,6 +105,7 @@ impl Cause {
             Self::Budget => "budget",
             Self::Silent => "silent",
             Self::Expired => "expired",
+            Self::Replaced => "replaced",
         }
     }
 }

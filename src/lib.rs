@@ -7,7 +7,7 @@
 //! 0  ids  attributes  message  change  close  metrics  sink  proto
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
-//! 3  hub  lifecycle  status  hook
+//! 3  hub  lifecycle  status  identity  hook
 //! 4  ws  grpc  admin  control
 //! 5  app  telemetry  cli  main
 //! ```
@@ -25,6 +25,7 @@ pub mod directory;
 pub mod grpc;
 pub mod hook;
 pub mod hub;
+pub mod identity;
 pub mod ids;
 pub mod lifecycle;
 pub mod message;

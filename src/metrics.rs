@@ -7,6 +7,7 @@ mod calls;
 mod codes;
 mod hook;
 mod process;
+mod tokens;
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -17,6 +18,7 @@ pub use calls::{Bucket, CODES, Calls, Histogram, Method, OTHER};
 pub use codes::CloseCode;
 pub use hook::HookStats;
 pub use process::{Process, cpu_seconds, memory_bytes};
+pub use tokens::{KeyStats, TokenFault, TokenStats};
 
 use crate::close::Cause;
 
@@ -223,14 +225,21 @@ pub struct HandshakeStats {
     pub broken: Shared,
     /// TLS handshakes that failed, whatever was wrong with them.
     pub tls: Shared,
+    /// Clients of a uid of which there were as many as `auth.max_clients_per_uid` allows.
+    pub uid: Shared,
+    /// Requests without a good token, by what was wrong.
+    pub tokens: TokenStats,
+    /// How it went with the keys for tokens.
+    pub keys: KeyStats,
     /// Clients that the connect hook refused, or had no word on.
     pub hook: Shared,
 }
 
 impl HandshakeStats {
     /// The handshakes that failed, each cause under its name.
-    pub fn failures(&self) -> [(&'static str, &Shared); 9] {
-        [
+    pub fn failures(&self) -> Vec<(&'static str, &Shared)> {
+        let tokens = TokenFault::ALL.map(|fault| (fault.cause(), self.tokens.of(fault)));
+        let others = [
             ("refused", &self.refused),
             ("full", &self.full),
             ("address", &self.address),
@@ -239,8 +248,10 @@ impl HandshakeStats {
             ("timeouts", &self.timeouts),
             ("broken", &self.broken),
             ("tls", &self.tls),
+            ("uid", &self.uid),
             ("hook", &self.hook),
-        ]
+        ];
+        others.into_iter().chain(tokens).collect()
     }
 }
 

@@ -37,8 +37,7 @@ mod tunnel;
 mod wheel;
 
 use std::{
-    any::Any,
-    io,
+    fmt, io,
     net::{SocketAddr, TcpStream},
     sync::{
         Arc,
@@ -47,14 +46,17 @@ use std::{
     thread,
 };
 
+use smallvec::SmallVec;
+
+pub use adopt::REPLACED;
 pub use clock::Clock;
 pub(crate) use inbox::{Bounds, Clients, Command, Cost, Full, Inbox, Picked};
 pub use query::{Described, Found, Search};
 pub(crate) use query::{Scan, Scanned};
 
 use crate::{
-    change::Change, config::Live, directory::Directory, metrics::ShardStats, sink::EventSink,
-    tls::Established,
+    change::Change, config::Live, directory::Directory, ids::ClientId, metrics::ShardStats,
+    sink::EventSink, tls::Established,
 };
 
 /// A connection that has just been upgraded to WebSocket.
@@ -101,11 +103,23 @@ pub struct Seats(Arc<Place>);
 #[derive(Debug)]
 pub struct Seat(Arc<Place>);
 
+/// What a seat keeps for its client until the place is given back, and tells of its life.
+pub trait Keepsake: fmt::Debug + Send + Sync {
+    /// The client is there, and nobody knows of it yet; false if it must not stay.
+    fn seated(&self, client: ClientId) -> bool {
+        let _ = client;
+        true
+    }
+
+    /// The client can't be addressed any more.
+    fn retired(&self) {}
+}
+
 /// What a seat points at: the same for all, but for those that keep something.
 #[derive(Debug, Default)]
 struct Place {
     taken: Arc<AtomicUsize>,
-    _kept: Option<Arc<dyn Any + Send + Sync>>,
+    kept: SmallVec<[Arc<dyn Keepsake>; 2]>,
 }
 
 impl Seats {
@@ -123,10 +137,24 @@ impl Seats {
 }
 
 impl Seat {
-    /// Keeps `guard` for as long as the place is taken. It stands beside the place, so that a
-    /// client without one pays nothing for it.
-    pub fn keep(&mut self, guard: Arc<dyn Any + Send + Sync>) {
-        self.0 = Arc::new(Place { taken: Arc::clone(&self.0.taken), _kept: Some(guard) });
+    /// Keeps one thing more for as long as the place is taken. It stands beside the place, so that
+    /// a client without one pays nothing for it.
+    pub fn keep(&mut self, keepsake: Arc<dyn Keepsake>) {
+        let mut kept = self.0.kept.clone();
+        kept.push(keepsake);
+        self.0 = Arc::new(Place { taken: Arc::clone(&self.0.taken), kept });
+    }
+
+    /// The client is there; false if it must not stay.
+    fn seated(&self, client: ClientId) -> bool {
+        self.0.kept.iter().all(|kept| kept.seated(client))
+    }
+
+    /// The client can't be addressed any more.
+    fn retired(&self) {
+        for kept in &self.0.kept {
+            kept.retired();
+        }
     }
 }
 

@@ -5,13 +5,15 @@
 //!
 //! ```text
 //!  accept ─► caller ─► gate ─► PROXY header ─► TLS ─► request ─► hub.adopt
-//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not
+//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not,
+//!             │         │                                 admission who it is
 //!             │         └─ limits.max_handshakes
 //!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
 mod about;
 mod addresses;
+mod admission;
 mod asked;
 mod caller;
 mod forwarded;
@@ -20,7 +22,9 @@ mod held;
 mod options;
 mod origin;
 mod rehearsal;
+mod token;
 mod transport;
+mod uids;
 mod upgrade;
 
 pub use rehearsal::rehearse;
@@ -37,12 +41,14 @@ use crate::{
     config::{InForce, Live},
     hook::Hook,
     hub::Hub,
+    identity::Identity,
     lifecycle,
     net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
 };
 use about::Abouts;
 use addresses::Addresses;
 use caller::{Caller, Unwanted};
+use uids::Uids;
 
 /// What the handshakes work with; shared by all WebSocket listeners. Cheap to clone.
 #[derive(Clone)]
@@ -50,24 +56,34 @@ pub struct Context {
     hub: Hub,
     live: Live,
     lifecycle: lifecycle::Handle,
+    identity: Identity,
     hook: Hook,
     gate: Arc<Gate>,
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
+    uids: Arc<Uids>,
 }
 
 impl Context {
-    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready and
-    /// if `hook` says so.
-    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle, hook: Hook) -> Self {
+    /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready; who
+    /// they are, `identity` says, and whether they may come, `hook`.
+    pub fn new(
+        hub: Hub,
+        live: Live,
+        lifecycle: lifecycle::Handle,
+        identity: Identity,
+        hook: Hook,
+    ) -> Self {
         Self {
             hub,
             live,
             lifecycle,
+            identity,
             hook,
             gate: Arc::default(),
             addresses: Arc::default(),
             abouts: Arc::default(),
+            uids: Arc::default(),
         }
     }
 }

@@ -232,6 +232,18 @@ fn add(text: &str, path: &Path, tokens: &mut Vec<Token>) -> Result<(), TokenErro
     Ok(())
 }
 
+/// A line for people if the file of a secret is open to more than its owner and group.
+pub(super) fn exposure(path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    (mode & OTHERS != 0).then(|| {
+        format!(
+            "{} can be read or written by every user of this machine (mode {:o}): chmod o= it",
+            path.display(),
+            mode & 0o777,
+        )
+    })
+}
+
 /// Reads a file of secrets, and notes if it is open to everybody.
 pub(super) fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
     let unreadable = |error| TokenError::Unreadable(path.to_owned(), error);
@@ -240,14 +252,7 @@ pub(super) fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, Tok
     if !found.is_file() {
         return Err(TokenError::NoFile(path.to_owned()));
     }
-    let mode = found.permissions().mode();
-    if mode & OTHERS != 0 {
-        exposed.push(format!(
-            "{} can be read or written by every user of this machine (mode {:o}): chmod o= it",
-            path.display(),
-            mode & 0o777,
-        ));
-    }
+    exposed.extend(exposure(path));
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))

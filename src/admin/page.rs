@@ -139,7 +139,24 @@ fn handshakes(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
     for (cause, failed) in stats.failures() {
         rows.row(&[("cause", cause)], failed.get())?;
     }
-    Ok(())
+    let keys = &stats.keys;
+    let help = "Questions for the key set at the URL of auth.jwks, by outcome.";
+    let mut rows = sheet.counters("jwks_fetches", None, help)?;
+    for (outcome, fetches) in keys.outcomes() {
+        rows.row(&[("outcome", outcome)], fetches.get())?;
+    }
+    sheet.gauge(
+        "jwks_keys",
+        None,
+        "Keys that were fetched from that URL last.",
+        keys.keys.get(),
+    )?;
+    sheet.gauge(
+        "jwks_last_fetch_timestamp",
+        SECONDS,
+        "When keys were fetched last; 0 if they never were.",
+        keys.last.get(),
+    )
 }
 
 fn shards(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {

@@ -2,6 +2,8 @@
 //!
 //! [`broken`] is what a start and a reload refuse, [`warnings`] what they only mention.
 
+mod auth;
+
 use std::collections::HashSet;
 
 use super::machine::{self, RESERVED_FILES};
@@ -96,6 +98,13 @@ const RANGES: &[Range] = ranges! {
     "websocket.heartbeat_timeout" Time off 1..=DAY, |c| time(c.websocket.heartbeat_timeout);
     "websocket.ping_interval" Time off 1..=DAY, |c| time(c.websocket.ping_interval);
     "websocket.send_buffer" Bytes off 4096..=GIB, |c| Some(c.websocket.send_buffer.0);
+    "auth.jwks_refresh" Time 1000..=DAY, |c| time(c.auth.jwks_refresh);
+    "auth.jwks_retry" Time 1..=DAY, |c| time(c.auth.jwks_retry);
+    "auth.jwks_timeout" Time 1..=HOUR, |c| time(c.auth.jwks_timeout);
+    "auth.jwks_max_bytes" Bytes 1024..=16 * MIB, |c| Some(c.auth.jwks_max_bytes.0);
+    "auth.leeway" Time off 1..=HOUR, |c| time(c.auth.leeway);
+    "auth.max_token" Bytes 64..=MIB, |c| Some(c.auth.max_token.0);
+    "auth.max_clients_per_uid" Count off 1..=MILLION, |c| number(c.auth.max_clients_per_uid);
     "compression.level" Count 1..=9, |c| Some(c.compression.level.into());
     "compression.min_size" Bytes 0..=GIB, |c| Some(c.compression.min_size.0);
     "compression.inline_max" Bytes 1024..=GIB, |c| Some(c.compression.inline_max.0);
@@ -186,6 +195,7 @@ const GUARDED: &str = "127.0.0.1 or [::1], or one of grpc.allow, grpc.token_file
     grpc.client_ca (grpc.unprotected = true insists)";
 const BACK_END: &str = "\"\" (off), or the back end's address such as \"http://10.0.0.7:9000\" or \
     \"https://admission.example\", without user, path or query";
+const TOKEN_CHARACTERS: &str = "letters, digits and !#$%&'*+-.^_`|~";
 const HEADERS: &str = "header names: letters, digits and !#$%&'*+-.^_`|~";
 const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
 
@@ -238,6 +248,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     {
         refuse("grpc.client_ca", "\"\", as without grpc.certificate there is no TLS");
     }
+    auth::broken(config, &mut refuse);
     if is_unprotected(&config.grpc) && !config.grpc.unprotected {
         refuse("grpc.listen", GUARDED);
     }
@@ -284,6 +295,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
             span::format(socket.ping_interval),
         ));
     }
+    warnings.extend(auth::warnings(config));
     if is_unprotected(&config.grpc) {
         warnings.push(format!(
             "grpc.listen ({}) is reachable from other machines, and whoever reaches it may send \
@@ -321,14 +333,9 @@ pub fn warnings(config: &Config) -> Vec<String> {
 /// What does not fit together in `[hook]`.
 fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {
     let hook = &config.hook;
-    let has_ca = !hook.ca.as_os_str().is_empty();
     match hook.back_end() {
         None if hook.is_on() => refuse("hook.address", BACK_END),
-        Some(back_end) if back_end.tls && !has_ca => {
-            let why = "the path of a PEM file of authorities, as hook.address is https";
-            refuse("hook.ca", why);
-        }
-        Some(back_end) if !back_end.tls && has_ca => {
+        Some(back_end) if !back_end.tls && !hook.ca.as_os_str().is_empty() => {
             refuse("hook.ca", "\"\", as hook.address is http and has no TLS");
         }
         _ => {}

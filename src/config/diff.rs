@@ -94,6 +94,7 @@ mod tests {
                 certificate: PathBuf::from("/c"),
                 key: PathBuf::from("/k"),
             },
+            auth: other_auth(),
             compression: Compression {
                 enabled: false,
                 level: 9,
@@ -170,6 +171,33 @@ mod tests {
                 format: LogFormat::Json,
                 file: PathBuf::from("/tmp/log"),
             },
+        }
+    }
+
+    fn other_auth() -> Auth {
+        let second = Duration::from_secs(1);
+        Auth {
+            algorithms: Words(vec!["HS256".into()]),
+            key: PathBuf::from("/k"),
+            jwks: "https://a/".into(),
+            jwks_ca: PathBuf::from("/ca"),
+            jwks_refresh: second,
+            jwks_retry: second,
+            jwks_timeout: second * 2,
+            jwks_max_bytes: Size::kib(9),
+            required: false,
+            issuers: Words(vec!["i".into()]),
+            audiences: Words(vec!["a".into()]),
+            leeway: second,
+            uid_claim: "u".into(),
+            groups_claim: "g".into(),
+            attributes_claim: "a".into(),
+            sources: Words(vec!["query".into()]),
+            cookie: "c".into(),
+            query_parameter: "q".into(),
+            max_token: Size::kib(9),
+            max_clients_per_uid: 9,
+            when_uid_is_full: WhenUidIsFull::CloseOldest,
         }
     }
 

@@ -19,7 +19,7 @@ use super::{
     keys::{class_of, flatten},
 };
 use crate::{
-    access::{Secret, Tokens},
+    access::{Algorithm, KeyError, Keys, Secret, Tokens},
     tls::{self, Protocol, Role},
 };
 
@@ -32,7 +32,13 @@ pub struct Material {
     pub grpc_tls: Option<tls::Server>,
     /// What `grpc.token_files` hold; nothing if none is set.
     pub callers: Tokens,
-    /// What `hook.ca` holds; none if it is not set.
+    /// What `auth.key` holds; nothing if it is not set.
+    pub client_key: Keys,
+    /// What the file of `auth.jwks` holds; nothing if none is set.
+    pub client_jwks: Keys,
+    /// What the server of the URL in `auth.jwks` is trusted by; none if it is not asked over TLS.
+    pub jwks_tls: Option<tls::Client>,
+    /// What the back end of `hook.address` is trusted by; none if it is not asked over TLS.
     pub hook_tls: Option<tls::Client>,
     /// What `hook.token_file` holds; none if it is not set.
     pub hook_token: Option<Secret>,
@@ -60,6 +66,9 @@ const GRPC: TlsKeys =
     TlsKeys { certificate: "grpc.certificate", key: "grpc.key", client_ca: "grpc.client_ca" };
 
 const TOKENS: &str = "grpc.token_files";
+const KEY: &str = "auth.key";
+const JWKS: &str = "auth.jwks";
+const JWKS_CA: &str = "auth.jwks_ca";
 
 const HOOK_CA: &str = "hook.ca";
 
@@ -78,7 +87,10 @@ impl Material {
         let mut exposed = Vec::new();
         Self {
             callers: reading.tokens(&mut exposed),
-            hook_tls: reading.authorities(&config.hook.ca),
+            client_key: reading.keys(KEY, set(&config.auth.key), Keys::read, &mut exposed),
+            client_jwks: reading.keys(JWKS, config.auth.jwks_file(), Keys::read_set, &mut exposed),
+            jwks_tls: reading.jwks_tls(),
+            hook_tls: reading.hook_tls(),
             hook_token: reading.secret(&config.hook.token_file, &mut exposed),
             exposed,
             wss: reading.tls(
@@ -96,12 +108,22 @@ impl Material {
 
     /// All files that `config` names, for whoever watches them.
     pub fn files(config: &Config) -> Vec<PathBuf> {
-        let (tls, grpc, hook) = (&config.tls, &config.grpc, &config.hook);
-        let servers = [&tls.certificate, &tls.key, &grpc.certificate, &grpc.key, &grpc.client_ca];
-        let named = servers.into_iter().chain([&hook.ca, &hook.token_file]);
+        let (tls, grpc, auth, hook) = (&config.tls, &config.grpc, &config.auth, &config.hook);
+        let named = [
+            &tls.certificate,
+            &tls.key,
+            &auth.key,
+            &auth.jwks_ca,
+            &grpc.certificate,
+            &grpc.key,
+            &grpc.client_ca,
+            &hook.ca,
+            &hook.token_file,
+        ];
         let tokens = grpc.token_files.0.iter().map(PathBuf::from);
-        let mut files: Vec<PathBuf> = named.filter_map(set).cloned().collect();
+        let mut files: Vec<PathBuf> = named.into_iter().filter_map(set).cloned().collect();
         files.extend(tokens);
+        files.extend(auth.jwks_file().map(Path::to_owned));
         files.sort_unstable();
         files.dedup();
         files
@@ -140,13 +162,17 @@ impl Material {
 }
 
 /// What can be said of the contents of each file, by the key that names it.
-fn shown(material: &Material) -> [(&'static str, Option<String>); 6] {
+fn shown(material: &Material) -> [(&'static str, Option<String>); 9] {
     let certificate = |server: &Option<tls::Server>| {
         server.as_ref().map(|server| server.certificate().to_string())
     };
+    let keys = |keys: &Keys| (!keys.is_empty()).then(|| keys.to_string());
     let authorities = material.grpc_tls.as_ref().and_then(tls::Server::authorities);
     [
         (WSS.certificate, certificate(&material.wss)),
+        (KEY, keys(&material.client_key)),
+        (JWKS, keys(&material.client_jwks)),
+        (JWKS_CA, material.jwks_tls.as_ref().map(|client| client.authorities().to_owned())),
         (GRPC.certificate, certificate(&material.grpc_tls)),
         (GRPC.client_ca, authorities),
         (TOKENS, Some(&material.callers).filter(|it| !it.is_empty()).map(Tokens::to_string)),
@@ -204,15 +230,44 @@ impl Reading<'_> {
         })
     }
 
-    /// The authorities of the hook's back end; none if their file is not set, or at fault.
-    fn authorities(&mut self, path: &PathBuf) -> Option<tls::Client> {
-        match tls::Client::trusting(set(path)?, Protocol::Grpc) {
-            Ok(client) => Some(client),
-            Err(error) => {
-                self.fault(HOOK_CA, error.problem.to_string());
-                None
-            }
-        }
+    /// The keys of clients' tokens in the file that `key` names; none if the file is at fault.
+    fn keys(
+        &mut self,
+        key: &str,
+        path: Option<&(impl AsRef<Path> + ?Sized)>,
+        read: impl Fn(&Path, &[Algorithm]) -> (Result<Keys, KeyError>, Option<String>),
+        exposed: &mut Vec<String>,
+    ) -> Keys {
+        let Some(path) = path else { return Keys::default() };
+        let (keys, open) = read(path.as_ref(), &self.config.auth.algorithms());
+        exposed.extend(open.map(|line| format!("{key}: {line}")));
+        keys.unwrap_or_else(|error| {
+            self.fault(key, error.to_string());
+            Keys::default()
+        })
+    }
+
+    /// Whom the gateway trusts that it asks for keys; none if it asks nobody over TLS.
+    fn jwks_tls(&mut self) -> Option<tls::Client> {
+        let auth = &self.config.auth;
+        auth.jwks_url().filter(|url| url.starts_with("https://"))?;
+        let client = match set(&auth.jwks_ca) {
+            Some(path) => tls::Client::trusting(path).map_err(|error| error.to_string()),
+            None => tls::Client::of_this_machine(),
+        };
+        client.map_err(|problem| self.fault(JWKS_CA, problem)).ok()
+    }
+
+    /// Whom the gateway trusts that it asks who may connect; none if it asks nobody over TLS.
+    fn hook_tls(&mut self) -> Option<tls::Client> {
+        let hook = &self.config.hook;
+        hook.back_end().filter(|back_end| back_end.tls)?;
+        let client = match set(&hook.ca) {
+            Some(path) => tls::Client::trusting(path).map_err(|error| error.problem.to_string()),
+            None => tls::Client::of_this_machine(),
+        };
+        let client = client.map_err(|problem| self.fault(HOOK_CA, problem)).ok()?;
+        Some(client.speaking(Protocol::Grpc))
     }
 
     /// The token for the hook's back end; none if its file is not set, or at fault.

@@ -2,11 +2,14 @@
 //!
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
+mod auth;
 mod hook;
 
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub use auth::{Auth, WhenUidIsFull};
 
 use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
@@ -23,6 +26,8 @@ pub struct Config {
     pub websocket: WebSocket,
     /// Towards the same, encrypted.
     pub tls: Tls,
+    /// Who they are.
+    pub auth: Auth,
     /// How messages are made smaller.
     pub compression: Compression,
     /// What anybody may use up.

@@ -17,7 +17,7 @@ pub enum CloseCode {
 }
 
 /// The gateway's own codes and what they are called.
-const OWN: [(u16, &str); 11] = [
+const OWN: [(u16, &str); 12] = [
     (code::NORMAL, "1000"),
     (code::GOING_AWAY, "1001"),
     (code::PROTOCOL, "1002"),
@@ -28,6 +28,7 @@ const OWN: [(u16, &str); 11] = [
     (code::RESTART, "1012"),
     (code::OVERLOADED, "1013"),
     (code::EXPIRED, "3000"),
+    (code::REPLACED, "3001"),
     (code::SILENT, "3008"),
 ];
 
@@ -45,6 +46,7 @@ impl CloseCode {
         Self::Own(8),
         Self::Own(9),
         Self::Own(10),
+        Self::Own(11),
         Self::Other,
         Self::None,
     ];
@@ -68,6 +70,7 @@ impl CloseCode {
             Cause::Slow | Cause::Budget => Some(code::OVERLOADED),
             Cause::Silent => Some(code::SILENT),
             Cause::Expired => Some(code::EXPIRED),
+            Cause::Replaced => Some(code::REPLACED),
             Cause::Lost => None,
         })
     }
@@ -109,7 +112,7 @@ mod tests {
             assert_eq!(number.to_string(), name);
             assert_eq!(CloseCode::of(Some(number)).name(), name);
         }
-        for foreign in [1003, 1005, 3001, 4711, u16::MAX] {
+        for foreign in [1003, 1005, 3002, 4711, u16::MAX] {
             assert_eq!(CloseCode::of(Some(foreign)), CloseCode::Other);
         }
         assert_eq!(CloseCode::of(None).name(), "none");

@@ -134,6 +134,9 @@ impl Loop {
     ) -> Result<Vec<Payload>, Box<Close>> {
         let Some(session) = self.sessions.get(slot as usize) else { return Ok(Vec::new()) };
         let client = session.id;
+        if !session.seat.seated(client) {
+            return Err(Box::new(Close::new(Cause::Replaced, code::REPLACED, REPLACED)));
+        }
         let Some(mut change) = change else { return Ok(Vec::new()) };
         let messages = std::mem::take(&mut change.messages);
         let subject = Subject { client, of: None };
@@ -146,6 +149,9 @@ impl Loop {
         }
     }
 }
+
+/// What a client reads that has to make room for another one.
+pub const REPLACED: &str = "replaced by a newer connection of the same user";
 
 /// Random numbers for client ids, fetched from the kernel many at a time: a system call for each
 /// would be a notable part of a connection's cost.

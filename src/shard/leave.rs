@@ -243,6 +243,9 @@ impl Loop {
         }
         self.desk.stats.close(cause, code);
         self.leave_all_groups(slot);
+        if let Some(session) = self.sessions.get(slot as usize) {
+            session.seat.retired();
+        }
         tracing::debug!(%client, cause = cause.name(), "client closed");
         // Whatever the listener makes of it, the client is let go.
         if catch_unwind(AssertUnwindSafe(|| self.sink.closed(client, cause))).is_err() {

@@ -54,7 +54,7 @@ pub(super) struct Session {
     /// What it asked for when it connected; none if nothing but the usual.
     pub(super) about: Option<Arc<About>>,
     /// Held until the socket is gone.
-    pub(super) _seat: Seat,
+    pub(super) seat: Seat,
     /// When it is closed, whatever it does.
     pub(super) expires: Option<Due>,
     /// Microseconds from the last ping that was answered to its pong.
@@ -129,7 +129,7 @@ impl Session {
             attributes: None,
             groups: SmallVec::new(),
             about: None,
-            _seat: seat,
+            seat,
             expires: None,
             round_trip: None,
             ip: match peer.ip() {

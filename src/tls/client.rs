@@ -15,23 +15,35 @@ pub struct Client {
 
 impl Client {
     /// Trusts the authorities in a PEM file, and nobody else.
-    pub fn trusting(path: &Path, protocol: Protocol) -> Result<Self, Error> {
+    pub fn trusting(path: &Path) -> Result<Self, Error> {
         let blame = |problem| Error { role: Role::ServerCa, path: path.to_owned(), problem };
         let (authorities, store) = read_authorities(path).map_err(blame)?;
-        Self::with(store, authorities.text(), protocol).map_err(blame)
+        Self::with(store, authorities.text()).map_err(blame)
     }
 
-    fn with(
-        store: RootCertStore,
-        authorities: String,
-        protocol: Protocol,
-    ) -> Result<Self, Problem> {
+    /// Trusts whom this machine trusts.
+    pub fn of_this_machine() -> Result<Self, String> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut store = RootCertStore::empty();
+        let (_, _) = store.add_parsable_certificates(found.certs);
+        if store.is_empty() {
+            let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+            return Err(format!(
+                "this machine trusts no authorities{why}: install its certificates \
+                 (ca-certificates), or name a PEM file"
+            ));
+        }
+        let text = format!("{} authorities of this machine", store.len());
+        Self::with(store, text).map_err(|problem| problem.to_string())
+    }
+
+    fn with(store: RootCertStore, authorities: String) -> Result<Self, Problem> {
         let provider = Arc::new(ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| Problem::Refused(error.to_string()))?;
         let mut config = config.with_root_certificates(store).with_no_client_auth();
-        config.alpn_protocols = vec![protocol.alpn().to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), authorities: authorities.into() })
     }
 
@@ -43,6 +55,14 @@ impl Client {
     /// Whom it trusts, in a few words.
     pub fn authorities(&self) -> &str {
         &self.authorities
+    }
+
+    /// The same, for servers that speak something else than HTTP/1.1.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        let mut config = rustls::ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
+        Self { config: Arc::new(config), ..self }
     }
 
     /// Whether the other one was read at the same time as this one.

@@ -23,6 +23,7 @@ use indexmap::IndexMap;
 use crate::{
     config::Limits,
     metrics::{HandshakeStats, Shared},
+    shard::Keepsake,
 };
 
 /// Who is told apart.
@@ -152,6 +153,8 @@ impl Addresses {
         u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }
+
+impl Keepsake for Stay {}
 
 impl Drop for Stay {
     fn drop(&mut self) {

@@ -6,25 +6,26 @@
 //!                         └─ no word ──► hook.fail: No::Ours (503), or as the token says
 //! ```
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, time::SystemTime};
 
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
     body::Bytes,
-    header::{
-        CONNECTION, CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_PROTOCOL, X_CONTENT_TYPE_OPTIONS,
-    },
+    header::{CONNECTION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
+use prost_types::Timestamp;
 
 use super::{
-    Context,
-    upgrade::{self, Negotiated, Refusal},
+    Context, admission, token,
+    upgrade::{Negotiated, Refusal},
 };
 use crate::{
     change::Change,
     config::{Fail, InForce},
     hook::{Question, Verdict},
+    identity::Verified,
+    proto::v1::VerifiedToken,
 };
 
 /// Why a request does not become a client.
@@ -82,26 +83,36 @@ impl fmt::Display for No {
 pub(super) async fn ask<B>(
     request: &Request<B>,
     peer: SocketAddr,
+    verified: Option<Verified>,
     negotiated: &mut Negotiated,
     context: &Context,
     config: &InForce,
 ) -> Result<Option<Box<Change>>, No> {
-    let by_token = Change::default();
-    let offers: Vec<String> = upgrade::elements(request.headers(), &SEC_WEBSOCKET_PROTOCOL)
-        .filter_map(|offer| str::from_utf8(offer).ok())
-        .map(str::to_owned)
-        .collect();
+    let is_on = config.hook.is_on();
+    let told = verified.as_ref().filter(|_| is_on).map(verified_token);
+    let known = verified.is_some();
+    let by_token = verified.map(|verified| verified.change).unwrap_or_default();
+    let mut offers = Vec::new();
+    if is_on {
+        // The back end isn't asked about who can't come anyway.
+        drop(admission::seat(context)?);
+        offers.extend(
+            token::subprotocols(request.headers(), &config.auth)
+                .filter_map(|offer| str::from_utf8(offer).ok())
+                .map(str::to_owned),
+        );
+    }
     let question = Question {
         path: request.uri().path(),
         query: request.uri().query().unwrap_or_default(),
         peer,
         headers: request.headers(),
         offers: &offers,
-        token: None,
+        token: told.as_ref(),
         change: &by_token,
     };
     match context.hook.ask(question, config).await {
-        None => Ok(None),
+        None => Ok(known.then(|| Box::new(by_token))),
         Some(Ok(Verdict::Refuse { status, body })) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
             Err(No::Theirs { status, body })
@@ -114,8 +125,22 @@ pub(super) async fn ask<B>(
         }
         Some(Err(failure)) => match config.hook.fail {
             Fail::Closed => Err(Refusal::Unknown(failure.cause()).into()),
-            Fail::Open => Ok(Some(Box::new(by_token))),
+            Fail::Open => Ok(known.then(|| Box::new(by_token))),
         },
+    }
+}
+
+/// What the back end is told of a token.
+fn verified_token(verified: &Verified) -> VerifiedToken {
+    let change = &verified.change;
+    let attributes = change.attributes.iter().flat_map(|retouch| retouch.set.iter());
+    let expires_at = change.expires.flatten().and_then(|left| SystemTime::now().checked_add(left));
+    VerifiedToken {
+        uid: change.uid.clone().flatten().map(|uid| uid.to_string()).unwrap_or_default(),
+        groups: change.join.iter().map(ToString::to_string).collect(),
+        attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        expires_at: expires_at.map(Timestamp::from),
+        claims: serde_json::to_string(&verified.claims).unwrap_or_default(),
     }
 }
 

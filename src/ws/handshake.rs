@@ -22,7 +22,7 @@ use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::TokioIo;
 
 use super::{
-    Context,
+    Context, admission,
     asked::{self, No},
     caller::Caller,
     held::{Held, Hold},
@@ -34,7 +34,6 @@ use crate::{
     config::{Config, InForce},
     net::http::LEAST_HEAD,
     shard::{About, Newcomer, Seat},
-    status::Phase,
     wire,
 };
 
@@ -156,10 +155,12 @@ async fn accept(
     let caller = caller.clone().forwarded(request.headers(), config, context)?;
     *peer = caller.peer();
     let mut negotiated = upgrade::answer(&request, config)?;
-    let change = asked::ask(&request, *peer, &mut negotiated, context, config).await?;
+    let token = admission::token(&request, config)?;
+    let verified = admission::identify(token, context, config).await?;
+    let asking = asked::ask(&request, *peer, verified, &mut negotiated, context, config);
+    let change = asking.await?;
     // The place first: an upgrade that is begun has a client's place to end in.
-    let mut seat = seat(context)?;
-    caller.take(&mut seat);
+    let seat = admission::place(&caller, change.as_deref(), context, config).await?;
     let window = negotiated.deflate.map(wire::Agreed::window_bits);
     let about = context.abouts.of(&request, &negotiated, config);
     let (response, websocket) = begin(&mut request, negotiated)?;
@@ -170,19 +171,14 @@ fn count(no: &No, context: &Context) {
     let stats = context.hub.handshakes();
     let counter = match no {
         No::Theirs { .. } | No::Ours(Refusal::Unknown(_)) => &stats.hook,
-        No::Ours(Refusal::Full | Refusal::Closed) => &stats.full,
+        No::Ours(Refusal::Full | Refusal::Closed | Refusal::Busy) => &stats.full,
         No::Ours(Refusal::Forwarded) => &stats.proxy,
         No::Ours(Refusal::Address(over)) => over.counter(stats),
+        No::Ours(Refusal::Token(fault)) => stats.tokens.of(*fault),
+        No::Ours(Refusal::Uid) => &stats.uid,
         No::Ours(_) => &stats.refused,
     };
     counter.increment();
-}
-
-fn seat(context: &Context) -> Result<Seat, Refusal> {
-    context.hub.seat().map_err(|_| match context.lifecycle.phase() {
-        Phase::Ready => Refusal::Full,
-        Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
-    })
 }
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.

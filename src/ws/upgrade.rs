@@ -10,12 +10,16 @@ use hyper::{
     header::{
         ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
         RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+        SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
     },
 };
 
-use super::{addresses::Over, origin};
-use crate::{config::Config, wire};
+use super::{addresses::Over, origin, token};
+use crate::{
+    config::{Auth, Config},
+    metrics::TokenFault,
+    wire,
+};
 
 /// What the two sides agree on beyond RFC 6455 itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +63,15 @@ pub(super) enum Refusal {
          websocket.proxy_header is \"x-forwarded-for\""
     )]
     Forwarded,
+    /// No token, or one that is not believed.
+    #[error("the token was refused: {0}")]
+    Token(TokenFault),
+    /// As many clients of the uid as there may be.
+    #[error("this user has as many clients as auth.max_clients_per_uid allows")]
+    Uid,
+    /// The client that was to make room could not be told so.
+    #[error("the gateway is too busy to make room for this client")]
+    Busy,
     /// Too many of the client's address, or too often.
     #[error(transparent)]
     Address(#[from] Over),
@@ -106,7 +119,8 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
     if !may_come(headers, &websocket.allowed_origins.0) {
         return Err(Refusal::Origin);
     }
-    let subprotocol = choose(headers, &websocket.subprotocols.0);
+    let subprotocol = choose(headers, &websocket.subprotocols.0, &config.auth)
+        .or_else(|| token::answer(headers, &config.auth));
     let deflate = config.compression.enabled.then(|| deflate(headers)).flatten();
     Ok(Negotiated { subprotocol, deflate })
 }
@@ -140,10 +154,14 @@ impl Refusal {
             Self::Plain | Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::Host | Self::Body | Self::Key | Self::Forwarded => StatusCode::BAD_REQUEST,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::Address(Over::Clients | Over::Rate) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Address(Over::Table) | Self::Full | Self::Closed | Self::Unknown(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Address(Over::Clients | Over::Rate) | Self::Uid => StatusCode::TOO_MANY_REQUESTS,
+            Self::Address(Over::Table)
+            | Self::Full
+            | Self::Closed
+            | Self::Busy
+            | Self::Unknown(_)
+            | Self::Token(TokenFault::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Token(_) => StatusCode::UNAUTHORIZED,
         }
     }
 
@@ -166,13 +184,31 @@ impl Refusal {
                 headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
                 headers.insert(SEC_WEBSOCKET_VERSION, THIRTEEN);
             }
-            Self::Address(_) | Self::Full | Self::Closed | Self::Unknown(_) => {
+            Self::Address(_)
+            | Self::Full
+            | Self::Closed
+            | Self::Busy
+            | Self::Unknown(_)
+            | Self::Uid
+            | Self::Token(TokenFault::KeysUnavailable) => {
                 headers.insert(RETRY_AFTER, RETRY);
+            }
+            Self::Token(fault) => {
+                headers.insert(WWW_AUTHENTICATE, challenge(fault));
             }
             Self::Http | Self::Host | Self::Body | Self::Key | Self::Origin | Self::Forwarded => {}
         }
         response
     }
+}
+
+/// What the client should do better (RFC 6750 §3). Who brought no token has made no mistake.
+fn challenge(fault: TokenFault) -> HeaderValue {
+    let challenge = match fault {
+        TokenFault::Missing => "Bearer".to_owned(),
+        _ => format!("Bearer error=\"invalid_token\", error_description=\"{fault}\""),
+    };
+    HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Bearer"))
 }
 
 /// The elements of a comma-separated header, over all its lines.
@@ -218,11 +254,11 @@ fn may_come(headers: &HeaderMap, allowed: &[String]) -> bool {
 }
 
 /// The first of the client's offers that the gateway knows (RFC 6455 §4.2.2, point 5.4).
-fn choose(headers: &HeaderMap, known: &[String]) -> Option<HeaderValue> {
+fn choose(headers: &HeaderMap, known: &[String], auth: &Auth) -> Option<HeaderValue> {
     if known.is_empty() {
         return None;
     }
-    elements(headers, &SEC_WEBSOCKET_PROTOCOL)
+    token::subprotocols(headers, auth)
         .find_map(|offer| known.iter().find(|one| one.as_bytes() == offer))
         .and_then(|one| HeaderValue::from_str(one).ok())
 }
@@ -385,6 +421,16 @@ mod tests {
             (Refusal::Address(Over::Rate), 429, "retry-after", "5"),
             (Refusal::Address(Over::Table), 503, "retry-after", "5"),
             (Refusal::Unknown("timeout"), 503, "retry-after", "5"),
+            (Refusal::Uid, 429, "retry-after", "5"),
+            (Refusal::Busy, 503, "retry-after", "5"),
+            (Refusal::Token(TokenFault::KeysUnavailable), 503, "retry-after", "5"),
+            (Refusal::Token(TokenFault::Missing), 401, "www-authenticate", "Bearer"),
+            (
+                Refusal::Token(TokenFault::Expired),
+                401,
+                "www-authenticate",
+                "Bearer error=\"invalid_token\", error_description=\"expired\"",
+            ),
             (Refusal::Forwarded, 400, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Origin, 403, "content-type", "text/plain; charset=utf-8"),
             (Refusal::Key, 400, "content-type", "text/plain; charset=utf-8"),

@@ -12,7 +12,7 @@ const LAYERS: [&[&str]; 6] = [
     &["ids", "attributes", "message", "change", "close", "metrics", "sink", "proto"],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
-    &["hub", "lifecycle", "status", "hook"],
+    &["hub", "lifecycle", "status", "identity", "hook"],
     &["ws", "grpc", "admin", "control"],
     &["app", "telemetry", "cli", "main"],
 ];

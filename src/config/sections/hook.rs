@@ -13,7 +13,8 @@ use super::super::value::{Size, span};
 pub struct Hook {
     /// Where the back end listens, `http://host:port` or `https://host:port`; empty is nobody.
     pub address: String,
-    /// PEM file of the authorities whose certificate the back end must have.
+    /// PEM file of the authorities whose certificate the back end must have; empty is those that the
+    /// machine trusts.
     pub ca: PathBuf,
     /// File of the token that the back end is sent; empty is none.
     pub token_file: PathBuf,
