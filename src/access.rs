@@ -1,17 +1,19 @@
-//! Who calls: the tokens that let a caller in, and the names that the log knows callers by; and the
-//! keys by which the tokens of clients are verified.
+//! Who calls: the tokens that let a caller in, the one that lets us in elsewhere, and the names that
+//! the log knows callers by; and the keys by which the tokens of clients are verified.
 //!
 //! Nothing here decides what a caller may do; who may call may do everything.
 
 mod algorithm;
 mod jwk;
 mod keys;
+mod secret;
 mod tokens;
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub use algorithm::Algorithm;
 pub use keys::{KeyError, KeyProblem, Keys, Verdict};
+pub use secret::Secret;
 pub use tokens::{TokenError, TokenId, Tokens};
 
 /// Target of the log lines that say who did what can't be undone; they are at the level `info`.

@@ -19,7 +19,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::{Callers, Calls, Reloads},
+    metrics::{Callers, Calls, HookStats, Reloads},
     net::{
         Acceptor, Entrance, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
@@ -56,6 +56,8 @@ pub struct Context {
     pub calls: Arc<Calls>,
     /// Says how it stands with the connections of callers.
     pub callers: Box<dyn Fn() -> Callers + Send + Sync>,
+    /// Questions to the back end about who may connect.
+    pub hook: Arc<HookStats>,
     /// Reloads of the configuration.
     pub reloads: Arc<Reloads>,
 }

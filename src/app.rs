@@ -26,6 +26,7 @@ use crate::{
     admin,
     config::{Config, Live, Loaded, Source, Watch},
     control, grpc,
+    hook::Hook,
     hub::Hub,
     identity::{self, Identity, KeySource},
     lifecycle::{self, Asks},
@@ -142,12 +143,14 @@ impl Gateway {
             Ok(())
         });
         let counted = grpc.clone();
+        let hook = Hook::new(live.clone());
         let told = admin::Context {
             hub: hub.clone(),
             live: live.clone(),
             lifecycle: handle.clone(),
             calls,
             callers: Box::new(move || counted.callers()),
+            hook: Arc::clone(hook.stats()),
             reloads: Arc::clone(reload.counters()),
         };
         let (source, keeper) = KeySource::new();
@@ -162,7 +165,7 @@ impl Gateway {
         });
         let identity = Identity::new(source);
         let contexts = listeners::Contexts {
-            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), identity),
+            websocket: ws::Context::new(hub.clone(), live.clone(), handle.clone(), identity, hook),
             grpc,
             admin: admin::Admin::new(told),
         };

@@ -16,7 +16,6 @@ mod identity;
 mod limit;
 mod meter;
 mod peer;
-pub mod proto;
 mod refusals;
 mod services;
 mod trust;
@@ -32,6 +31,7 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
+pub use crate::proto;
 pub use refusals::{Refusals, Refused};
 
 use crate::{

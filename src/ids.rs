@@ -141,7 +141,7 @@ impl ClientIdText {
 pub struct Name(Arc<str>);
 
 /// Why a text can't be a [`Name`].
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// There is nothing to call anybody by.
     #[error("is empty")]

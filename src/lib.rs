@@ -4,10 +4,10 @@
 //! over gRPC. The layers, from the bottom up (imports go down only; `tests/it/tidy.rs` checks it):
 //!
 //! ```text
-//! 0  ids  attributes  about  message  change  close  metrics  sink
+//! 0  ids  attributes  about  message  change  close  metrics  sink  proto
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
-//! 3  hub  lifecycle  status  events  identity
+//! 3  hub  lifecycle  status  events  identity  hook
 //! 4  ws  grpc  admin  control
 //! 5  app  telemetry  cli  main
 //! ```
@@ -24,6 +24,7 @@ pub mod config;
 pub mod control;
 pub mod directory;
 pub mod grpc;
+pub mod hook;
 pub mod hub;
 pub mod identity;
 pub mod ids;
@@ -31,6 +32,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod metrics;
 pub mod net;
+pub mod proto;
 pub mod shard;
 pub mod sink;
 pub mod status;

@@ -5,6 +5,7 @@
 
 mod calls;
 mod codes;
+mod hook;
 mod process;
 mod tokens;
 
@@ -15,6 +16,7 @@ use std::{
 
 pub use calls::{Bucket, CODES, Calls, Histogram, Method, OTHER};
 pub use codes::CloseCode;
+pub use hook::HookStats;
 pub use process::{Process, cpu_seconds, memory_bytes};
 pub use tokens::{KeyStats, TokenFault, TokenStats};
 
@@ -229,6 +231,8 @@ pub struct HandshakeStats {
     pub tokens: TokenStats,
     /// How it went with the keys for tokens.
     pub keys: KeyStats,
+    /// Clients that the connect hook refused, or had no word on.
+    pub hook: Shared,
 }
 
 impl HandshakeStats {
@@ -245,6 +249,7 @@ impl HandshakeStats {
             ("broken", &self.broken),
             ("tls", &self.tls),
             ("uid", &self.uid),
+            ("hook", &self.hook),
         ];
         others.into_iter().chain(tokens).collect()
     }

@@ -14,6 +14,7 @@
 mod about;
 mod addresses;
 mod admission;
+mod asked;
 mod caller;
 mod forwarded;
 mod handshake;
@@ -38,6 +39,7 @@ use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
     config::{InForce, Live},
+    hook::Hook,
     hub::Hub,
     identity::Identity,
     lifecycle,
@@ -55,6 +57,7 @@ pub struct Context {
     live: Live,
     lifecycle: lifecycle::Handle,
     identity: Identity,
+    hook: Hook,
     gate: Arc<Gate>,
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
@@ -63,13 +66,20 @@ pub struct Context {
 
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready; who
-    /// they are, `identity` says.
-    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle, identity: Identity) -> Self {
+    /// they are, `identity` says, and whether they may come, `hook`.
+    pub fn new(
+        hub: Hub,
+        live: Live,
+        lifecycle: lifecycle::Handle,
+        identity: Identity,
+        hook: Hook,
+    ) -> Self {
         Self {
             hub,
             live,
             lifecycle,
             identity,
+            hook,
             gate: Arc::default(),
             addresses: Arc::default(),
             abouts: Arc::default(),

@@ -12,7 +12,7 @@
 use std::{
     fmt,
     fs::{self, File},
-    hash::{BuildHasher as _, RandomState},
+    hash::{BuildHasher as _, Hash, RandomState},
     io::{self, Read as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -62,6 +62,9 @@ pub enum TokenError {
     /// A token stands twice, so that taking it out once would not take it out.
     #[error("{0} line {1}: this token stands twice")]
     Twice(PathBuf, usize),
+    /// A file of our own token holds another one.
+    #[error("{0} line {1}: only one token can be sent, and there stands another one")]
+    Second(PathBuf, usize),
     /// There are too many to compare with each call.
     #[error("{0}: there are more than {MAX_TOKENS} tokens")]
     TooMany(PathBuf),
@@ -133,15 +136,14 @@ impl Token {
             (name, Some(token), None) => (Some(name), token),
             _ => return None,
         };
-        let visible = |word: &str| word.bytes().all(|byte| byte.is_ascii_graphic());
-        let named = name.is_none_or(|name| visible(name) && name.len() <= NAME);
+        let named = name.is_none_or(|name| is_visible(name) && name.len() <= NAME);
         // A comment behind a token, or the two the other way round, must not make a secret a name,
         // and something that can be guessed a token.
         let swapped = name.is_some_and(|name| name.len() >= token.len());
         if swapped || token.starts_with('#') {
             return None;
         }
-        if !named || !visible(token) || !(LEAST..=MOST).contains(&token.len()) {
+        if !named || !is_token(token) {
             return None;
         }
         let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -162,11 +164,10 @@ impl fmt::Display for Tokens {
     /// How many there are, and something that changes with them and says nothing of them: its key
     /// is new with each process.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        static KEY: OnceLock<RandomState> = OnceLock::new();
         let ids: Vec<TokenId> = self.0.iter().map(|token| token.id).collect();
-        let mark = KEY.get_or_init(RandomState::new).hash_one(ids) >> 32;
+        let mark = Mark::of(ids);
         let noun = if self.len() == 1 { "token" } else { "tokens" };
-        write!(f, "{} {noun} ({mark:08x})", self.len())
+        write!(f, "{} {noun} ({mark})", self.len())
     }
 }
 
@@ -180,6 +181,31 @@ impl fmt::Debug for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("TokenId(…)")
     }
+}
+
+/// Changes with what it is of, says nothing of it, and is another one with each process.
+pub(super) struct Mark(u64);
+
+impl Mark {
+    pub(super) fn of(what: impl Hash) -> Self {
+        static KEY: OnceLock<RandomState> = OnceLock::new();
+        Self(KEY.get_or_init(RandomState::new).hash_one(what) >> 32)
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+/// Whether this could be a token.
+pub(super) fn is_token(word: &str) -> bool {
+    is_visible(word) && (LEAST..=MOST).contains(&word.len())
+}
+
+fn is_visible(word: &str) -> bool {
+    word.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Adds the tokens of one file's text.
@@ -218,7 +244,8 @@ pub(super) fn exposure(path: &Path) -> Option<String> {
     })
 }
 
-fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
+/// Reads a file of secrets, and notes if it is open to everybody.
+pub(super) fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
     let unreadable = |error| TokenError::Unreadable(path.to_owned(), error);
     // Looked at first: opening a pipe would wait for its writer.
     let found = fs::metadata(path).map_err(unreadable)?;

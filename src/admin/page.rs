@@ -16,7 +16,7 @@ use crate::{
     config::Live,
     hub::Hub,
     lifecycle,
-    metrics::{Callers, Calls, CloseCode, Drop, Process, Reloads, ShardStats, Single},
+    metrics::{Callers, Calls, CloseCode, Drop, HookStats, Process, Reloads, ShardStats, Single},
     status::Phase,
 };
 
@@ -25,7 +25,7 @@ const PREFIX: &str = "gateway_websocket";
 
 /// The parts of the page, ready to be written.
 pub(super) fn registry(context: Context) -> Registry {
-    let Context { hub, live, lifecycle, calls, callers, reloads } = context;
+    let Context { hub, live, lifecycle, calls, callers, hook, reloads } = context;
     let mut registry = Registry::default();
     let started = Process::clock();
     registry.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
@@ -42,7 +42,8 @@ pub(super) fn registry(context: Context) -> Registry {
     })));
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         grpc(sheet, &calls)?;
-        connections(sheet, &callers())
+        connections(sheet, &callers())?;
+        asked(sheet, &hook)
     })));
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         life(sheet, &lifecycle, &reloads)
@@ -267,6 +268,32 @@ fn connections(sheet: &mut Sheet<'_>, callers: &Callers) -> fmt::Result {
         rows.row(&[("cause", cause)], refused)?;
     }
     Ok(())
+}
+
+fn asked(sheet: &mut Sheet<'_>, hook: &HookStats) -> fmt::Result {
+    let help = "Clients on which the connect hook had a word, by its verdict.";
+    let mut rows = sheet.counters("hook_verdicts", None, help)?;
+    for (verdict, clients) in hook.verdicts() {
+        rows.row(&[("verdict", verdict)], clients.get())?;
+    }
+    let help = "Clients on which the connect hook had no word, by cause.";
+    let mut rows = sheet.counters("hook_failures", None, help)?;
+    for (cause, clients) in hook.failures() {
+        rows.row(&[("cause", cause)], clients.get())?;
+    }
+    let under_way = hook.under_way.get();
+    sheet.gauge("hook_calls_under_way", None, "Calls of the connect hook under way.", under_way)?;
+    let waiting = hook.waiting.get();
+    sheet.gauge(
+        "hook_waiting",
+        None,
+        "Clients that wait for their turn to be asked about.",
+        waiting,
+    )?;
+    let help = "1 while the connect hook is not called because of failures, else 0.";
+    sheet.gauge("hook_breaker_open", None, help, hook.open.get())?;
+    let help = "Time that calls of the connect hook took, whatever came of them.";
+    sheet.histograms("hook_call_duration", help)?.row(&[], &hook.duration)
 }
 
 fn life(sheet: &mut Sheet<'_>, lifecycle: &lifecycle::Handle, reloads: &Reloads) -> fmt::Result {

@@ -143,6 +143,12 @@ const RANGES: &[Range] = ranges! {
     "api.idempotency_keys" Count 1..=16_777_216, |c| number(c.api.idempotency_keys);
     "api.idempotency_window" Time 1..=DAY, |c| time(c.api.idempotency_window);
     "api.max_page" Count 1..=10_000, |c| number(c.api.max_page);
+    "hook.timeout" Time 1..=HOUR, |c| time(c.hook.timeout);
+    "hook.max_concurrent" Count 1..=MILLION, |c| number(c.hook.max_concurrent);
+    "hook.max_waiting" Count off 1..=MILLION, |c| number(c.hook.max_waiting);
+    "hook.max_answer" Bytes 1024..=16_777_216, |c| Some(c.hook.max_answer.0);
+    "hook.breaker_failures" Count off 1..=MILLION, |c| Some(c.hook.breaker_failures.into());
+    "hook.breaker_pause" Time 1..=DAY, |c| time(c.hook.breaker_pause);
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
@@ -187,6 +193,8 @@ const ORIGIN: &str = "origins such as \"https://example.com\" or \"https://*.exa
     host below), without a path";
 const GUARDED: &str = "127.0.0.1 or [::1], or one of grpc.allow, grpc.token_files and \
     grpc.client_ca (grpc.unprotected = true insists)";
+const BACK_END: &str = "\"\" (off), or the back end's address such as \"http://10.0.0.7:9000\" or \
+    \"https://admission.example\", without user, path or query";
 const TOKEN_CHARACTERS: &str = "letters, digits and !#$%&'*+-.^_`|~";
 const HEADERS: &str = "header names: letters, digits and !#$%&'*+-.^_`|~";
 const TOKEN: &str = "sub-protocol names: letters, digits and !#$%&'*+-.^_`|~";
@@ -201,6 +209,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
         faults.push(Broken { key, allowed: allowed.to_owned() });
     };
 
+    refuse_hook(config, &mut refuse);
     if config.websocket.listen.0.is_empty() {
         refuse("websocket.listen", "at least one address with its port");
     }
@@ -304,6 +313,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    warn_of_hook(config, &mut warnings);
     let room = machine::files().saturating_sub(RESERVED_FILES);
     if let Some(wish) = count(config.limits.max_clients).filter(|wish| *wish > room) {
         warnings.push(format!(
@@ -318,6 +328,39 @@ pub fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// What does not fit together in `[hook]`.
+fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {
+    let hook = &config.hook;
+    match hook.back_end() {
+        None if hook.is_on() => refuse("hook.address", BACK_END),
+        Some(back_end) if !back_end.tls && !hook.ca.as_os_str().is_empty() => {
+            refuse("hook.ca", "\"\", as hook.address is http and has no TLS");
+        }
+        _ => {}
+    }
+}
+
+/// What is probably not meant in `[hook]`.
+fn warn_of_hook(config: &Config, warnings: &mut Vec<String>) {
+    let hook = &config.hook;
+    let Some(back_end) = hook.back_end() else { return };
+    if hook.timeout >= config.limits.handshake {
+        warnings.push(format!(
+            "hook.timeout ({}) is not shorter than limits.handshake ({}): clients are cut off \
+             before hook.fail decides",
+            span::format(hook.timeout),
+            span::format(config.limits.handshake),
+        ));
+    }
+    if !back_end.tls && !back_end.is_local() {
+        warnings.push(format!(
+            "what clients say of themselves, and the token of hook.token_file, travel to {} \
+             unencrypted: use https, or let a proxy do TLS",
+            hook.address,
+        ));
+    }
 }
 
 /// Whether other machines can reach it.

@@ -19,7 +19,7 @@ use super::{
     keys::{class_of, flatten},
 };
 use crate::{
-    access::{Algorithm, KeyError, Keys, Tokens},
+    access::{Algorithm, KeyError, Keys, Secret, Tokens},
     tls::{self, Protocol, Role},
 };
 
@@ -38,6 +38,10 @@ pub struct Material {
     pub client_jwks: Keys,
     /// What the server of the URL in `auth.jwks` is trusted by; none if it is not asked over TLS.
     pub jwks_tls: Option<tls::Client>,
+    /// What the back end of `hook.address` is trusted by; none if it is not asked over TLS.
+    pub hook_tls: Option<tls::Client>,
+    /// What `hook.token_file` holds; none if it is not set.
+    pub hook_token: Option<Secret>,
     /// Files of secrets that are open to more than their owner and group; one line each.
     exposed: Vec<String>,
 }
@@ -66,6 +70,10 @@ const KEY: &str = "auth.key";
 const JWKS: &str = "auth.jwks";
 const JWKS_CA: &str = "auth.jwks_ca";
 
+const HOOK_CA: &str = "hook.ca";
+
+const HOOK_TOKEN: &str = "hook.token_file";
+
 impl Material {
     /// Reads all files that `config` names; faults go to `faults`, with the origin of the key that
     /// names the file.
@@ -82,6 +90,8 @@ impl Material {
             client_key: reading.keys(KEY, set(&config.auth.key), Keys::read, &mut exposed),
             client_jwks: reading.keys(JWKS, config.auth.jwks_file(), Keys::read_set, &mut exposed),
             jwks_tls: reading.jwks_tls(),
+            hook_tls: reading.hook_tls(),
+            hook_token: reading.secret(&config.hook.token_file, &mut exposed),
             exposed,
             wss: reading.tls(
                 &WSS,
@@ -98,8 +108,7 @@ impl Material {
 
     /// All files that `config` names, for whoever watches them.
     pub fn files(config: &Config) -> Vec<PathBuf> {
-        let (tls, grpc) = (&config.tls, &config.grpc);
-        let auth = &config.auth;
+        let (tls, grpc, auth, hook) = (&config.tls, &config.grpc, &config.auth, &config.hook);
         let named = [
             &tls.certificate,
             &tls.key,
@@ -108,6 +117,8 @@ impl Material {
             &grpc.certificate,
             &grpc.key,
             &grpc.client_ca,
+            &hook.ca,
+            &hook.token_file,
         ];
         let tokens = grpc.token_files.0.iter().map(PathBuf::from);
         let mut files: Vec<PathBuf> = named.into_iter().filter_map(set).cloned().collect();
@@ -151,7 +162,7 @@ impl Material {
 }
 
 /// What can be said of the contents of each file, by the key that names it.
-fn shown(material: &Material) -> [(&'static str, Option<String>); 7] {
+fn shown(material: &Material) -> [(&'static str, Option<String>); 9] {
     let certificate = |server: &Option<tls::Server>| {
         server.as_ref().map(|server| server.certificate().to_string())
     };
@@ -165,6 +176,8 @@ fn shown(material: &Material) -> [(&'static str, Option<String>); 7] {
         (GRPC.certificate, certificate(&material.grpc_tls)),
         (GRPC.client_ca, authorities),
         (TOKENS, Some(&material.callers).filter(|it| !it.is_empty()).map(Tokens::to_string)),
+        (HOOK_CA, material.hook_tls.as_ref().map(|client| client.authorities().to_owned())),
+        (HOOK_TOKEN, material.hook_token.as_ref().map(Secret::to_string)),
     ]
 }
 
@@ -243,6 +256,25 @@ impl Reading<'_> {
             None => tls::Client::of_this_machine(),
         };
         client.map_err(|problem| self.fault(JWKS_CA, problem)).ok()
+    }
+
+    /// Whom the gateway trusts that it asks who may connect; none if it asks nobody over TLS.
+    fn hook_tls(&mut self) -> Option<tls::Client> {
+        let hook = &self.config.hook;
+        hook.back_end().filter(|back_end| back_end.tls)?;
+        let client = match set(&hook.ca) {
+            Some(path) => tls::Client::trusting(path).map_err(|error| error.problem.to_string()),
+            None => tls::Client::of_this_machine(),
+        };
+        let client = client.map_err(|problem| self.fault(HOOK_CA, problem)).ok()?;
+        Some(client.speaking(Protocol::Grpc))
+    }
+
+    /// The token for the hook's back end; none if its file is not set, or at fault.
+    fn secret(&mut self, path: &PathBuf, exposed: &mut Vec<String>) -> Option<Secret> {
+        let (read, open) = Secret::read(set(path)?);
+        exposed.extend(open.map(|line| format!("{HOOK_TOKEN}: {line}")));
+        read.map_err(|error| self.fault(HOOK_TOKEN, error.to_string())).ok()
     }
 
     /// The file that `key` names can't be used: `problem` says why.

@@ -3,6 +3,7 @@
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
 mod auth;
+mod hook;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,6 +13,8 @@ pub use auth::{Auth, WhenUidIsFull};
 
 use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
+
+pub use hook::{BackEnd, Fail, Hook};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +36,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// What one call of the modern API may ask for.
     pub api: Api,
+    /// Who is asked whether a client may connect.
+    pub hook: Hook,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.

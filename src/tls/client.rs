@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use rustls::{RootCertStore, crypto::ring};
 
-use super::{Error, Problem, Role, read_authorities};
+use super::{Error, Problem, Protocol, Role, read_authorities};
 
 /// What a TLS handshake with a server works with. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +55,19 @@ impl Client {
     /// Whom it trusts, in a few words.
     pub fn authorities(&self) -> &str {
         &self.authorities
+    }
+
+    /// The same, for servers that speak something else than HTTP/1.1.
+    #[must_use]
+    pub fn speaking(self, protocol: Protocol) -> Self {
+        let mut config = rustls::ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
+        Self { config: Arc::new(config), ..self }
+    }
+
+    /// Whether the other one was read at the same time as this one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.config, &other.config)
     }
 }
 

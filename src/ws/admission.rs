@@ -1,7 +1,7 @@
 //! Who may come in as whom: between a request that is right and its answer.
 //!
 //! ```text
-//!  token ─► identity ─► (who else has a say) ─► place: seat, address, uid ─► 101
+//!  token ─► identity ─► asked: the connect hook ─► place: seat, address, uid ─► 101
 //! ```
 
 use std::sync::Arc;
@@ -49,10 +49,7 @@ pub(super) async fn place(
     context: &Context,
     config: &InForce,
 ) -> Result<Seat, Refusal> {
-    let mut seat = context.hub.seat().map_err(|_| match context.lifecycle.phase() {
-        Phase::Ready => Refusal::Full,
-        Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
-    })?;
+    let mut seat = seat(context)?;
     caller.take(&mut seat);
     let uid = change.and_then(|change| change.uid.as_ref()).and_then(Option::as_ref);
     let Some(uid) = uid else { return Ok(seat) };
@@ -66,4 +63,12 @@ pub(super) async fn place(
         closed.map_err(|_| Refusal::Busy)?;
     }
     Ok(seat)
+}
+
+/// A place under `limits.max_clients`; dropping it gives it back.
+pub(super) fn seat(context: &Context) -> Result<Seat, Refusal> {
+    context.hub.seat().map_err(|_| match context.lifecycle.phase() {
+        Phase::Ready => Refusal::Full,
+        Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
+    })
 }

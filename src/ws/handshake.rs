@@ -23,6 +23,7 @@ use hyper_util::rt::TokioIo;
 
 use super::{
     Context, admission,
+    asked::{self, No},
     caller::Caller,
     held::{Held, Hold},
     transport::Connection,
@@ -134,10 +135,10 @@ async fn respond(
     let mut peer = caller.peer();
     let accepted = accept(request, caller, &mut peer, context, config).await;
     accepted.map_or_else(
-        |refusal| {
-            count(refusal, context);
-            tracing::debug!(%peer, status = refusal.status().as_u16(), %refusal, "no upgrade");
-            (refusal.response(), Outcome::Refused)
+        |no| {
+            count(&no, context);
+            tracing::debug!(%peer, status = no.status().as_u16(), %no, "no upgrade");
+            (no.response(), Outcome::Refused)
         },
         |(response, accepted)| (response, Outcome::Accepted(Box::new(accepted))),
     )
@@ -150,14 +151,14 @@ async fn accept(
     peer: &mut SocketAddr,
     context: &Context,
     config: &InForce,
-) -> Result<(Response<Full<Bytes>>, Accepted), Refusal> {
+) -> Result<(Response<Full<Bytes>>, Accepted), No> {
     let caller = caller.clone().forwarded(request.headers(), config, context)?;
     *peer = caller.peer();
-    let negotiated = upgrade::answer(&request, config)?;
+    let mut negotiated = upgrade::answer(&request, config)?;
     let token = admission::token(&request, config)?;
     let verified = admission::identify(token, context, config).await?;
-    // Whoever else has a say in who the client is has it here: after its token, before its place.
-    let change = verified.map(|verified| Box::new(verified.change));
+    let asking = asked::ask(&request, *peer, verified, &mut negotiated, context, config);
+    let change = asking.await?;
     // The place first: an upgrade that is begun has a client's place to end in.
     let seat = admission::place(&caller, change.as_deref(), context, config).await?;
     let window = negotiated.deflate.map(wire::Agreed::window_bits);
@@ -166,15 +167,16 @@ async fn accept(
     Ok((response, Accepted { websocket, seat, window, about, peer: *peer, change }))
 }
 
-fn count(refusal: Refusal, context: &Context) {
+fn count(no: &No, context: &Context) {
     let stats = context.hub.handshakes();
-    let counter = match refusal {
-        Refusal::Full | Refusal::Closed | Refusal::Busy => &stats.full,
-        Refusal::Forwarded => &stats.proxy,
-        Refusal::Address(over) => over.counter(stats),
-        Refusal::Token(fault) => stats.tokens.of(fault),
-        Refusal::Uid => &stats.uid,
-        _ => &stats.refused,
+    let counter = match no {
+        No::Theirs { .. } | No::Ours(Refusal::Unknown(_)) => &stats.hook,
+        No::Ours(Refusal::Full | Refusal::Closed | Refusal::Busy) => &stats.full,
+        No::Ours(Refusal::Forwarded) => &stats.proxy,
+        No::Ours(Refusal::Address(over)) => over.counter(stats),
+        No::Ours(Refusal::Token(fault)) => stats.tokens.of(*fault),
+        No::Ours(Refusal::Uid) => &stats.uid,
+        No::Ours(_) => &stats.refused,
     };
     counter.increment();
 }

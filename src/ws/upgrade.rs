@@ -75,6 +75,9 @@ pub(super) enum Refusal {
     /// Too many of the client's address, or too often.
     #[error(transparent)]
     Address(#[from] Over),
+    /// The back end has no word on the client.
+    #[error("whether this client may connect can't be found out now ({0})")]
+    Unknown(&'static str),
     /// As many clients as there may be.
     #[error("the gateway holds as many clients as limits.max_clients allows")]
     Full,
@@ -156,6 +159,7 @@ impl Refusal {
             | Self::Full
             | Self::Closed
             | Self::Busy
+            | Self::Unknown(_)
             | Self::Token(TokenFault::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Token(_) => StatusCode::UNAUTHORIZED,
         }
@@ -184,6 +188,7 @@ impl Refusal {
             | Self::Full
             | Self::Closed
             | Self::Busy
+            | Self::Unknown(_)
             | Self::Uid
             | Self::Token(TokenFault::KeysUnavailable) => {
                 headers.insert(RETRY_AFTER, RETRY);
@@ -415,6 +420,7 @@ mod tests {
             (Refusal::Address(Over::Clients), 429, "retry-after", "5"),
             (Refusal::Address(Over::Rate), 429, "retry-after", "5"),
             (Refusal::Address(Over::Table), 503, "retry-after", "5"),
+            (Refusal::Unknown("timeout"), 503, "retry-after", "5"),
             (Refusal::Uid, 429, "retry-after", "5"),
             (Refusal::Busy, 503, "retry-after", "5"),
             (Refusal::Token(TokenFault::KeysUnavailable), 503, "retry-after", "5"),

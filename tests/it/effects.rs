@@ -7,6 +7,7 @@ mod api;
 mod compression;
 mod grpc;
 mod handshakes;
+mod hook;
 mod life;
 mod limits;
 mod queues;
@@ -48,6 +49,8 @@ const CASES: &[&str] = cases! {
         websocket_proxy_header, limits_head, limits_headers, limits_handshake,
         limits_max_handshakes, limits_max_clients, limits_address_clients,
         limits_address_connections, limits_addresses;
+    hook: hook_address, hook_ca, hook_token_file, hook_timeout, hook_max_concurrent,
+        hook_max_waiting, hook_max_answer, hook_fail, hook_breaker_failures, hook_breaker_pause;
     life: shards, control_socket, reload_watch, admin_listen, drain_delay, drain_window,
         drain_timeout, drain_close_code, log_level, log_format, log_file;
     limits: limits_max_message, limits_max_fragments, limits_message_deadline, limits_names,
@@ -145,7 +148,9 @@ impl Stage {
 }
 
 fn is_file(key: &str) -> bool {
-    ["certificate", "key", "client_ca", "token_files"].iter().any(|name| key.ends_with(name))
+    ["certificate", "key", "_ca", "hook.ca", "token_files", "token_file"]
+        .iter()
+        .any(|name| key.ends_with(name))
 }
 
 fn toml(settings: &BTreeMap<String, String>) -> String {

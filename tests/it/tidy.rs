@@ -9,10 +9,10 @@ use std::{
 
 /// The layers of ARCHITECTURE.md, from the bottom up.
 const LAYERS: [&[&str]; 6] = [
-    &["ids", "attributes", "about", "message", "change", "close", "metrics", "sink"],
+    &["ids", "attributes", "about", "message", "change", "close", "metrics", "sink", "proto"],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
-    &["hub", "lifecycle", "status", "events", "identity"],
+    &["hub", "lifecycle", "status", "events", "identity", "hook"],
     &["ws", "grpc", "admin", "control"],
     &["app", "telemetry", "cli", "main"],
 ];

@@ -144,7 +144,8 @@ fn at(time: SystemTime) -> Expiry {
 }
 
 /// Moves the clock on, and the gateway has seen it.
-async fn after(gateway: &Gateway, clock: &Clock, time: Duration) {
+/// Moves the clock, and has the shards see it.
+pub async fn after(gateway: &Gateway, clock: &Clock, time: Duration) {
     clock.advance(time);
     // A call begins a turn of every shard, at the end of which what is due is done.
     for _ in 0..2 {

@@ -1,0 +1,305 @@
+//! The connect hook: what the back end is told of who would like to connect, and what its word does.
+//! What becomes of those on whom it has none is in `hook_faults.rs`.
+
+#![expect(clippy::float_cmp, reason = "counts are whole numbers")]
+
+use std::time::{Duration, SystemTime};
+
+use gateway_websocket::{
+    grpc::proto::v1::{Allow, Client as Described, DescribeClientsRequest, Kind, Message},
+    shard::Clock,
+};
+use tonic::Status;
+
+use crate::{
+    backend::{BackEnd, allow, allow_as, always, refuse, waiting},
+    client::soon,
+    gateway::Gateway,
+    issuer::Issuer,
+    program::Program,
+    raw::{PING, Raw, TEXT, frame, request},
+    scrape::Page,
+    site::Site,
+    v1::text,
+    v1_apply::after,
+    v1_directory::directory,
+};
+
+async fn described(gateway: &Gateway, id: &str) -> Described {
+    let request = DescribeClientsRequest { clients: vec![id.to_owned()] };
+    let answer = directory(gateway).describe_clients(request).await.unwrap().into_inner();
+    answer.clients.into_iter().next().expect("the client is connected")
+}
+
+/// Asks for an upgrade; answers the connection and the head of the answer.
+pub async fn knock(gateway: &Gateway, lines: &[&str]) -> (Raw, String) {
+    let mut raw = Raw::open(gateway.websocket()).await;
+    raw.send(request(lines)).await;
+    let head = raw.response().await;
+    (raw, head)
+}
+
+/// The status that a request for an upgrade gets, and the text.
+pub async fn turned_away(gateway: &Gateway) -> (String, String) {
+    let (mut raw, head) = knock(gateway, &[]).await;
+    let status = head.lines().next().unwrap_or_default();
+    (status.trim_start_matches("HTTP/1.1 ").to_owned(), raw.rest().await)
+}
+
+#[tokio::test]
+async fn who_is_allowed_gets_all_that_the_back_end_says_in_order() {
+    let expires = SystemTime::now() + Duration::from_hours(1);
+    let answer = Allow {
+        uid: "ada".into(),
+        groups: vec!["staff".into(), "lobby".into()],
+        attributes: [("tier".to_owned(), "gold".to_owned())].into(),
+        subprotocol: "chat.v1".into(),
+        expires_at: Some(expires.into()),
+        messages: vec![
+            text("first"),
+            Message { kind: Kind::Binary.into(), data: vec![0xff, 0].into() },
+            text("last"),
+        ],
+    };
+    let back_end = BackEnd::with(always(allow(answer))).await;
+    let protocols = "websocket.subprotocols=chat.v2";
+    let gateway = Gateway::with(&[&back_end.key(), protocols]).await;
+    let offer = "Sec-WebSocket-Protocol: chat.v2, chat.v1";
+    let (mut raw, head) = knock(&gateway, &[offer]).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    // Its word counts more than the list.
+    assert!(head.to_lowercase().contains("sec-websocket-protocol: chat.v1\r\n"), "{head}");
+    let id = raw.data().await.text().to_owned();
+    assert_eq!(id.len(), 36, "the id comes first: {id}");
+    assert_eq!(raw.data().await.text(), "first");
+    assert_eq!(raw.data().await.payload, [0xff, 0]);
+    assert_eq!(raw.data().await.text(), "last");
+    let client = described(&gateway, &id).await;
+    assert_eq!((client.uid.as_str(), client.subprotocol.as_str()), ("ada", "chat.v1"));
+    let mut groups = client.groups;
+    groups.sort_unstable();
+    assert_eq!(groups, ["lobby", "staff"]);
+    assert_eq!(client.attributes, [("tier".to_owned(), "gold".to_owned())].into());
+    let told = SystemTime::try_from(client.expires_at.expect("it expires")).unwrap();
+    let apart = told.duration_since(expires).unwrap_or_else(|error| error.duration());
+    assert!(apart < Duration::from_mins(1), "{apart:?}");
+    assert_eq!(gateway.count_online_group("lobby").await.count, 1);
+    assert_eq!(Page::of(&gateway).await.get(r#"hook_verdicts_total{verdict="allowed"}"#), 1.0);
+}
+
+#[tokio::test]
+async fn the_first_messages_leave_together_with_the_answer_and_before_anybody_elses() {
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let gateway = Gateway::with(&[&back_end.key()]).await;
+    let mut raw = Raw::open(gateway.websocket()).await;
+    // What is said ahead is heard once the client is one.
+    raw.send([request(&[]).into_bytes(), frame(TEXT, b"ping"), frame(PING, b"!")].concat()).await;
+    let asked = questions.next().await;
+    let messages = vec![text("welcome")];
+    asked.answer(allow(Allow { messages, groups: vec!["lobby".into()], ..Allow::default() }));
+    assert!(raw.response().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(raw.data().await.text().len(), 36);
+    assert_eq!(raw.data().await.text(), "welcome");
+    assert_eq!(raw.data().await.text(), "pong");
+    assert_eq!(gateway.send_message_to_group("lobby", "to all").await.arrive, 1);
+    assert_eq!(raw.data().await.text(), "to all");
+}
+
+#[tokio::test]
+async fn the_back_end_is_told_what_the_client_has_said() {
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let gateway = Gateway::with(&[&back_end.key(), "hook.timeout=20s"]).await;
+    let mut raw = Raw::open(gateway.websocket()).await;
+    raw.send(request(&["Cookie: session=1", "X-App: a", "X-App: b", "Authorization: Basic eA=="]))
+        .await;
+    let asked = questions.next().await;
+    let told = &asked.request;
+    assert_eq!((told.path.as_str(), told.query.as_str()), ("/any/path", "and=query"));
+    let peer = raw.stream().local_addr().unwrap();
+    assert_eq!(told.peer_address, peer.to_string());
+    let header = |name: &str| -> Vec<&str> {
+        let headers = told.headers.iter().filter(|header| header.name == name);
+        headers.map(|header| header.value.as_str()).collect()
+    };
+    assert_eq!(header("x-app"), ["a", "b"]);
+    assert_eq!(header("cookie"), ["session=1"]);
+    assert_eq!(header("authorization"), ["Basic eA=="]);
+    assert_eq!(header("host"), ["gateway.example"]);
+    assert_eq!(told.token, None);
+    assert_eq!(asked.metadata.get("authorization"), None, "no token is set");
+    let timeout = asked.metadata.get("grpc-timeout").unwrap().to_str().unwrap();
+    let millis: u32 = timeout.strip_suffix('m').unwrap().parse().unwrap();
+    assert!((1..=20_000).contains(&millis), "{timeout}");
+    asked.answer(allow_as(""));
+    assert!(raw.response().await.starts_with("HTTP/1.1 101 "));
+    let id = raw.data().await.text().to_owned();
+    assert_eq!(described(&gateway, &id).await.uid, "", "an empty yes gives nothing");
+}
+
+#[tokio::test]
+async fn who_is_refused_is_told_in_the_back_ends_words() {
+    let back_end = BackEnd::with(always(refuse(451, "not here"))).await;
+    let gateway = Gateway::with(&[&back_end.key()]).await;
+    let (mut raw, head) = knock(&gateway, &[]).await;
+    assert!(head.starts_with("HTTP/1.1 451 "), "{head}");
+    assert!(head.contains("content-type: text/plain; charset=utf-8"), "{head}");
+    assert_eq!(raw.rest().await, "not here");
+    let page = Page::of(&gateway).await;
+    assert_eq!(page.get(r#"hook_verdicts_total{verdict="refused"}"#), 1.0);
+    assert_eq!(page.get(r#"handshakes_failed_total{cause="hook"}"#), 1.0);
+    assert_eq!(page.get("hook_call_duration_seconds_count"), 1.0);
+    assert_eq!(gateway.hub().count_clients(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_without_a_status_is_403() {
+    let back_end = BackEnd::with(always(refuse(0, ""))).await;
+    let gateway = Gateway::with(&[&back_end.key()]).await;
+    assert_eq!(turned_away(&gateway).await, ("403 Forbidden".to_owned(), String::new()));
+}
+
+#[tokio::test]
+async fn a_request_that_is_wrong_is_nobodys_to_judge() {
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let gateway =
+        Gateway::with(&[&back_end.key(), "websocket.allowed_origins=https://a.example"]).await;
+    let (_raw, head) = knock(&gateway, &["Origin: https://evil.example"]).await;
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert!(questions.try_next().is_none(), "the back end is not asked");
+}
+
+#[tokio::test]
+async fn a_client_lives_as_long_as_the_back_end_says() {
+    let clock = Clock::paused();
+    let expires_at = Some((SystemTime::now() + Duration::from_hours(1)).into());
+    let back_end = BackEnd::with(always(allow(Allow { expires_at, ..Allow::default() }))).await;
+    let gateway = Gateway::at(
+        clock.clone(),
+        &[&back_end.key(), "websocket.ping_interval=0s", "websocket.heartbeat_timeout=0s"],
+    )
+    .await;
+    let mut client = gateway.connect().await;
+    after(&gateway, &clock, Duration::from_mins(59)).await;
+    client.say("ping").await;
+    assert_eq!(client.next_text().await, "pong");
+    after(&gateway, &clock, Duration::from_mins(2)).await;
+    assert_eq!(client.read_to_close().await, 3000);
+}
+
+#[tokio::test]
+async fn over_tls_the_back_end_is_the_one_that_the_authority_vouches_for() {
+    let (ours, theirs) = (Issuer::new("ours"), Issuer::new("theirs"));
+    let made = ours.server();
+    let back_end =
+        BackEnd::over_tls(server(&made.certificate, &made.key), always(allow_as("ada"))).await;
+    let mut site = Site::new();
+    let (ca, other) =
+        (site.write("ca", &ours.certificate()), site.write("other", &theirs.certificate()));
+    let port = back_end.address().port();
+    let toml = |ca: &str, host: &str| {
+        format!(
+            "hook.address = \"https://{host}:{port}\"\nhook.ca = {ca}\nhook.timeout = \"1s\"\n\
+             hook.breaker_failures = 0\n"
+        )
+    };
+    site.start(&toml(&ca, "localhost")).await;
+    let client = site.gateway().connect().await;
+    assert_eq!(described(site.gateway(), client.id()).await.uid, "ada");
+    site.reload(&toml(&ca, "127.0.0.1")).await;
+    site.gateway().connect().await;
+    // An address that its certificate is not for, and an authority that has not made it.
+    for (ca, host) in [(&ca, "127.0.0.2"), (&other, "localhost")] {
+        site.reload(&toml(ca, host)).await;
+        let (status, body) = turned_away(site.gateway()).await;
+        assert_eq!(status, "503 Service Unavailable");
+        assert!(body.contains("(unreachable)"), "{body}");
+    }
+    site.reload(&toml(&ca, "localhost")).await;
+    site.gateway().connect().await;
+}
+
+/// What a server with this certificate works with.
+pub fn server(certificate: &str, key: &str) -> std::sync::Arc<rustls::ServerConfig> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.unwrap(), key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.into()
+}
+
+#[tokio::test]
+async fn our_token_reaches_the_back_end_and_nobodys_secret_the_log() {
+    const OURS: &str = "ours-0123456789abcdef";
+    const THEIRS: &str = "theirs-0123456789abcdef";
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let mut program = Program::new();
+    let token = program.file("token");
+    std::fs::write(&token, OURS).unwrap();
+    let config = program.config(&format!(
+        "hook.address = {}\nhook.token_file = {:?}\nlog.level = \"trace\"\nhook.timeout = \"20s\"\n\
+         limits.handshake = \"30s\"\n",
+        back_end.value(),
+        token.display().to_string(),
+    ));
+    let status = program.serve(&["--config", &config]).await;
+    let cookie = format!("Cookie: session={THEIRS}");
+    let bearer = format!("Authorization: Bearer {THEIRS}");
+    let said = [
+        allow_as("ada"),
+        refuse(401, "who are you?"),
+        Err(Status::internal("out of order")),
+        refuse(200, "nonsense"),
+    ];
+    for said in said {
+        let mut raw = Raw::open(status.listeners.websocket[0]).await;
+        raw.send(request(&[&cookie, &bearer])).await;
+        let asked = questions.next().await;
+        let brought = asked.metadata.get("authorization").unwrap().to_str().unwrap();
+        assert_eq!(brought, format!("Bearer {OURS}"));
+        let told: Vec<_> = asked.request.headers.iter().map(|it| it.value.clone()).collect();
+        assert!(told.contains(&format!("Bearer {THEIRS}")), "{told:?}");
+        asked.answer(said);
+        raw.response().await;
+    }
+    let log = program.log();
+    for told in ["out of order", "refuse.status is 200"] {
+        assert!(log.contains(told), "{log}");
+    }
+    assert!(log.contains("client connected"), "everything is told: {log}");
+    for secret in [OURS, THEIRS] {
+        assert!(!log.contains(secret), "{log}");
+    }
+    let printed = program.run(&["config", "--config", &config]);
+    assert!(!format!("{}{}", printed.out, printed.err).contains(OURS));
+}
+
+#[tokio::test]
+async fn who_hangs_up_is_not_asked_about_any_longer() {
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let sets = [&back_end.key(), "hook.timeout=1h", "limits.handshake=1h", "hook.max_concurrent=1"];
+    let gateway = Gateway::with(&sets).await;
+    let mut gone = Raw::open(gateway.websocket()).await;
+    gone.send(request(&[])).await;
+    let asked = questions.next().await;
+    drop(gone);
+    asked.given_up().await;
+    // Its turn is the next one's.
+    let next = tokio::spawn({
+        let address = gateway.websocket();
+        async move { crate::client::Client::connect(address).await }
+    });
+    questions.next().await.answer(allow_as("eve"));
+    soon("the next client", next).await.unwrap();
+}
