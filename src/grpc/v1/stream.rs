@@ -36,6 +36,10 @@ use crate::{
 /// Messages that are passed on together, if as many have arrived.
 const BATCH: usize = 256;
 
+/// Of `limits.inbox`, the part that a batch takes up: one over so many. A batch needs its places all
+/// at once; so it finds them although others come for a place now and then.
+const PART_OF_INBOX: usize = 4;
+
 /// Bytes of items that are passed on together, unless one is larger.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -55,8 +59,13 @@ pub(super) fn serve(
 ) -> Result<Response<Answers>, Status> {
     let place = api.streams.enter()?;
     let (answers, taken) = mpsc::channel(ANSWERS);
-    let items =
-        Items { stream: request.into_inner(), live: api.live.clone(), sequence: 0, end: None };
+    let items = Items {
+        stream: request.into_inner(),
+        live: api.live.clone(),
+        sequence: 0,
+        held: None,
+        end: None,
+    };
     let hub = api.hub.clone();
     tokio::spawn(async move {
         let _place = place;
@@ -152,6 +161,8 @@ struct Items {
     live: Live,
     /// The last item's.
     sequence: u64,
+    /// An item that was too much for the batch before, and begins the next one.
+    held: Option<SendStreamRequest>,
     /// How the caller's side ended, once it has.
     end: Option<Result<(), Status>>,
 }
@@ -161,10 +172,18 @@ impl Items {
     /// of the stream may be empty.
     fn poll_batch(&mut self, context: &mut Context<'_>) -> Poll<Batch> {
         let config = self.live.snapshot();
+        let most = (config.limits.inbox / PART_OF_INBOX).clamp(1, BATCH);
         let mut batch = Batch::default();
-        while self.end.is_none() && batch.len() < BATCH && batch.bytes < BATCH_BYTES {
+        if let Some(item) = self.held.take() {
+            batch.take(item, &config);
+        }
+        while self.end.is_none() && batch.len() < most && batch.bytes < BATCH_BYTES {
             match Pin::new(&mut self.stream).poll_next(context) {
                 Poll::Ready(Some(Ok(item))) => match self.check(&item, &config) {
+                    Ok(()) if batch.sequence > 0 && batch.len() + item.sends.len() > most => {
+                        self.held = Some(item);
+                        break;
+                    }
                     Ok(()) => batch.take(item, &config),
                     Err(faults) => self.end = Some(Err(faults.into())),
                 },
@@ -224,4 +243,63 @@ fn read(send: SendRequest, config: &Config) -> Result<(Target, Payload), Faults>
     }
     let send = reading.send(send);
     reading.done(send)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::{BufMut as _, Bytes, BytesMut};
+    use http_body_util::Full;
+    use tonic::codec::Codec as _;
+    use tonic_prost::ProstCodec;
+
+    use super::*;
+    use crate::grpc::proto::v1::{Message, Target};
+
+    /// What is sent is there at once; item by item, so many messages.
+    fn items(inbox: usize, sends: &[usize]) -> Items {
+        let mut config = Config::default();
+        config.limits.inbox = inbox;
+        let mut body = BytesMut::new();
+        for (sequence, &sends) in (1..).zip(sends) {
+            let send = SendRequest {
+                target: Some(Target { all: true, ..Target::default() }),
+                message: Some(Message { kind: 1, data: "hello".into() }),
+                ..SendRequest::default()
+            };
+            let item = SendStreamRequest { sequence, sends: vec![send; sends] };
+            body.put_u8(0);
+            body.put_u32(item.encoded_len().try_into().unwrap());
+            item.encode(&mut body).unwrap();
+        }
+        let decoder = ProstCodec::<SendStreamRequest, _>::default().decoder();
+        let body = Full::new(Bytes::from(body));
+        let stream = Streaming::new_request(decoder, body, None, None);
+        Items { stream, live: Live::new(config), sequence: 0, held: None, end: None }
+    }
+
+    /// Last sequence number and number of messages of each batch.
+    async fn batches(mut items: Items) -> Vec<(u64, usize)> {
+        let mut batches = Vec::new();
+        while items.end.is_none() {
+            let batch = poll_fn(|context| items.poll_batch(context)).await;
+            if batch.sequence > 0 {
+                batches.push((batch.sequence, batch.len()));
+            }
+        }
+        assert!(items.held.is_none() && matches!(items.end, Some(Ok(()))));
+        batches
+    }
+
+    #[tokio::test]
+    async fn a_batch_takes_up_a_quarter_of_the_inbox_and_at_least_one_item() {
+        for (inbox, sends, expected) in [
+            (8, &[1, 1, 1, 1, 1][..], &[(2, 2), (4, 2), (5, 1)][..]),
+            (8, &[1, 2, 1, 1], &[(1, 1), (2, 2), (4, 2)]),
+            (8, &[1, 5, 0, 1, 9], &[(1, 1), (2, 5), (4, 1), (5, 9)]),
+            (1, &[1, 1, 2], &[(1, 1), (2, 1), (3, 2)]),
+            (4096, &[200, 56, 1, 256], &[(2, 256), (3, 1), (4, 256)]),
+        ] {
+            assert_eq!(batches(items(inbox, sends)).await, expected, "{inbox} {sends:?}");
+        }
+    }
 }
