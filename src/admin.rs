@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::{
     config::Live,
+    events::Events,
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls, Reloads},
@@ -58,6 +59,8 @@ pub struct Context {
     pub callers: Box<dyn Fn() -> Callers + Send + Sync>,
     /// Reloads of the configuration.
     pub reloads: Arc<Reloads>,
+    /// Consumer groups.
+    pub events: Events,
 }
 
 /// The surface, whatever it listens on. Cheap to clone.

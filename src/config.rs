@@ -33,8 +33,8 @@ pub use load::{
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{
-    Admin, Api, Compression, Config, Control, Drain, Grpc, Level, Limits, Log, LogFormat, Messages,
-    ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
+    Admin, Api, Compression, Config, Control, Drain, Events, Grpc, Level, Limits, Log, LogFormat,
+    Messages, ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome, WhenFull,
 };
 pub use watch::Watch;
 

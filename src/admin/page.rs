@@ -25,7 +25,7 @@ const PREFIX: &str = "gateway_websocket";
 
 /// The parts of the page, ready to be written.
 pub(super) fn registry(context: Context) -> Registry {
-    let Context { hub, live, lifecycle, calls, callers, reloads } = context;
+    let Context { hub, live, lifecycle, calls, callers, reloads, events } = context;
     let mut registry = Registry::default();
     let started = Process::clock();
     registry.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
@@ -47,6 +47,7 @@ pub(super) fn registry(context: Context) -> Registry {
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         life(sheet, &lifecycle, &reloads)
     })));
+    let _ = events;
     registry
 }
 

@@ -2,9 +2,13 @@
 //!
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
+mod events;
+
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub use events::{Events, WhenFull};
 
 use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
@@ -27,6 +31,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// What one call of the modern API may ask for.
     pub api: Api,
+    /// Who hears what clients do.
+    pub events: Events,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.

@@ -12,7 +12,7 @@ use gateway_websocket::{
     hub::Hub,
     lifecycle::{ChangedKey, Handle, Reloaded},
     shard::Clock,
-    sink::{EventSink, NoSink},
+    sink::EventSink,
     status::Listeners,
 };
 use tokio::net::TcpListener;
@@ -47,11 +47,15 @@ impl Gateway {
 
     /// A gateway with some settings changed: `section.key=value`.
     pub async fn with(sets: &[&str]) -> Self {
-        Self::listening_to(Arc::new(NoSink), sets).await
+        Self::with_sink(None, sets).await
     }
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
+        Self::with_sink(Some(sink), sets).await
+    }
+
+    async fn with_sink(sink: Option<Arc<dyn EventSink>>, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
@@ -65,7 +69,7 @@ impl Gateway {
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
         let source = Source { file: None, sets };
-        Self::from(Arc::new(NoSink), source, directory, Vec::new(), clock).await
+        Self::from(None, source, directory, Vec::new(), clock).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
@@ -75,7 +79,7 @@ impl Gateway {
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
-        Self::from(Arc::new(NoSink), source, directory, Vec::new(), Clock::default()).await
+        Self::from(None, source, directory, Vec::new(), Clock::default()).await
     }
 
     /// A gateway with a configuration file that the test itself looks after.
@@ -88,11 +92,11 @@ impl Gateway {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let source = Source { file: Some(file.to_owned()), sets: own };
         let directory = tempfile::tempdir().unwrap();
-        Self::from(Arc::new(NoSink), source, directory, inherited, Clock::default()).await
+        Self::from(None, source, directory, inherited, Clock::default()).await
     }
 
     async fn from(
-        sink: Arc<dyn EventSink>,
+        sink: Option<Arc<dyn EventSink>>,
         mut source: Source,
         directory: tempfile::TempDir,
         inherited: Vec<(Surface, TcpListener)>,
