@@ -1,8 +1,14 @@
 //! One subscriber's place in a consumer group.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::Delivery;
+use tokio::sync::Notify;
+
+use super::{
+    Delivery,
+    consumers::{Consumers, Seat},
+    group::Key,
+};
 use crate::{config::value::span, ids::Name};
 
 /// Why nobody can subscribe.
@@ -79,9 +85,14 @@ pub enum WrongAck {
 
 /// One subscriber's place in a consumer group. Dropping it leaves the group: what was not
 /// acknowledged goes to others.
-#[derive(Debug)]
 pub struct Subscription {
-    window: usize,
+    pub(super) group: Arc<Consumers>,
+    pub(super) key: Key,
+    pub(super) seat: Arc<Seat>,
+    pub(super) window: usize,
+    pub(super) epoch: u64,
+    /// Stirred when it has left.
+    pub(super) keeper: Arc<Notify>,
 }
 
 impl Subscription {
@@ -90,17 +101,45 @@ impl Subscription {
         self.window
     }
 
-    /// Waits for items, and takes at least one: at most `most`, and no more when they have
-    /// `most_bytes` of content. Can be dropped without losing any.
+    /// Waits for items, and takes at least one: at most `most`, and more than one only if they have
+    /// at most `most_bytes` together. Can be dropped without losing any.
     pub async fn take(&mut self, most: usize, most_bytes: usize) -> Result<Vec<Delivery>, Ended> {
-        let _ = (most, most_bytes);
-        std::future::pending().await
+        loop {
+            if let Some(ended) = self.seat.ended.get() {
+                return Err(*ended);
+            }
+            let taken = self.group.take(self.key, most, most_bytes);
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            self.seat.stirred.notified().await;
+        }
     }
 
     /// Takes note that an item, and all that came before it on this subscription, were done. One that
     /// is not under way is nothing new.
     pub fn acknowledge(&self, epoch: u64, cursor: u64) -> Result<(), WrongAck> {
-        let _ = (epoch, cursor);
-        Ok(())
+        if epoch != self.epoch {
+            return Err(WrongAck::Epoch { theirs: epoch, ours: self.epoch });
+        }
+        if self.seat.ended.get().is_some() {
+            // The group may know nothing any more.
+            return Ok(());
+        }
+        let done = self.group.acknowledge(self.key, cursor);
+        done.map_err(|future| WrongAck::Future { cursor, last: future.last })
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.group.leave(self.key);
+        self.keeper.notify_one();
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("group", self.group.name()).finish_non_exhaustive()
     }
 }
