@@ -28,6 +28,7 @@ mod encode;
 mod inbound;
 mod inbox;
 mod leave;
+mod line;
 mod members;
 mod offer;
 mod outbound;

@@ -53,7 +53,8 @@ pub trait Ear: Send {
         let _ = (who, closed);
     }
 
-    /// Whether messages that found no room may be offered again.
+    /// Whether messages that found no room may be offered again. If not, the shard is woken when they
+    /// may.
     fn has_room(&self) -> bool {
         true
     }
@@ -117,7 +118,8 @@ pub struct Closed {
 pub enum Heard {
     /// It was taken, or nobody wanted it.
     Taken,
-    /// There is no room for it: it is to be offered again when there is.
+    /// There is no room for it: it is to be offered again when there is, for which the shard is woken.
+    /// Until then its client isn't read.
     NoRoom,
 }
 

@@ -39,7 +39,9 @@ mod utf8;
 pub use decode::Decoder;
 pub use deflate::{Deflater, Inflater, compress_once, trim};
 pub use extensions::{Agreed, negotiate};
-pub use frame::{Head, MAX_CONTROL, Opcode, PING, close, encode, encode_with, framed, head, pong};
+pub use frame::{
+    Head, MAX_CONTROL, Opcode, PING, as_heard, close, encode, encode_with, framed, head, pong,
+};
 
 use crate::{
     close::{Cause, Close, code},

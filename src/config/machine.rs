@@ -49,7 +49,7 @@ impl Limits {
         self.queued_bytes.resolve(memory())
     }
 
-    /// Bytes that all incomplete inbound messages may take.
+    /// Bytes that all inbound messages may take that are incomplete or that nobody can hear yet.
     pub fn partial_budget(&self) -> u64 {
         self.partial_bytes.resolve(memory())
     }

@@ -81,9 +81,13 @@ pub struct WebSocket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Messages {
+    /// To who listens, if anybody does.
+    Auto,
+    /// To who listens.
+    Forward,
     /// Nowhere.
     Drop,
-    /// Back to the client: for testing lines and for benchmarks.
+    /// Back to the client, after who listens has heard it: for testing lines and for benchmarks.
     Echo,
 }
 
@@ -165,7 +169,7 @@ pub struct Limits {
     pub inbox: usize,
     /// Memory of all waiting messages.
     pub queued_bytes: Memory,
-    /// Memory of all incomplete inbound messages.
+    /// Memory of all inbound messages that are incomplete or that nobody can hear yet.
     pub partial_bytes: Memory,
     /// Bytes of a uid or a group's name.
     pub names: usize,
@@ -342,7 +346,7 @@ impl Default for WebSocket {
     fn default() -> Self {
         Self {
             listen: Listen::of("0.0.0.0:20818"),
-            messages: Messages::Drop,
+            messages: Messages::Auto,
             welcome: Welcome::Id,
             message_format: Kind::Text,
             heartbeat_timeout: Duration::from_mins(3),

@@ -152,7 +152,8 @@ impl ShardEar {
 
     /// Whether messages have to wait, and if so, this ear to be woken when they no longer have to.
     fn refuses(&self) -> bool {
-        let pauses = || self.known.iter().any(|group| group.pauses());
+        let groups = self.groups.load();
+        let pauses = || groups.iter().any(|group| group.pauses());
         if !pauses() {
             return false;
         }
@@ -205,7 +206,7 @@ impl Ear for ShardEar {
     }
 
     fn has_room(&self) -> bool {
-        !self.groups.load().iter().any(|group| group.pauses())
+        !self.refuses()
     }
 
     fn roll_call(&mut self) -> Option<u32> {

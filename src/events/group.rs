@@ -218,16 +218,21 @@ impl Group {
     /// Puts other bounds in force.
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;
-        if bounds.when_full == WhenFull::DropOldest {
-            self.make_room_for_messages(Held::default());
-        }
-        self.make_room_for_changes(Held::default());
         self.full = false;
-        self.refill();
+        self.fit();
         // A window may be wider now.
         for place in Place::MIN..=Place::MAX {
             self.offer(place);
         }
+    }
+
+    /// Drops what has no room, now that it can be: bounds are tighter, or what was in flight waits.
+    fn fit(&mut self) {
+        if self.bounds.when_full == WhenFull::DropOldest {
+            self.make_room_for_messages(Held::default());
+        }
+        self.make_room_for_changes(Held::default());
+        self.refill();
     }
 
     /// Whether clients have to wait until there is room for their messages.

@@ -96,10 +96,8 @@ impl Loop {
         if !self.arrived(slot, leftover.len()) {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(slot as usize) {
-            session.unread = (!leftover.is_empty()).then(|| leftover.into_boxed_slice());
-            self.read(slot);
-        }
+        self.keep_back(slot, &leftover);
+        self.read(slot);
     }
 }
 

@@ -20,7 +20,8 @@ pub(super) struct Caps {
     pub(super) queue_bytes: usize,
     pub(super) queue_entries: usize,
     pub(super) slow_client: SlowClient,
-    pub(super) echo: bool,
+    /// Where what clients say goes.
+    pub(super) messages: Messages,
     pub(super) welcome: bool,
     pub(super) heartbeat: Option<Tick>,
     pub(super) ping: Option<Tick>,
@@ -57,7 +58,7 @@ impl Caps {
             queue_bytes: limits.queue_bytes.bytes(),
             queue_entries: limits.queue_messages,
             slow_client: limits.slow_client,
-            echo: websocket.messages == Messages::Echo,
+            messages: websocket.messages,
             welcome: websocket.welcome == Welcome::Id,
             heartbeat: ticks(websocket.heartbeat_timeout),
             ping: ticks(websocket.ping_interval),
@@ -93,7 +94,9 @@ impl Caps {
         if let Stage::Closing(until) = session.stage {
             return Some(until);
         }
-        let silent = self.heartbeat.map(|limit| session.heard.saturating_add(limit));
+        // Who isn't listened to for want of room can't be silent.
+        let heartbeat = self.heartbeat.filter(|_| !session.waits());
+        let silent = heartbeat.map(|limit| session.heard.saturating_add(limit));
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));

@@ -35,7 +35,7 @@ use super::{
     inbox::Clients,
     outbound::{Meter, State},
     run::Loop,
-    session::{Session, slot_at},
+    session::{Hearing, Session, slot_at},
     tunnel::Tunnels,
     wheel::Tick,
 };
@@ -339,8 +339,8 @@ impl Loop {
         if session.flags.sent_close {
             return self.after_close_frame(slot);
         }
-        if session.flags.paused && self.desk.has_drained(session) {
-            session.flags.paused = false;
+        if session.flags.hearing == Hearing::Paused && self.desk.has_drained(session) {
+            session.flags.hearing = Hearing::Heard;
             self.read_later(slot);
         }
     }

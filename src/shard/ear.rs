@@ -11,9 +11,14 @@ use super::{
 };
 use crate::{
     close::{Cause, code},
-    ids::Name,
-    sink::{Closed, Ear, Opened, Who},
+    config::Messages,
+    ids::{ClientId, Name},
+    message::Kind,
+    sink::{Closed, Ear, Heard, Opened, Who},
 };
+
+/// Slots that a roll call comes to in one turn.
+const CALLED_PER_TURN: u32 = 1024;
 
 impl Loop {
     /// A client has arrived.
@@ -30,6 +35,22 @@ impl Loop {
             peer: session.peer(),
             about: session.about.as_ref(),
         });
+    }
+
+    /// A client said something.
+    pub(super) fn tell_message(&mut self, slot: u32, kind: Kind, bytes: &[u8]) -> Heard {
+        if self.desk.caps.messages == Messages::Drop {
+            return Heard::Taken;
+        }
+        // Nobody gets ahead of those who wait.
+        if self.line.bars(slot) {
+            return Heard::NoRoom;
+        }
+        let Some(session) = self.sessions.get(slot as usize) else { return Heard::Taken };
+        let who = Who { client: session.id, uid: session.uid.as_ref() };
+        let heard = self.ear.message(who, kind, bytes);
+        self.line.note(heard);
+        heard
     }
 
     /// A client that came at `since` has gone. Whatever the ear makes of it, the client is let go.
@@ -55,13 +76,33 @@ impl Loop {
         self.ask_ear((), |ear| ear.closed(who, &closed));
     }
 
+    /// Names the next clients of a roll call, if one is under way. It goes on every turn; if the ear
+    /// panics, only when there is another turn anyway.
+    pub(super) fn answer_roll_call(&mut self) {
+        self.calling = false;
+        let Some(from) = self.ask_ear(None, Ear::roll_call) else { return };
+        let (end, until) = (self.doors.end(), from.saturating_add(CALLED_PER_TURN));
+        let sessions = (from..until.min(end)).filter_map(|slot| self.sessions.get(slot as usize));
+        let open = sessions.filter(|session| session.is_open());
+        let clients: Vec<ClientId> = open.map(|session| session.id).collect();
+        let next = (until < end).then_some(until);
+        self.calling = self.ask_ear(false, |ear| {
+            ear.present(&clients, next);
+            true
+        });
+    }
+
     /// The turn is over.
     pub(super) fn end_turn(&mut self) {
         self.ask_ear((), Ear::end_turn);
     }
 
     /// Asks the ear outside of the step of a session; `otherwise` is the answer of one that panics.
-    fn ask_ear<T>(&mut self, otherwise: T, ask: impl FnOnce(&mut (dyn Ear + 'static)) -> T) -> T {
+    pub(super) fn ask_ear<T>(
+        &mut self,
+        otherwise: T,
+        ask: impl FnOnce(&mut (dyn Ear + 'static)) -> T,
+    ) -> T {
         catch_unwind(AssertUnwindSafe(|| ask(&mut *self.ear))).unwrap_or_else(|_| {
             self.desk.stats.panics.add(1);
             tracing::error!(shard = self.index, "a panic of who listens to the clients");

@@ -1,7 +1,8 @@
 //! Hearing a client: reading its socket, parsing, answering.
 //!
 //! All sessions of the shard read into one buffer; a session owns bytes only while a message is
-//! incomplete, or while it isn't listened to because it doesn't take its own answers.
+//! incomplete, or while it isn't listened to: because it doesn't take its own answers, or because
+//! there is no room for what it says (`line`).
 
 use std::{
     io::{ErrorKind, Read},
@@ -15,12 +16,13 @@ use super::{
     encode::{PLAIN, frame_for_one},
     outbound::{Frame, Sort},
     run::Loop,
-    session::{Stage, slot_at},
+    session::{Hearing, Stage, slot_at},
 };
 use crate::{
     close::{Cause, Close, code},
+    config::Messages,
     message::Kind,
-    sink::Who,
+    sink::Heard,
     wire::{self, Event, Flow, Violation},
 };
 
@@ -68,10 +70,11 @@ impl Loop {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return false;
         };
-        if session.flags.paused {
+        if !session.is_heard() {
             return false;
         }
         if let Some(mut unread) = session.unread.take() {
+            self.partial -= unread.len();
             self.hear(slot, &mut unread);
             return true;
         }
@@ -125,7 +128,7 @@ impl Loop {
         if !session.is_open() || session.flags.deaf {
             return true;
         }
-        if session.allowance.take(self.desk.tick, (0, count), self.desk.caps.rates) {
+        if self.is_within_rates(slot, (0, count)) {
             return true;
         }
         let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_bytes");
@@ -195,12 +198,27 @@ impl Loop {
         session.decoder = decoder;
         match heard {
             Ok(consumed) if consumed < bytes.len() && !session.flags.deaf => {
-                session.unread = Some(bytes[consumed..].into());
+                self.keep_back(slot, &bytes[consumed..]);
             }
             Ok(_) => {}
             Err(violation) => return self.violated(slot, &violation),
         }
         self.watch(slot, finished_one);
+    }
+
+    /// Keeps bytes of the client until it is listened to again.
+    pub(super) fn keep_back(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        if bytes.is_empty() {
+            return;
+        }
+        // Before them comes the message that found no room.
+        let mut kept = session.unread.take().map(Vec::from).unwrap_or_default();
+        kept.reserve_exact(bytes.len());
+        kept.extend_from_slice(bytes);
+        session.unread = Some(kept.into_boxed_slice());
+        self.partial += bytes.len();
+        self.desk.stats.partial_bytes.set(self.partial as u64);
     }
 
     /// Keeps the time since something of the client is incomplete, a message or a record of TLS;
@@ -213,7 +231,7 @@ impl Loop {
         };
         let incomplete = session.decoder.mid_message() || mid_record;
         // Who is not listened to can't go on with it.
-        if !incomplete || session.flags.paused {
+        if !incomplete || !session.is_heard() {
             session.partial_since = None;
         } else if anew || session.partial_since.is_none() {
             let now = self.desk.tick;
@@ -289,19 +307,25 @@ impl Loop {
             // The client is on its way out: what it still says reaches nobody.
             return Flow::Continue;
         }
-        self.desk.stats.messages_in.add(1);
-        if !session.allowance.take(self.desk.tick, (1, 0), self.desk.caps.rates) {
+        let before = (session.allowance, self.line.grace(slot));
+        if !self.is_within_rates(slot, (1, 0)) {
+            self.desk.stats.messages_in.add(1);
             let close = Close::new(Cause::Policy, code::POLICY, "over limits.client_messages");
             self.close(slot, &close);
             return Flow::Continue;
         }
         if kind == Kind::Text && bytes == PING_TEXT {
+            self.desk.stats.messages_in.add(1);
             let pong = Rc::clone(&self.frames.text_pong);
             return self.answer(slot, pong, Sort::Control);
         }
-        let who = Who { client: session.id, uid: session.uid.as_ref() };
-        let _ = self.ear.message(who, kind, bytes);
-        if self.desk.caps.echo {
+        if self.tell_message(slot, kind, bytes) == Heard::NoRoom {
+            // As if it had not come yet: it is counted when it is heard.
+            self.wait_for_room(slot, before, wire::as_heard(kind, bytes));
+            return Flow::Stop;
+        }
+        self.desk.stats.messages_in.add(1);
+        if self.desk.caps.messages == Messages::Echo {
             let Desk { caps, press, meter, .. } = &mut self.desk;
             let window = self.doors.get(slot).map_or(PLAIN, Door::window);
             let frame = frame_for_one(kind, bytes, window, caps, press, meter);
@@ -322,7 +346,7 @@ impl Loop {
         session.out.append(frame, sort, &self.desk.meter);
         self.desk.mark_dirty(slot, session);
         if self.desk.is_full(session) {
-            session.flags.paused = true;
+            session.flags.hearing = Hearing::Paused;
             return Flow::Stop;
         }
         Flow::Continue
@@ -381,6 +405,14 @@ impl Loop {
         }
     }
 
+    /// Whether what came of the client is no more than it may say.
+    fn is_within_rates(&mut self, slot: u32, what: (u32, u64)) -> bool {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return true };
+        let rates = self.desk.caps.rates;
+        session.allowance.take(self.desk.tick, what, rates)
+            || self.line.is_excused(slot, &mut session.allowance, rates)
+    }
+
     /// Over the shard's share of `limits.partial_bytes`: closes the clients that hold most of it.
     pub(super) fn shed_partials(&mut self) {
         let share = self.desk.caps.partial_share;
@@ -391,7 +423,7 @@ impl Loop {
         let mut holders: Vec<_> = holders
             .map(|(slot, session)| {
                 let sealed = self.desk.tunnels.counted(slot_at(slot));
-                (session.decoder.partial_bytes() + sealed, slot)
+                (session.unheard_bytes() + sealed, slot)
             })
             .filter(|&(bytes, _)| bytes > 0)
             .collect();

@@ -18,7 +18,7 @@ use super::{
     inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
-    session::Stage,
+    session::{Hearing, Stage},
 };
 use crate::{
     close::{Cause, Close},
@@ -102,7 +102,8 @@ impl Loop {
         let frame = Frame::new(wire::close(close.code, &close.reason), &self.desk.meter);
         session.out.append(frame, Sort::Close, &self.desk.meter);
         // Listened to again, if only for the client's own close frame.
-        if std::mem::take(&mut session.flags.paused) {
+        if !session.is_heard() {
+            session.flags.hearing = Hearing::Heard;
             self.read_later(slot);
         }
         if let Some(session) = self.sessions.get_mut(slot as usize) {
@@ -115,8 +116,8 @@ impl Loop {
     pub(super) fn stop_listening(&mut self, slot: u32) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
         session.flags.deaf = true;
-        session.unread = None;
-        self.partial -= std::mem::take(&mut session.decoder).partial_bytes();
+        self.partial -= session.unheard_bytes();
+        (session.unread, session.decoder) = (None, wire::Decoder::default());
         if let Some(tunnel) = self.desk.tunnels.get(slot) {
             tunnel.go_blind();
             tunnel.count(&mut self.partial);
@@ -179,7 +180,8 @@ impl Loop {
             self.partial -= tunnel.counted();
             tunnel.end(&door);
         }
-        self.partial -= session.decoder.partial_bytes();
+        self.partial -= session.unheard_bytes();
+        self.line.forget(slot);
         let stats = &self.desk.stats;
         stats.drop_messages(Drop::Closed, dropped);
         stats.partial_bytes.set(self.partial as u64);

@@ -20,6 +20,7 @@ use super::{
     door::Doors,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
+    line::Line,
     members::Groups,
     outbound::{Frame, Meter},
     query::{Calendar, SLOTS},
@@ -87,6 +88,10 @@ pub(super) struct Loop {
     pub(super) inflated: Vec<u8>,
     /// Sessions with input left over from the last turn.
     pub(super) again: Vec<u32>,
+    /// Who waits for room for what it said.
+    pub(super) line: Line,
+    /// A roll call is under way that goes on in the next turn.
+    pub(super) calling: bool,
     /// Taken from the inbox and not yet carried out.
     work: VecDeque<Work>,
     pub(super) random: Random,
@@ -160,6 +165,8 @@ pub(super) fn run(
         inflater: Inflater::default(),
         inflated: Vec::new(),
         again: Vec::new(),
+        line: Line::default(),
+        calling: false,
         work: VecDeque::new(),
         random: Random::default(),
         generation: 0,
@@ -184,6 +191,7 @@ impl Loop {
                 return;
             }
             self.begin_turn();
+            self.hear_line();
             for slot in std::mem::take(&mut self.again) {
                 self.guard(slot, |shard| shard.read_again(slot));
             }
@@ -204,6 +212,7 @@ impl Loop {
             }
             self.shed_partials();
             self.flush_dirty();
+            self.answer_roll_call();
             self.end_turn();
             let queued = self.desk.meter.get() + self.inbox.bytes();
             self.desk.stats.queued_bytes.set(queued as u64);
@@ -212,7 +221,8 @@ impl Loop {
 
     /// How long the poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if !(self.again.is_empty() && self.work.is_empty() && self.desk.dirty.is_empty()) {
+        let has_more = !self.again.is_empty() || self.line.goes_on() || self.calling;
+        if has_more || !(self.work.is_empty() && self.desk.dirty.is_empty()) {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
@@ -403,7 +413,9 @@ impl Loop {
         } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
-        } else if caps.heartbeat.is_some_and(|limit| now - session.heard >= limit) {
+        } else if !session.waits()
+            && caps.heartbeat.is_some_and(|limit| now - session.heard >= limit)
+        {
             let silence = STEP * (now - session.heard);
             let reason = format!("nothing heard for {} s", silence.as_secs());
             return self.close(slot, &Close::new(Cause::Silent, code::SILENT, reason));

@@ -41,8 +41,8 @@ pub(super) struct Session {
     pub(super) asked: Option<NonZero<u32>>,
     pub(super) out: Outbound,
     pub(super) decoder: wire::Decoder,
-    /// Bytes read from the socket while the client's own queue was full; they come first when it
-    /// has drained.
+    /// What is kept back while the client is not listened to: bytes read from its socket, and before
+    /// them the message that found no room. They come first when it is listened to again.
     pub(super) unread: Option<Box<[u8]>>,
     /// When the incomplete message at hand began.
     pub(super) partial_since: Option<Tick>,
@@ -81,6 +81,17 @@ pub(super) struct Membership {
     pub(super) seat: u32,
 }
 
+/// Whether a client is listened to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Hearing {
+    #[default]
+    Heard,
+    /// Not until its own queue has drained.
+    Paused,
+    /// Not until there is room for what it said; it stands in the [line](super::line).
+    Waits,
+}
+
 /// Small facts that change often.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact about the socket")]
@@ -93,8 +104,8 @@ pub(super) struct Flags {
     pub(super) blocked: bool,
     /// The poll has told so, and nothing was offered since.
     pub(super) writable: bool,
-    /// Not read until its own queue has drained.
-    pub(super) paused: bool,
+    /// Whether it is read.
+    pub(super) hearing: Hearing,
     /// The peer has sent its last byte: read on until the end is reached.
     pub(super) hung_up: bool,
     /// What the client says no longer matters: it broke the protocol or said goodbye.
@@ -148,6 +159,21 @@ impl Session {
         self.stage == Stage::Open
     }
 
+    /// Whether the client is listened to.
+    pub(super) fn is_heard(&self) -> bool {
+        self.flags.hearing == Hearing::Heard
+    }
+
+    /// Whether it stands in the line of those who wait for room for what they said.
+    pub(super) fn waits(&self) -> bool {
+        self.flags.hearing == Hearing::Waits
+    }
+
+    /// Memory of what it has said and nobody has heard yet.
+    pub(super) fn unheard_bytes(&self) -> usize {
+        self.decoder.partial_bytes() + self.unread.as_ref().map_or(0, |unread| unread.len())
+    }
+
     /// Whether the socket may take something.
     pub(super) fn may_write(&self) -> bool {
         !self.flags.blocked || self.flags.writable
@@ -192,11 +218,27 @@ impl Allowance {
         // Beyond 32 bits there is room for 400 million messages a second, which nobody can send.
         self.messages = u32::try_from(messages).unwrap_or(u32::MAX);
         self.bytes = bytes;
-        let fits = |level: u64, rate: Option<u64>| {
-            rate.is_none_or(|rate| level <= rate.saturating_mul(SECOND))
-        };
-        fits(messages, rates.messages) && fits(bytes, rates.bytes)
+        over(messages, rates.messages) == 0 && over(bytes, rates.bytes) == 0
     }
+
+    /// Works off what is over the rates in some of `ticks`, which didn't count when they passed;
+    /// false if they are too few.
+    pub(super) fn work_off(&mut self, ticks: &mut Tick, rates: Rates) -> bool {
+        let needed = over(self.messages.into(), rates.messages).max(over(self.bytes, rates.bytes));
+        let Some(left) = u64::from(*ticks).checked_sub(needed) else { return false };
+        *ticks = Tick::try_from(left).unwrap_or(Tick::MAX);
+        let less = |rate: Option<u64>| rate.unwrap_or(0).saturating_mul(needed);
+        let messages = u64::from(self.messages).saturating_sub(less(rates.messages));
+        self.messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.bytes = self.bytes.saturating_sub(less(rates.bytes));
+        true
+    }
+}
+
+/// Ticks until what a bucket holds too much is worked off.
+fn over(level: u64, rate: Option<u64>) -> u64 {
+    let Some(rate) = rate else { return 0 };
+    level.saturating_sub(rate.saturating_mul(SECOND)).div_ceil(rate.max(1))
 }
 
 /// The level of a bucket that was left alone for some ticks, with some more in it. Where there is
@@ -257,6 +299,25 @@ mod tests {
         assert!(allowance.take(10, (5, 99), rates(5, 99)));
         assert!(!allowance.take(10, (0, 1), rates(5, 99)));
         assert!(allowance.take(9, (5, 99), rates(5, 99)), "a clock that wraps is a long time");
+    }
+
+    #[test]
+    fn time_that_did_not_count_works_off_what_came_in_it() {
+        let mut allowance = Allowance::default();
+        let only = rates(2, 0);
+        // Four seconds' worth comes at once, of a client that was not listened to for three.
+        let mut ticks = 30;
+        for number in 0..8 {
+            assert!(
+                allowance.take(100, (1, 0), only) || allowance.work_off(&mut ticks, only),
+                "{number}"
+            );
+        }
+        assert_eq!(ticks, 0);
+        assert!(!allowance.take(100, (1, 0), only) && !allowance.work_off(&mut ticks, only));
+        assert!(!allowance.work_off(&mut 4, only), "half a second for one message");
+        assert!(allowance.work_off(&mut 5, only));
+        assert!(allowance.work_off(&mut 0, rates(0, 0)), "where there is no rate nothing is over");
     }
 
     #[test]

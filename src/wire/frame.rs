@@ -252,6 +252,18 @@ pub fn encode(kind: Kind, payload: &[u8]) -> Box<[u8]> {
     encode_with(kind.into(), false, payload)
 }
 
+/// A message as a client could have sent it: one frame, masked with zeros, so that the payload is as
+/// it was. Fed to a decoder it is heard again.
+pub fn as_heard(kind: Kind, payload: &[u8]) -> Box<[u8]> {
+    let head = head(kind.into(), false, payload.len());
+    let mut frame = Vec::with_capacity(head.len() + size_of::<Key>() + payload.len());
+    frame.extend_from_slice(&head);
+    frame[1] |= MASKED;
+    frame.extend_from_slice(&Key::default());
+    frame.extend_from_slice(payload);
+    frame.into_boxed_slice()
+}
+
 /// Like [`encode`], for any opcode and for a payload that may be `compressed` (sets RSV1).
 pub fn encode_with(opcode: Opcode, compressed: bool, payload: &[u8]) -> Box<[u8]> {
     [&*head(opcode, compressed, payload.len()), payload].concat().into_boxed_slice()

@@ -7,6 +7,7 @@ use std::sync::{
 
 use gateway_websocket::{
     close::Cause,
+    ids::ClientId,
     message::Kind,
     metrics::ShardStats,
     sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
@@ -24,14 +25,20 @@ enum At {
     Opened,
     Message,
     Closed,
+    HasRoom,
+    RollCall,
+    Present,
+    EndTurn,
 }
 
-/// Panics at one of its calls: for the second client that opens, for the message "panic", and for
-/// each client that closes.
+/// Panics at one of its calls: for the second client that opens, for the message "panic", for each
+/// client that closes, and always where no client is concerned. It has no room for "wait", unless it
+/// is offered once more while that is to panic.
 #[derive(Clone)]
 struct Faulty {
     at: At,
     opened: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
 }
 
 impl EventSink for Faulty {
@@ -48,7 +55,30 @@ impl Ear for Faulty {
 
     fn message(&mut self, _: Who<'_>, _: Kind, bytes: &[u8]) -> Heard {
         assert!(self.at != At::Message || bytes != b"panic", "injected");
-        Heard::Taken
+        if bytes != b"wait" {
+            return Heard::Taken;
+        }
+        let before = self.refused.fetch_add(1, Ordering::SeqCst);
+        assert!(self.at != At::Message || before == 0, "injected");
+        Heard::NoRoom
+    }
+
+    fn has_room(&self) -> bool {
+        assert!(self.at != At::HasRoom, "injected");
+        self.at == At::Message
+    }
+
+    fn roll_call(&mut self) -> Option<u32> {
+        assert!(self.at != At::RollCall, "injected");
+        (self.at == At::Present).then_some(0)
+    }
+
+    fn present(&mut self, _: &[ClientId], _: Option<u32>) {
+        assert!(self.at != At::Present, "injected");
+    }
+
+    fn end_turn(&mut self) {
+        assert!(self.at != At::EndTurn, "injected");
     }
 
     fn closed(&mut self, _: Who<'_>, _: &Closed) {
@@ -58,9 +88,9 @@ impl Ear for Faulty {
 
 /// A gateway of one shard, so that a fault that spreads has somewhere to go.
 async fn faulty(at: At, sets: &[&str]) -> Gateway {
-    let opened = Arc::default();
+    let (opened, refused) = <(Arc<_>, Arc<_>)>::default();
     let sets: Vec<_> = sets.iter().copied().chain(["shards=1"]).collect();
-    Gateway::listening_to(Arc::new(Faulty { at, opened }), &sets).await
+    Gateway::listening_to(Arc::new(Faulty { at, opened, refused }), &sets).await
 }
 
 /// The client is still served: it hears from the business system and is answered.
@@ -204,5 +234,46 @@ async fn a_hundred_panics_are_a_hundred_clients_and_a_declared_frame_dies_with_i
     assert_eq!(gateway.closed(Cause::Fault), 100);
     sockets_fall_to(&gateway, 1).await;
     still_works(&gateway, &mut polite).await;
+    assert_eq!(gateway.sum(|stats| stats.partial_bytes.get()), 0);
+}
+
+#[tokio::test]
+async fn a_panic_where_no_client_is_concerned_concerns_none() {
+    for at in [At::HasRoom, At::RollCall, At::Present, At::EndTurn] {
+        let gateway = faulty(at, &[]).await;
+        let [mut ada, mut bob] = gateway.connect_n().await;
+        ada.say("wait").await;
+        for _ in 0..10 {
+            still_works(&gateway, &mut bob).await;
+        }
+        // It happens when there is a turn, and makes none itself.
+        let panics = gateway.sum(|stats| stats.panics.get());
+        assert!((1..500).contains(&panics), "{panics}");
+        gateway.send_message_to_client(ada.id(), "hello").await;
+        assert_eq!(ada.next_text().await, "hello");
+        gateway.clonse_client(ada.id()).await;
+        assert_eq!(ada.next_close().await.0, 1000);
+        still_works(&gateway, &mut bob).await;
+        assert_eq!(gateway.closed(Cause::Fault), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_panic_at_the_second_offer_of_a_message_closes_who_said_it() {
+    let gateway = faulty(At::Message, &[]).await;
+    let [mut ada, mut bob] = gateway.connect_n().await;
+    ada.say("wait").await;
+    // There is room at once, as far as the next turn is told.
+    for client in [&mut ada, &mut bob] {
+        gateway.send_message_to_client(client.id(), "a turn").await;
+    }
+    while let Some(Ok(message)) = ada.next().await {
+        if let tokio_tungstenite::tungstenite::Message::Close(Some(frame)) = message {
+            assert_eq!(u16::from(frame.code), 1011);
+        }
+    }
+    assert_eq!(bob.next_text().await, "a turn");
+    still_works(&gateway, &mut bob).await;
+    assert_eq!(gateway.closed(Cause::Fault), 1);
     assert_eq!(gateway.sum(|stats| stats.partial_bytes.get()), 0);
 }

@@ -9,6 +9,7 @@ use std::{
 use gateway_websocket::{
     app::{self, Options, Surface},
     config::{self, Source},
+    events::Events,
     hub::Hub,
     lifecycle::{ChangedKey, Handle, Reloaded},
     shard::Clock,
@@ -23,6 +24,7 @@ use crate::client::Client;
 pub struct Gateway {
     listeners: Listeners,
     hub: Hub,
+    events: Events,
     handle: Handle,
     channel: Channel,
     task: tokio::task::JoinHandle<()>,
@@ -47,39 +49,49 @@ impl Gateway {
 
     /// A gateway with some settings changed: `section.key=value`.
     pub async fn with(sets: &[&str]) -> Self {
-        Self::with_sink(None, sets).await
+        Self::set(None, Clock::default(), sets).await
     }
 
     /// A gateway whose clients somebody listens to.
     pub async fn listening_to(sink: Arc<dyn EventSink>, sets: &[&str]) -> Self {
-        Self::with_sink(Some(sink), sets).await
-    }
-
-    async fn with_sink(sink: Option<Arc<dyn EventSink>>, sets: &[&str]) -> Self {
-        let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
-        let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
-        let directory = tempfile::tempdir().unwrap();
-        let system = Clock::default();
-        Self::from(sink, Source { file: None, sets }, directory, Vec::new(), system).await
+        Self::listening_at(sink, Clock::default(), sets).await
     }
 
     /// A gateway whose shards go by a clock that the test moves.
     pub async fn at(clock: Clock, sets: &[&str]) -> Self {
+        Self::set(None, clock, sets).await
+    }
+
+    /// Both.
+    pub async fn listening_at(sink: Arc<dyn EventSink>, clock: Clock, sets: &[&str]) -> Self {
+        Self::set(Some(sink), clock, sets).await
+    }
+
+    async fn set(sink: Option<Arc<dyn EventSink>>, clock: Clock, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
         let source = Source { file: None, sets };
-        Self::from(None, source, directory, Vec::new(), clock).await
+        Self::from(sink, source, directory, Vec::new(), clock).await
     }
 
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
     /// keys only, no `[sections]`.
     pub async fn with_file(toml: &str) -> Self {
+        Self::filed(None, toml).await
+    }
+
+    /// The same, whose clients somebody listens to.
+    pub async fn listening_with_file(sink: Arc<dyn EventSink>, toml: &str) -> Self {
+        Self::filed(Some(sink), toml).await
+    }
+
+    async fn filed(sink: Option<Arc<dyn EventSink>>, toml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
         let source = Source { file: Some(file), sets: Vec::new() };
-        Self::from(None, source, directory, Vec::new(), Clock::default()).await
+        Self::from(sink, source, directory, Vec::new(), Clock::default()).await
     }
 
     /// A gateway with a configuration file that the test itself looks after.
@@ -118,13 +130,14 @@ impl Gateway {
         .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
+        let events = gateway.events().clone();
         let signals = app::Gateway::signals().unwrap();
         let task = tokio::spawn(async move {
             gateway.run(signals).await.expect("the gateway ends well");
         });
         let grpc = format!("http://{}", listeners.grpc[0]);
         let channel = Endpoint::from_shared(grpc).unwrap().connect_lazy();
-        Self { listeners, hub, handle, channel, task, directory }
+        Self { listeners, hub, events, handle, channel, task, directory }
     }
 
     /// Rewrites the file and reloads; answers the keys that changed.
@@ -169,6 +182,11 @@ impl Gateway {
     /// A gRPC connection that all calls of the test share.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// What its clients do, without a call.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The hub, for counters that no call shows.

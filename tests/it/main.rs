@@ -16,6 +16,7 @@ mod compression;
 mod connections;
 mod corpus;
 mod dashboard;
+mod ears;
 mod effects;
 mod fault;
 mod gateway;

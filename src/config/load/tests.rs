@@ -134,7 +134,8 @@ fn all_faults_of_all_sources_are_listed_at_once() {
             "environment: GWS_WEBSOCKET__WELCOM: unknown key, did you mean GWS_WEBSOCKET__WELCOME?",
             "--set: limits.inbx: unknown key, did you mean limits.inbox?",
             "--set: nonsense: expected section.key=value",
-            "FILE: websocket.messages = \"eat\": expected \"drop\" or \"echo\"",
+            "FILE: websocket.messages = \"eat\": expected \"auto\" or \"forward\" or \
+             \"drop\" or \"echo\"",
             "FILE: websocket.heartbeat_timeout = \"abc\": expected a duration with its unit such \
              as \"180s\" (ms, s, m or h)",
             "FILE: websocket.ping_interval = 30: expected a duration with its unit such as \

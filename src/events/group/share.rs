@@ -41,7 +41,7 @@ impl Group {
             self.put_back(flown.item);
         }
         self.share();
-        self.refill();
+        self.fit();
     }
 
     /// Takes note that the item at `cursor`, and what `key` was given before it, were done.

@@ -102,6 +102,24 @@ fn said(frames: &[Vec<u8>]) -> Vec<Said> {
 }
 
 #[test]
+fn what_is_put_back_is_heard_again_with_what_follows() {
+    for (kind, size) in
+        [(Kind::Text, 0), (Kind::Text, 126), (Kind::Binary, 1), (Kind::Binary, 70_000)]
+    {
+        let payload = vec![b'x'; size];
+        let again = frame::as_heard(kind, &payload).into_vec();
+        let message = Said::Message(kind, payload);
+        // Whether or not compression was agreed to, and twice over.
+        for mut decoder in [Decoder::default(), Decoder::new(true)] {
+            let stream = [&*again, &frame(FIN | PING, b"hi"), &again].concat();
+            let heard = hear(&mut decoder, &stream, &LIMITS, &[]);
+            assert_eq!(heard.failed, None);
+            assert_eq!(heard.said, [message.clone(), Said::Ping(b"hi".into()), message.clone()]);
+        }
+    }
+}
+
+#[test]
 fn an_idle_client_costs_two_words() {
     assert_eq!(size_of::<Decoder>(), 16);
     assert_eq!(Decoder::default().partial_bytes(), 0);

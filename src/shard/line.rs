@@ -1,0 +1,171 @@
+//! The line of clients that wait for room for what they said.
+//!
+//! Who listens may say of a message that there is no room for it. Then the message is put back in
+//! front of what its client said after it, as a frame that is heard again, and the client isn't read
+//! until there is room: its socket fills, and TCP makes the client itself wait. Nobody else notices,
+//! but for those who say something, too: they stand behind it.
+//!
+//! ```text
+//!  said ─► ear: no room ─► [the message again][what was read after it] ─► end of the line
+//!            ▲                                                                   │
+//!            └──────────── room: the first in line is listened to again ◄────────┘
+//! ```
+//!
+//! * Nothing has happened to a message that waits: it was not counted, neither for the metrics nor
+//!   against the client's rates. What it then says at once is measured as if it had come while it
+//!   waited. Limits are those in force when it is heard.
+//! * Who waits isn't read, so it is not silent, its pings aren't answered and its goodbye isn't seen.
+//!   If it hung up, its message is still offered until it is taken, then the end is seen.
+//! * It can be closed by all else: a call, a drain, its expiry, a broken socket. Then its message is
+//!   dropped with all that it said after it, before its `closed`.
+//! * What is kept back counts for `limits.partial_bytes`, like what is incomplete.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::{
+    run::Loop,
+    session::{Allowance, Hearing, Rates},
+    wheel::Tick,
+};
+use crate::{config::Messages, ids::ClientId, sink::Heard};
+
+/// Clients of the line that are listened to in one turn.
+const HEARD_PER_TURN: usize = 256;
+
+/// Places of the line that may be stale beyond one for each client.
+const STALE: usize = 64;
+
+/// Who waits, in the order in which they began to.
+#[derive(Default)]
+pub(super) struct Line {
+    /// The clients, and since when; some may have gone.
+    places: VecDeque<(ClientId, Tick)>,
+    /// Whose turn it is.
+    turn: Option<u32>,
+    /// Something was taken of what that client said.
+    taken: bool,
+    /// There is room for those behind, in the next turn.
+    goes_on: bool,
+    /// Ticks that clients have waited, by slot, and that their rates were not yet measured by.
+    waited: HashMap<u32, Tick>,
+}
+
+impl Line {
+    /// Whether the next turn must not be waited for.
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    /// Whether the client has to stand in line, whatever room there is.
+    pub(super) fn bars(&self, slot: u32) -> bool {
+        !self.places.is_empty() && self.turn != Some(slot)
+    }
+
+    /// What became of a message that was offered.
+    pub(super) fn note(&mut self, heard: Heard) {
+        self.taken |= heard == Heard::Taken;
+    }
+
+    /// The time a client has waited and was not measured by.
+    pub(super) fn grace(&self, slot: u32) -> Tick {
+        // Nobody pays for this where nobody waits.
+        if self.waited.is_empty() { 0 } else { self.waited.get(&slot).copied().unwrap_or(0) }
+    }
+
+    /// Whether what a client said too much can have come while it waited.
+    pub(super) fn is_excused(&mut self, slot: u32, said: &mut Allowance, rates: Rates) -> bool {
+        self.waited.get_mut(&slot).is_some_and(|ticks| said.work_off(ticks, rates))
+    }
+
+    /// A client is gone; its place is found stale when it comes up.
+    pub(super) fn forget(&mut self, slot: u32) {
+        if !self.waited.is_empty() {
+            self.waited.remove(&slot);
+        }
+    }
+}
+
+impl Loop {
+    /// Puts back a message that found no room, with what its client could say `before` it, and its
+    /// client into the line.
+    pub(super) fn wait_for_room(
+        &mut self,
+        slot: u32,
+        before: (Allowance, Tick),
+        message: Box<[u8]>,
+    ) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        let (allowance, grace) = before;
+        session.allowance = allowance;
+        if grace > 0 {
+            self.line.waited.insert(slot, grace);
+        }
+        session.flags.hearing = Hearing::Waits;
+        self.partial += message.len();
+        session.unread = Some(message);
+        self.line.places.push_back((session.id, self.desk.tick));
+        if self.line.places.len() > 2 * self.sessions.len() + STALE {
+            // Clients came, waited, were closed and came again while there was no room at all.
+            let mut places = std::mem::take(&mut self.line.places);
+            places.retain(|&(client, _)| self.waiting(client).is_some());
+            self.line.places = places;
+        }
+    }
+
+    /// The slot of a client, if it still waits.
+    fn waiting(&self, client: ClientId) -> Option<u32> {
+        self.find(client).filter(|&slot| self.sessions[slot as usize].waits())
+    }
+
+    /// Listens to those who have waited longest, as long as there is room.
+    pub(super) fn hear_line(&mut self) {
+        self.line.goes_on = false;
+        for _ in 0..HEARD_PER_TURN {
+            if self.line.places.is_empty() {
+                return;
+            }
+            // Where nobody is to hear what they say there is room for all of it.
+            if self.desk.caps.messages != Messages::Drop
+                && !self.ask_ear(false, |ear| ear.has_room())
+            {
+                return;
+            }
+            let Some((client, since)) = self.line.places.pop_front() else { return };
+            let Some(slot) = self.waiting(client) else { continue };
+            (self.line.turn, self.line.taken) = (Some(slot), false);
+            self.guard(slot, |shard| shard.hear_waiting(slot, since));
+            self.line.turn = None;
+            if self.waiting(client).is_some() {
+                // No room any more. If for not even one message, it keeps its place.
+                if !self.line.taken {
+                    self.line.places.rotate_right(1);
+                }
+                return;
+            }
+        }
+        self.line.goes_on = !self.line.places.is_empty();
+    }
+
+    /// Listens to a client that has waited.
+    fn hear_waiting(&mut self, slot: u32, since: Tick) {
+        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
+        session.flags.hearing = Hearing::Heard;
+        // What answers a ping may have come long ago.
+        session.asked = None;
+        if self.desk.caps.rates != Rates::default() {
+            let waited = self.line.waited.entry(slot).or_default();
+            *waited = waited.saturating_add(self.desk.tick.saturating_sub(since));
+        }
+        // Time didn't count while the client was not listened to.
+        self.watch(slot, false);
+        self.read(slot);
+        let Some(session) = self.sessions.get(slot as usize) else { return };
+        // Its silence counts again.
+        let (now, timer) = (self.desk.tick, session.timer);
+        if let Some(next) = self.desk.caps.next_look(session)
+            && (timer <= now || timer > next.max(now + 1))
+        {
+            self.schedule(slot);
+        }
+    }
+}
