@@ -141,9 +141,12 @@ impl Events {
 
     /// How it stands with each group, by name.
     pub fn stats(&self) -> Vec<(Name, Stats)> {
-        let groups = self.0.groups.load();
-        let mut stats: Vec<_> =
-            groups.iter().map(|group| (group.name().clone(), group.stats())).collect();
+        let (book, groups) = (self.0.book(), self.0.groups.load());
+        let of = |group: &Arc<Consumers>| {
+            let configured = book.named.contains(group.name());
+            (group.name().clone(), Stats { configured, ..group.stats() })
+        };
+        let mut stats: Vec<_> = groups.iter().map(of).collect();
         stats.sort_by(|(a, _), (b, _)| a.cmp(b));
         stats
     }

@@ -3,6 +3,8 @@
 //! Nothing is kept for it: each scrape reads the counters, which their owners write anyway. No shard
 //! is asked and none is made to wait. `packaging/grafana/README.md` describes each metric.
 
+mod events;
+
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{encoding::text, registry::Registry};
@@ -47,7 +49,9 @@ pub(super) fn registry(context: Context) -> Registry {
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         life(sheet, &lifecycle, &reloads)
     })));
-    let _ = events;
+    ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
+        events::write(sheet, &events)
+    })));
     registry
 }
 

@@ -195,9 +195,9 @@ impl Consumers {
             }
         }
         let pauses = group.pauses();
-        let paused = self.pauses.swap(pauses, Ordering::SeqCst);
+        let before = self.pauses.swap(pauses, Ordering::SeqCst);
         drop(state);
-        if paused && !pauses {
+        if before && !pauses {
             self.links.wake_refused();
         }
         done

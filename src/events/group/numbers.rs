@@ -77,6 +77,8 @@ impl Held {
 /// How it stands with a consumer group, and what it has done since it is there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Whether `events.groups` names it.
+    pub configured: bool,
     /// `opened` that were appended.
     pub opened: u64,
     /// Messages that were appended.

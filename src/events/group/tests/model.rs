@@ -76,11 +76,11 @@ struct Walk {
 
 impl Walk {
     fn new(seed: u64, when_full: WhenFull) -> Self {
-        let tight = seed % 3 != 0;
+        let tight = !seed.is_multiple_of(3);
         let size = |tight_size| if tight { tight_size } else { 1 << 20 };
         let bounds = Bounds {
-            messages: size(8 + mix(seed) as usize % 60),
-            changes: size(4 + mix(seed + 1) as usize % 40),
+            messages: size(8 + usize::from(mix(seed).to_be_bytes()[0]) % 60),
+            changes: size(4 + usize::from(mix(seed).to_be_bytes()[1]) % 40),
             bytes: size(30_000),
             when_full,
             window: 64,
@@ -112,7 +112,7 @@ impl Walk {
 
     fn draw(&mut self, below: usize) -> usize {
         self.state = mix(self.state);
-        self.state as usize % below
+        usize::try_from(self.state % below as u64).unwrap()
     }
 
     fn new_client(&mut self) -> ClientId {
@@ -326,7 +326,8 @@ impl Walk {
         let ahead = last + 1 + self.draw(9) as u64;
         assert_eq!(self.group.acknowledge(key, ahead).map_err(|future| future.last), Err(last));
         if self.peers[at].flight.is_empty() {
-            let (any, before) = (self.draw(last as usize + 1) as u64, self.group.stats());
+            let (any, before) =
+                (self.draw(usize::try_from(last).unwrap() + 1) as u64, self.group.stats());
             assert_eq!(self.group.acknowledge(key, any), Ok(()));
             assert_eq!(self.group.stats(), before, "it has nothing to acknowledge");
             return;
@@ -352,7 +353,9 @@ impl Walk {
     fn check(&mut self) {
         for key in self.group.stirred().collect::<Vec<_>>() {
             let peer = self.peers.iter_mut().find(|peer| peer.key == key);
-            peer.into_iter().for_each(|peer| peer.idle = false);
+            if let Some(peer) = peer {
+                peer.idle = false;
+            }
         }
         let stats = self.group.stats();
         let kept = stats.held_messages + stats.held_changes;
