@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::{
     config::Live,
+    events::Events,
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls, HookStats, Reloads},
@@ -60,6 +61,8 @@ pub struct Context {
     pub hook: Arc<HookStats>,
     /// Reloads of the configuration.
     pub reloads: Arc<Reloads>,
+    /// Consumer groups.
+    pub events: Events,
 }
 
 /// The surface, whatever it listens on. Cheap to clone.

@@ -25,7 +25,9 @@ pub use systemd::InheritError;
 use crate::{
     admin,
     config::{Config, Live, Loaded, Source, Watch},
-    control, grpc,
+    control,
+    events::Events,
+    grpc,
     hook::Hook,
     hub::Hub,
     identity::{self, Identity, KeySource},
@@ -45,8 +47,8 @@ pub struct Options {
     pub source: Source,
     /// The handle of the log, to change its level; none leaves the log alone.
     pub telemetry: Option<telemetry::Handle>,
-    /// Who listens to the clients.
-    pub sink: Arc<dyn EventSink>,
+    /// Who listens to the clients in place of the gateway's own [`Events`].
+    pub sink: Option<Arc<dyn EventSink>>,
     /// Sockets that listen already, in place of what the configuration says of their surfaces.
     pub inherited: Vec<(Surface, TcpListener)>,
     /// What the shards go by.
@@ -90,6 +92,7 @@ pub enum RunError {
 /// A gateway that is ready.
 pub struct Gateway {
     hub: Hub,
+    events: Events,
     threads: Threads,
     handle: lifecycle::Handle,
     asks: Asks,
@@ -126,7 +129,9 @@ impl Gateway {
         let control = control_socket(config).await?;
         let bound = listeners::bind(config, options.inherited)?;
         let live = Live::new(options.loaded.in_force());
-        let (hub, threads) = Hub::start(&live, options.sink, options.clock)?;
+        let events = Events::new(&live);
+        let sink = options.sink.unwrap_or_else(|| Arc::new(events.clone()));
+        let (hub, threads) = Hub::start(&live, sink, options.clock)?;
         let (handle, asks) = lifecycle::channel();
         let reload = reload::Reloader::new(&options.loaded, options.source, options.telemetry);
         asks.config.send_replace(reload.status());
@@ -152,6 +157,7 @@ impl Gateway {
             callers: Box::new(move || counted.callers()),
             hook: Arc::clone(hook.stats()),
             reloads: Arc::clone(reload.counters()),
+            events: events.clone(),
         };
         let (source, keeper) = KeySource::new();
         let keeping = identity::keep(keeper, live.clone(), hub.clone());
@@ -194,6 +200,7 @@ impl Gateway {
         }
         Ok(Self {
             hub,
+            events,
             threads,
             handle,
             asks,
@@ -217,6 +224,11 @@ impl Gateway {
     /// Reaches the clients.
     pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    /// What its clients do.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// Asks for a change of its life, from within the process.

@@ -33,9 +33,9 @@ pub use load::{
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{
-    Admin, Api, Auth, BackEnd, Compression, Config, Control, Drain, Fail, Grpc, Hook, Level,
-    Limits, Log, LogFormat, Messages, ProxyHeader, Reload, SlowClient, Tls, WebSocket, Welcome,
-    WhenUidIsFull,
+    Admin, Api, Auth, BackEnd, Compression, Config, Control, Drain, Events, Fail, Grpc, Hook,
+    Level, Limits, Log, LogFormat, Messages, ProxyHeader, Reload, SlowClient, Tls, WebSocket,
+    Welcome, WhenFull, WhenUidIsFull,
 };
 pub use watch::Watch;
 

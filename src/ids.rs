@@ -58,6 +58,12 @@ impl ClientId {
         ((self.place() >> 24) & 0xff_ffff) as u32
     }
 
+    /// All its bits, the upper half first, for what is spread by them.
+    pub fn halves(self) -> [u64; 2] {
+        let bits = u128::from_be_bytes(self.0);
+        [(bits >> 64) as u64, (bits & 0xffff_ffff_ffff_ffff) as u64]
+    }
+
     /// The text form: 36 characters, lower case, on the stack.
     pub fn text(self) -> ClientIdText {
         const HEX: &[u8; 16] = b"0123456789abcdef";

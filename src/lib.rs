@@ -23,6 +23,7 @@ pub mod close;
 pub mod config;
 pub mod control;
 pub mod directory;
+pub mod events;
 pub mod grpc;
 pub mod hook;
 pub mod hub;

@@ -3,6 +3,8 @@
 //! Nothing is kept for it: each scrape reads the counters, which their owners write anyway. No shard
 //! is asked and none is made to wait. `packaging/grafana/README.md` describes each metric.
 
+mod events;
+
 use std::{fmt, sync::Arc};
 
 use prometheus_client::{encoding::text, registry::Registry};
@@ -25,7 +27,7 @@ const PREFIX: &str = "gateway_websocket";
 
 /// The parts of the page, ready to be written.
 pub(super) fn registry(context: Context) -> Registry {
-    let Context { hub, live, lifecycle, calls, callers, hook, reloads } = context;
+    let Context { hub, live, lifecycle, calls, callers, hook, reloads, events } = context;
     let mut registry = Registry::default();
     let started = Process::clock();
     registry.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
@@ -47,6 +49,9 @@ pub(super) fn registry(context: Context) -> Registry {
     })));
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         life(sheet, &lifecycle, &reloads)
+    })));
+    ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
+        events::write(sheet, &events)
     })));
     registry
 }

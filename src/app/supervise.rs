@@ -243,6 +243,7 @@ impl Gateway {
     /// Takes everything down. The clients are gone, or are cut off here.
     async fn end(mut self) -> Result<(), RunError> {
         drop(self.listeners.close(&Surface::ALL));
+        self.events.stop();
         self.stop_grpc.send_replace(true);
         self.hub.stop();
         self.stop_control.send_replace(true);

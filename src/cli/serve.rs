@@ -2,14 +2,13 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
 use crate::shard::Clock;
-use crate::{sink, telemetry};
+use crate::telemetry;
 
 /// The control runtime does what waits; the clients' sockets have threads of their own.
 const CONTROL_THREADS: usize = 4;
@@ -73,10 +72,9 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         // First, so that no signal finds the process between start and readiness unprepared.
         let signals = Gateway::signals()?;
         let inherited = Gateway::inherited().map_err(StartError::from)?;
-        let sink = Arc::new(sink::NoSink);
         let telemetry = Some(telemetry);
         let clock = Clock::default();
-        let options = Options { loaded, source, telemetry, sink, inherited, clock };
+        let options = Options { loaded, source, telemetry, sink: None, inherited, clock };
         let gateway = Gateway::start(options).await?;
         if detached {
             let_go(&gateway)?;

@@ -149,6 +149,14 @@ const RANGES: &[Range] = ranges! {
     "hook.max_answer" Bytes 1024..=16_777_216, |c| Some(c.hook.max_answer.0);
     "hook.breaker_failures" Count off 1..=MILLION, |c| Some(c.hook.breaker_failures.into());
     "hook.breaker_pause" Time 1..=DAY, |c| time(c.hook.breaker_pause);
+    "events.new_group_expiry" Time 1..=DAY, |c| time(c.events.new_group_expiry);
+    "events.max_groups" Count 1..=1024, |c| number(c.events.max_groups);
+    "events.max_subscribers" Count 1..=1024, |c| number(c.events.max_subscribers);
+    "events.buffer_messages" Count 1..=16_777_216, |c| number(c.events.buffer_messages);
+    "events.buffer_changes" Count 1..=16_777_216, |c| number(c.events.buffer_changes);
+    "events.buffer_bytes" Bytes 65_536..=KIB * GIB, |c| Some(c.events.buffer_bytes.0);
+    "events.max_unacknowledged" Count 1..=65_536, |c| number(c.events.max_unacknowledged);
+    "events.ack_timeout" Time off 1..=DAY, |c| time(c.events.ack_timeout);
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
@@ -272,6 +280,17 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     }
     if !config.websocket.allowed_origins.0.iter().all(|word| is_origin(word)) {
         refuse("websocket.allowed_origins", ORIGIN);
+    }
+    let groups = &config.events.groups.0;
+    let names = config.limits.names;
+    let distinct: HashSet<_> = groups.iter().collect();
+    if !groups.iter().all(|group| (1..=names).contains(&group.len())) {
+        refuse("events.groups", &format!("names of 1 to {names} bytes (limits.names)"));
+    } else if distinct.len() < groups.len() {
+        refuse("events.groups", "names that differ");
+    } else if groups.len() > config.events.max_groups {
+        let most = config.events.max_groups;
+        refuse("events.groups", &format!("at most {most} names (events.max_groups)"));
     }
     if !matches!(config.drain.close_code, 1000 | 1001 | 1012 | 1013 | 3000..=4999) {
         refuse("drain.close_code", CLOSE_CODES);

@@ -3,6 +3,7 @@
 //! `config/gateway.toml` says the same in prose; a test keeps the two equal.
 
 mod auth;
+mod events;
 mod hook;
 
 use std::{path::PathBuf, time::Duration};
@@ -10,11 +11,11 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use auth::{Auth, WhenUidIsFull};
+pub use events::{Events, WhenFull};
+pub use hook::{BackEnd, Fail, Hook};
 
 use super::value::{Auto, Listen, Memory, Networks, Size, Words, span};
 use crate::message::Kind;
-
-pub use hook::{BackEnd, Fail, Hook};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,8 @@ pub struct Config {
     pub api: Api,
     /// Who is asked whether a client may connect.
     pub hook: Hook,
+    /// Who hears what clients do.
+    pub events: Events,
     /// Health, for probes.
     pub admin: Admin,
     /// Towards the commands of this program.

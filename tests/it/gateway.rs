@@ -9,10 +9,11 @@ use std::{
 use gateway_websocket::{
     app::{self, Options, Surface},
     config::{self, Source},
+    events::Events,
     hub::Hub,
     lifecycle::{ChangedKey, Handle, Reloaded},
     shard::Clock,
-    sink::{EventSink, NoSink},
+    sink::EventSink,
     status::Listeners,
 };
 use tokio::net::TcpListener;
@@ -23,6 +24,7 @@ use crate::client::Client;
 pub struct Gateway {
     listeners: Listeners,
     hub: Hub,
+    events: Events,
     handle: Handle,
     channel: Channel,
     task: tokio::task::JoinHandle<()>,
@@ -47,7 +49,7 @@ impl Gateway {
 
     /// A gateway with some settings changed: `section.key=value`.
     pub async fn with(sets: &[&str]) -> Self {
-        Self::listening_to(Arc::new(NoSink), sets).await
+        Self::set(None, Clock::default(), sets).await
     }
 
     /// A gateway whose clients somebody listens to.
@@ -57,11 +59,15 @@ impl Gateway {
 
     /// A gateway whose shards go by a clock that the test moves.
     pub async fn at(clock: Clock, sets: &[&str]) -> Self {
-        Self::listening_at(Arc::new(NoSink), clock, sets).await
+        Self::set(None, clock, sets).await
     }
 
     /// Both.
     pub async fn listening_at(sink: Arc<dyn EventSink>, clock: Clock, sets: &[&str]) -> Self {
+        Self::set(Some(sink), clock, sets).await
+    }
+
+    async fn set(sink: Option<Arc<dyn EventSink>>, clock: Clock, sets: &[&str]) -> Self {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}"));
         let sets = own.chain(sets.iter().map(ToString::to_string)).collect();
         let directory = tempfile::tempdir().unwrap();
@@ -72,11 +78,15 @@ impl Gateway {
     /// A gateway that was started with a file, which [`reload`](Self::reload) rewrites. It has
     /// keys only, no `[sections]`.
     pub async fn with_file(toml: &str) -> Self {
-        Self::listening_with_file(Arc::new(NoSink), toml).await
+        Self::filed(None, toml).await
     }
 
     /// The same, whose clients somebody listens to.
     pub async fn listening_with_file(sink: Arc<dyn EventSink>, toml: &str) -> Self {
+        Self::filed(Some(sink), toml).await
+    }
+
+    async fn filed(sink: Option<Arc<dyn EventSink>>, toml: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("gateway.toml");
         std::fs::write(&file, with_own(toml)).unwrap();
@@ -94,11 +104,11 @@ impl Gateway {
         let own = OWN.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let source = Source { file: Some(file.to_owned()), sets: own };
         let directory = tempfile::tempdir().unwrap();
-        Self::from(Arc::new(NoSink), source, directory, inherited, Clock::default()).await
+        Self::from(None, source, directory, inherited, Clock::default()).await
     }
 
     async fn from(
-        sink: Arc<dyn EventSink>,
+        sink: Option<Arc<dyn EventSink>>,
         mut source: Source,
         directory: tempfile::TempDir,
         inherited: Vec<(Surface, TcpListener)>,
@@ -120,13 +130,14 @@ impl Gateway {
         .expect("the gateway starts");
         let listeners = gateway.listeners().clone();
         let (hub, handle) = (gateway.hub().clone(), gateway.handle().clone());
+        let events = gateway.events().clone();
         let signals = app::Gateway::signals().unwrap();
         let task = tokio::spawn(async move {
             gateway.run(signals).await.expect("the gateway ends well");
         });
         let grpc = format!("http://{}", listeners.grpc[0]);
         let channel = Endpoint::from_shared(grpc).unwrap().connect_lazy();
-        Self { listeners, hub, handle, channel, task, directory }
+        Self { listeners, hub, events, handle, channel, task, directory }
     }
 
     /// Rewrites the file and reloads; answers the keys that changed.
@@ -171,6 +182,11 @@ impl Gateway {
     /// A gRPC connection that all calls of the test share.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// What its clients do, without a call.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The hub, for counters that no call shows.

@@ -1,12 +1,9 @@
 //! Going out of service takes its time, and the gateway goes on listening to its operators meanwhile.
 
-use std::sync::Arc;
-
 use gateway_websocket::{
     app::{Gateway, Options, RunError},
     config::{self, Source},
     shard::Clock,
-    sink::NoSink,
     status::Phase,
 };
 
@@ -145,7 +142,7 @@ async fn a_shard_that_ends_during_a_drain_is_seen() {
     let source = Source { file: None, sets: sets.collect() };
     let env: [(&str, &str); 0] = [];
     let loaded = config::load_to_run(&source, env).unwrap();
-    let (sink, inherited) = (Arc::new(NoSink), Vec::new());
+    let (sink, inherited) = (None, Vec::new());
     let options =
         Options { loaded, source, telemetry: None, sink, inherited, clock: Clock::default() };
     let gateway = Gateway::start(options).await.unwrap();

@@ -81,6 +81,18 @@ fn what_is_allowed_is_said_in_the_units_of_the_file() {
 }
 
 #[test]
+fn consumer_groups_have_names_that_differ_and_there_are_not_too_many() {
+    let with = |groups: &[&str]| {
+        let groups = groups.iter().map(ToString::to_string).collect();
+        keys(|c| (c.events.groups, c.events.max_groups) = (Words(groups), 2))
+    };
+    assert_eq!(with(&["a", "b"]), [""; 0]);
+    for wrong in [&["a", "b", "c"][..], &["a", "a"], &[""], &["a", &"x".repeat(257)]] {
+        assert_eq!(with(wrong), ["events.groups"], "{wrong:?}");
+    }
+}
+
+#[test]
 fn addresses_names_and_origins_are_looked_at() {
     assert_eq!(keys(|c| c.websocket.listen = Listen::default()), ["websocket.listen"]);
     let shared = Listen::of("127.0.0.1:20820");

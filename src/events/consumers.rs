@@ -1,0 +1,216 @@
+//! A consumer group at work: shards append to it, subscribers sleep until there is something.
+//!
+//! The [`Group`] stands behind a lock, for each shard's turn and each subscriber's batch once: what
+//! is done under it never waits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Ended,
+    ear::Links,
+    event::{Delivery, Event},
+    group::{Bounds, Future, Group, Key, Stats},
+};
+use crate::ids::{ClientId, Name};
+
+/// A consumer group and its subscribers.
+pub(super) struct Consumers {
+    name: Name,
+    links: Arc<Links>,
+    /// Whether messages find no room; changed under the lock, read without it.
+    pauses: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    group: Group,
+    seats: BTreeMap<Key, Arc<Seat>>,
+    /// Since when there is no subscriber.
+    vacant: Option<Instant>,
+    /// Whether it was ended: an ear may not know yet.
+    over: bool,
+}
+
+/// Where a subscriber sleeps.
+#[derive(Debug, Default)]
+pub(super) struct Seat {
+    pub(super) stirred: Notify,
+    pub(super) ended: OnceLock<Ended>,
+}
+
+impl Seat {
+    fn end(&self, why: Ended) {
+        let _ = self.ended.set(why);
+        self.stirred.notify_one();
+    }
+}
+
+impl Consumers {
+    /// A group that is there before any client.
+    pub(super) fn new(name: Name, bounds: Bounds, links: Arc<Links>) -> Self {
+        Self::of(name, Group::new(bounds), links)
+    }
+
+    /// A group of which so many shards will name the clients.
+    pub(super) fn late(name: Name, bounds: Bounds, links: Arc<Links>, shards: usize) -> Self {
+        Self::of(name, Group::late(bounds, shards), links)
+    }
+
+    fn of(name: Name, group: Group, links: Arc<Links>) -> Self {
+        let (seats, vacant) = (BTreeMap::new(), Some(Instant::now()));
+        let state = Mutex::new(State { group, seats, vacant, over: false });
+        Self { name, links, pauses: AtomicBool::new(false), state }
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether messages find no room.
+    pub(super) fn pauses(&self) -> bool {
+        self.pauses.load(Ordering::SeqCst)
+    }
+
+    /// Takes note of what clients of one shard did, if they are in slots below `named`.
+    pub(super) fn append(&self, events: &[Arc<Event>], named: u32) {
+        self.change(|state| {
+            let named = events.iter().filter(|event| event.client.slot() < named);
+            for event in named.filter(|_| !state.over) {
+                state.group.append(event);
+            }
+        });
+    }
+
+    /// These clients of a shard are connected.
+    pub(super) fn name_clients(&self, clients: &[ClientId]) {
+        self.change(|state| state.group.name(clients));
+    }
+
+    /// A shard has named its clients.
+    pub(super) fn named(&self) {
+        self.change(|state| state.group.named());
+    }
+
+    /// Lets one more subscribe, if there are fewer than `most`.
+    pub(super) fn join(&self, window: usize, most: usize) -> Option<(Key, Arc<Seat>)> {
+        self.change(|state| {
+            if state.seats.len() >= most {
+                return None;
+            }
+            let (key, seat) = (state.group.join(window), Arc::new(Seat::default()));
+            state.seats.insert(key, Arc::clone(&seat));
+            state.vacant = None;
+            Some((key, seat))
+        })
+    }
+
+    /// Lets a subscriber go, if it is still there.
+    pub(super) fn leave(&self, key: Key) {
+        self.change(|state| state.leave(key));
+    }
+
+    /// Gives a subscriber what there is for it.
+    pub(super) fn take(&self, key: Key, most: usize, most_bytes: usize) -> Vec<Delivery> {
+        let now = Instant::now().into_std();
+        self.change(|state| state.group.take(key, now, most, most_bytes))
+    }
+
+    /// Takes note of what a subscriber has done.
+    pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), Future> {
+        self.change(|state| state.group.acknowledge(key, cursor))
+    }
+
+    /// Puts other bounds in force.
+    pub(super) fn set_bounds(&self, bounds: Bounds) {
+        self.change(|state| {
+            if *state.group.bounds() != bounds {
+                state.group.set_bounds(bounds);
+            }
+        });
+    }
+
+    /// Lets go who should have acknowledged by now. When to look again; none is when somebody has
+    /// come.
+    pub(super) fn tend(&self, now: Instant) -> Option<Instant> {
+        self.change(|state| {
+            let timeout = state.group.bounds().ack_timeout?;
+            for (key, cursor) in state.group.overdue(now.into_std()) {
+                if let Some(seat) = state.seats.get(&key) {
+                    seat.end(Ended::Overdue { cursor, timeout });
+                }
+                state.leave(key);
+            }
+            if state.seats.is_empty() {
+                return None;
+            }
+            // What is taken from now on is due later than that.
+            let oldest = state.group.oldest_sent().map_or(now, Instant::from_std);
+            Some(oldest + timeout)
+        })
+    }
+
+    /// Since when there is no subscriber.
+    pub(super) fn vacant(&self) -> Option<Instant> {
+        self.lock().vacant
+    }
+
+    /// Ends all subscriptions and forgets everything.
+    pub(super) fn end(&self, why: Ended) {
+        self.change(|state| {
+            for seat in std::mem::take(&mut state.seats).into_values() {
+                seat.end(why);
+            }
+            let bounds = *state.group.bounds();
+            state.group = Group::new(bounds);
+            state.over = true;
+        });
+    }
+
+    /// How it stands.
+    pub(super) fn stats(&self) -> Stats {
+        self.lock().group.stats()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something under the lock, and wakes who can go on after it.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let done = change(&mut state);
+        let State { group, seats, .. } = &mut *state;
+        for key in group.stirred() {
+            if let Some(seat) = seats.get(&key) {
+                seat.stirred.notify_one();
+            }
+        }
+        let pauses = group.pauses();
+        let before = self.pauses.swap(pauses, Ordering::SeqCst);
+        drop(state);
+        if before && !pauses {
+            self.links.wake_refused();
+        }
+        done
+    }
+}
+
+impl State {
+    fn leave(&mut self, key: Key) {
+        if self.seats.remove(&key).is_some() {
+            self.group.leave(key);
+        }
+        if self.seats.is_empty() && self.vacant.is_none() {
+            self.vacant = Some(Instant::now());
+        }
+    }
+}

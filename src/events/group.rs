@@ -1,0 +1,277 @@
+//! A consumer group: the order of its events, and who has to do what about them.
+//!
+//! A plain value: it takes no lock, has no clock and waits for nobody. What is given to it is
+//! numbered, the number is its cursor, and waits in the partition of its client until a subscriber
+//! takes it. It is kept until it is acknowledged, or until its room is needed:
+//!
+//! ```text
+//!  append ─► waits ─► take ─► in flight ─► acknowledge
+//!              │ ▲                │
+//!     no room  │ └── leave ◄──────┘
+//!              ▼
+//!             gap ─► told by `Missed`, then by a snapshot
+//! ```
+//!
+//! # Invariants
+//!
+//! * What is in flight of a partition is in flight to one subscriber.
+//! * A partition's base holds who is connected as of the head of its queue. So a dropped `opened`
+//!   or `closed` takes with it all that waited before it, and what was in flight before it isn't
+//!   told again.
+
+mod flight;
+mod numbers;
+mod partition;
+mod share;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use fixedbitset::FixedBitSet;
+
+pub(super) use numbers::Bounds;
+use numbers::Held;
+pub use numbers::Stats;
+use partition::{Entry, PARTITIONS, Partition, Place, place_of};
+pub(super) use share::Future;
+
+use super::event::{Event, What};
+use crate::{config::WhenFull, ids::ClientId};
+
+/// A subscriber of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u64);
+
+/// A consumer group.
+#[derive(Debug)]
+pub(super) struct Group {
+    partitions: Box<[Partition]>,
+    /// Partitions of which something is to be told before their queues go on.
+    troubled: FixedBitSet,
+    subscribers: BTreeMap<Key, flight::Subscriber>,
+    /// The last cursor that was given out.
+    last: u64,
+    /// The last key that was given out.
+    keys: u64,
+    bounds: Bounds,
+    messages: Held,
+    changes: Held,
+    /// Whether there is no room for messages.
+    full: bool,
+    /// Shards that have not named all their clients yet. Until they have, nothing is given.
+    unnamed: usize,
+    stats: Stats,
+    /// Who found nothing to take and may now.
+    stirred: Vec<Key>,
+}
+
+impl Group {
+    /// A group of which the clients have yet to connect.
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self {
+            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
+            troubled: FixedBitSet::with_capacity(PARTITIONS),
+            subscribers: BTreeMap::new(),
+            last: 0,
+            keys: 0,
+            bounds,
+            messages: Held::default(),
+            changes: Held::default(),
+            full: false,
+            unnamed: 0,
+            stats: Stats::default(),
+            stirred: Vec::new(),
+        }
+    }
+
+    /// A group that begins when clients may be connected already, which so many shards will name.
+    pub(super) fn late(bounds: Bounds, shards: usize) -> Self {
+        let mut group = Self::new(bounds);
+        group.unnamed = shards;
+        group.troubled.insert_range(..);
+        for partition in &mut group.partitions {
+            partition.needs_snapshot = true;
+        }
+        group
+    }
+
+    /// These clients of a shard are connected. Nothing was appended of them yet.
+    pub(super) fn name(&mut self, clients: &[ClientId]) {
+        for client in clients {
+            self.partitions[usize::from(place_of(*client))].base.insert(*client);
+        }
+    }
+
+    /// A shard has named all its clients.
+    pub(super) fn named(&mut self) {
+        self.unnamed = self.unnamed.saturating_sub(1);
+        if self.unnamed == 0 {
+            for place in Place::MIN..=Place::MAX {
+                self.offer(place);
+            }
+        }
+    }
+
+    /// Takes note of what a client did.
+    pub(super) fn append(&mut self, event: &Arc<Event>) {
+        self.last += 1;
+        match event.what {
+            What::Opened(_) => self.stats.opened += 1,
+            What::Message { .. } => self.stats.messages += 1,
+            What::Closed(_) => self.stats.closed += 1,
+        }
+        let place = place_of(event.client);
+        let (cursor, event) = (self.last, Arc::clone(event));
+        let entry = Entry { cursor, redelivered: false, event };
+        if entry.event.is_message() {
+            self.append_message(place, entry);
+        } else {
+            self.append_change(place, entry);
+        }
+        self.offer(place);
+    }
+
+    fn append_message(&mut self, place: Place, entry: Entry) {
+        let weight = entry.event.weight();
+        let room = self.bounds.when_full == WhenFull::Pause || {
+            weight <= self.bounds.bytes && self.make_room_for_messages(Held::one(weight))
+        };
+        if room {
+            self.messages.add(weight);
+            self.partitions[usize::from(place)].push(entry);
+        } else {
+            self.partitions[usize::from(place)].miss(entry.cursor, true);
+            self.troubled.insert(usize::from(place));
+            self.count_missed(true);
+        }
+        self.refill();
+    }
+
+    fn append_change(&mut self, place: Place, entry: Entry) {
+        let (cursor, weight) = (entry.cursor, entry.event.weight());
+        let room = weight <= self.bounds.bytes && self.make_room_for_changes(Held::one(weight));
+        // One that there is no room for is counted and dropped with all before it.
+        self.changes.add(weight);
+        self.partitions[usize::from(place)].push(entry);
+        if !room {
+            self.drop_up_to(place, cursor);
+        }
+    }
+
+    /// Drops the oldest messages that wait until there is room for these too.
+    fn make_room_for_messages(&mut self, more: Held) -> bool {
+        while !self.messages.has_room(more, self.bounds.messages, self.bounds.bytes) {
+            let Some(place) = self.oldest(Partition::oldest_message) else { return false };
+            if let Some(entry) = self.partitions[usize::from(place)].miss_message() {
+                self.troubled.insert(usize::from(place));
+                self.forget(&entry.event);
+                self.count_missed(true);
+            }
+            self.offer(place);
+        }
+        true
+    }
+
+    /// Drops the oldest changes that wait until there is room for these too.
+    fn make_room_for_changes(&mut self, more: Held) -> bool {
+        while !self.changes.has_room(more, self.bounds.changes, self.bounds.bytes) {
+            let Some(place) = self.oldest(Partition::oldest_change) else { return false };
+            let change = self.partitions[usize::from(place)].oldest_change();
+            self.drop_up_to(place, change.unwrap_or_default());
+        }
+        true
+    }
+
+    /// Drops what waits in a partition, up to this cursor.
+    fn drop_up_to(&mut self, place: Place, cursor: u64) {
+        while let Some(entry) = self.partitions[usize::from(place)].miss_up_to(cursor) {
+            self.forget(&entry.event);
+            self.count_missed(entry.event.is_message());
+        }
+        self.troubled.insert(usize::from(place));
+        self.offer(place);
+    }
+
+    /// The partition in which the oldest waits.
+    fn oldest(&self, of: impl Fn(&Partition) -> Option<u64>) -> Option<Place> {
+        let heads = (Place::MIN..=Place::MAX).zip(&self.partitions);
+        let waiting = heads.filter_map(|(place, partition)| Some((of(partition)?, place)));
+        waiting.min().map(|(_, place)| place)
+    }
+
+    /// An event is kept no longer.
+    fn forget(&mut self, event: &Event) {
+        let held = if event.is_message() { &mut self.messages } else { &mut self.changes };
+        held.remove(event.weight());
+    }
+
+    fn count_missed(&mut self, is_message: bool) {
+        self.stats.missed_messages += u64::from(is_message);
+        self.stats.missed_changes += u64::from(!is_message);
+    }
+
+    /// Looks anew whether there is room for messages.
+    fn refill(&mut self) {
+        let Bounds { messages, bytes, .. } = self.bounds;
+        self.full = self.messages.is_full(self.full, messages, bytes);
+    }
+
+    /// Puts other bounds in force.
+    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+        self.full = false;
+        self.fit();
+        // A window may be wider now.
+        for place in Place::MIN..=Place::MAX {
+            self.offer(place);
+        }
+    }
+
+    /// Drops what has no room, now that it can be: bounds are tighter, or what was in flight waits.
+    fn fit(&mut self) {
+        if self.bounds.when_full == WhenFull::DropOldest {
+            self.make_room_for_messages(Held::default());
+        }
+        self.make_room_for_changes(Held::default());
+        self.refill();
+    }
+
+    /// Whether clients have to wait until there is room for their messages.
+    pub(super) fn pauses(&self) -> bool {
+        self.full && self.bounds.when_full == WhenFull::Pause
+    }
+
+    /// What is in force.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// Who found nothing to take and should look again.
+    pub(super) fn stirred(&mut self) -> impl Iterator<Item = Key> {
+        self.stirred.drain(..)
+    }
+
+    /// How it stands.
+    pub(super) fn stats(&self) -> Stats {
+        let in_flight = self.subscribers.values().map(|subscriber| subscriber.flight.len());
+        Stats {
+            held_messages: self.messages.count as u64,
+            held_changes: self.changes.count as u64,
+            held_bytes: (self.messages.bytes + self.changes.bytes) as u64,
+            unacknowledged: in_flight.sum::<usize>() as u64,
+            subscribers: self.subscribers.len() as u64,
+            pauses: self.pauses(),
+            ..self.stats
+        }
+    }
+}
+
+/// Spreads the bits of a number (the end of splitmix64, Steele et al., 2014).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! One subscriber's place in a consumer group.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+
+use super::{
+    Delivery,
+    consumers::{Consumers, Seat},
+    group::Key,
+};
+use crate::{config::value::span, ids::Name};
+
+/// Why nobody can subscribe.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// There is no such group, and none may be made.
+    #[error(
+        "there is no consumer group {group:?}: events.groups names them, \
+         events.allow_new_groups lets others be made"
+    )]
+    UnknownGroup {
+        /// The group that was asked for.
+        group: Name,
+    },
+    /// The group has all the subscribers that it may have.
+    #[error("the group has {limit} subscribers, events.max_subscribers allows no more")]
+    TooManySubscribers {
+        /// Subscribers allowed.
+        limit: usize,
+    },
+    /// There are all the groups that there may be.
+    #[error("there are {limit} consumer groups, events.max_groups allows no more")]
+    TooManyGroups {
+        /// Groups allowed.
+        limit: usize,
+    },
+    /// The gateway stops.
+    #[error("the gateway is stopping")]
+    Stopped,
+}
+
+/// Why a subscription is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    /// An item was not acknowledged in time.
+    #[error(
+        "the event at cursor {cursor} was not acknowledged within events.ack_timeout ({})",
+        span::format(*timeout)
+    )]
+    Overdue {
+        /// The cursor of the oldest item that was not acknowledged.
+        cursor: u64,
+        /// The time that there was.
+        timeout: Duration,
+    },
+    /// The configuration no longer names the group.
+    #[error("the consumer group was removed from events.groups")]
+    Gone,
+    /// The gateway stops.
+    #[error("the gateway is stopping")]
+    Stopped,
+}
+
+/// What is wrong with an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WrongAck {
+    /// It is for another run of the gateway.
+    #[error("epoch {theirs} is over, this is epoch {ours}")]
+    Epoch {
+        /// The epoch that was acknowledged.
+        theirs: u64,
+        /// The epoch that it is.
+        ours: u64,
+    },
+    /// No event has had that cursor yet.
+    #[error("cursor {cursor} is not there yet, the last is {last}")]
+    Future {
+        /// The cursor that was acknowledged.
+        cursor: u64,
+        /// The last that was given to an event of the group.
+        last: u64,
+    },
+}
+
+/// One subscriber's place in a consumer group. Dropping it leaves the group: what was not
+/// acknowledged goes to others.
+pub struct Subscription {
+    pub(super) group: Arc<Consumers>,
+    pub(super) key: Key,
+    pub(super) seat: Arc<Seat>,
+    pub(super) window: usize,
+    pub(super) epoch: u64,
+    /// Stirred when it has left.
+    pub(super) keeper: Arc<Notify>,
+}
+
+impl Subscription {
+    /// How many items may be under way without being acknowledged.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Waits for items, and takes at least one: at most `most`, and more than one only if they have
+    /// at most `most_bytes` together. Can be dropped without losing any.
+    pub async fn take(&mut self, most: usize, most_bytes: usize) -> Result<Vec<Delivery>, Ended> {
+        loop {
+            if let Some(ended) = self.seat.ended.get() {
+                return Err(*ended);
+            }
+            let taken = self.group.take(self.key, most, most_bytes);
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            self.seat.stirred.notified().await;
+        }
+    }
+
+    /// Takes note that an item, and all that came before it on this subscription, were done. One that
+    /// is not under way is nothing new.
+    pub fn acknowledge(&self, epoch: u64, cursor: u64) -> Result<(), WrongAck> {
+        if epoch != self.epoch {
+            return Err(WrongAck::Epoch { theirs: epoch, ours: self.epoch });
+        }
+        if self.seat.ended.get().is_some() {
+            // The group may know nothing any more.
+            return Ok(());
+        }
+        let done = self.group.acknowledge(self.key, cursor);
+        done.map_err(|future| WrongAck::Future { cursor, last: future.last })
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.group.leave(self.key);
+        self.keeper.notify_one();
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("group", self.group.name()).finish_non_exhaustive()
+    }
+}
