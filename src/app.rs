@@ -139,7 +139,7 @@ impl Gateway {
         let (stop_grpc, grpc_stopping) = watch::channel(false);
         let (stop_control, control_stopping) = watch::channel(false);
         let mut surfaces = JoinSet::new();
-        let context = grpc::Context::new(hub.clone(), live.clone(), handle.clone());
+        let context = grpc::Context::new(hub.clone(), events.clone(), live.clone(), handle.clone());
         let calls = Arc::clone(context.calls());
         let grpc = grpc::Server::new(context, grpc_stopping).await?;
         let server = grpc.clone();

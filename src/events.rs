@@ -130,6 +130,15 @@ impl Events {
         Ok(Subscription { group: found, key, seat, window, epoch: shared.epoch, keeper })
     }
 
+    /// Whether those who subscribe have acknowledged all that there is for them. What waits for
+    /// nobody is not counted.
+    pub fn is_settled(&self) -> bool {
+        self.0.groups.load().iter().all(|group| {
+            let stats = group.stats();
+            stats.subscribers == 0 || stats.held_messages + stats.held_changes == 0
+        })
+    }
+
     /// Ends all subscriptions, and lets nobody subscribe any more.
     pub fn stop(&self) {
         let mut book = self.0.book();

@@ -36,6 +36,7 @@ pub use refusals::{Refusals, Refused};
 
 use crate::{
     config::Live,
+    events::Events,
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls},
@@ -47,15 +48,17 @@ use crate::{
 #[derive(Clone)]
 pub struct Context {
     hub: Hub,
+    events: Events,
     live: Live,
     lifecycle: lifecycle::Handle,
     calls: Arc<Calls>,
 }
 
 impl Context {
-    /// Calls act on `hub` by the rules of `live`; health says what `lifecycle` says.
-    pub fn new(hub: Hub, live: Live, lifecycle: lifecycle::Handle) -> Self {
-        Self { hub, live, lifecycle, calls: Arc::new(meter::calls()) }
+    /// Calls act on `hub` and hear `events` by the rules of `live`; health says what `lifecycle`
+    /// says.
+    pub fn new(hub: Hub, events: Events, live: Live, lifecycle: lifecycle::Handle) -> Self {
+        Self { hub, events, live, lifecycle, calls: Arc::new(meter::calls()) }
     }
 
     /// What is counted of calls.
@@ -102,7 +105,7 @@ impl Server {
         let health = HealthReporter::new();
         tell(&health, serving(context.lifecycle.phase())).await;
         let routes = routes(&context, &health)?;
-        let Context { hub: _, live, lifecycle, calls } = context;
+        let Context { hub: _, events: _, live, lifecycle, calls } = context;
         Ok(Self(Arc::new(Shared {
             live,
             lifecycle,
@@ -237,8 +240,8 @@ fn routes(
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let health = HealthService::from_health_reporter(health.clone());
     let routes = Routes::default()
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(reflection("v1").build_v1()?)
+        .add_service(reflection("v1alpha").build_v1alpha()?)
         // Health asks for no token, so its requests are bounded like all others.
         .add_service(limit::Limited::new(
             HealthServer::new(health),
@@ -246,15 +249,21 @@ fn routes(
             HealthServer::max_decoding_message_size,
         ));
     let routes = services::add(routes, context.hub.clone(), &context.live);
-    Ok(v1::add(routes, context.hub.clone(), &context.live).prepare())
+    let (hub, events) = (context.hub.clone(), context.events.clone());
+    Ok(v1::add(routes, hub, events, &context.live).prepare())
 }
 
-fn reflection() -> tonic_reflection::server::Builder<'static> {
+/// Lists what is served. What business systems serve to the gateway is described, but not listed.
+fn reflection(version: &str) -> tonic_reflection::server::Builder<'static> {
     // Each version of the reflection service adds the description of itself.
-    tonic_reflection::server::Builder::configure()
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::CLASSIC)
         .register_encoded_file_descriptor_set(proto::v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let itself = format!("grpc.reflection.{version}.ServerReflection");
+    let common = ["grpc.health.v1.Health", &itself];
+    let names = services::NAMES.iter().chain(v1::NAMES).chain(&common);
+    names.fold(builder, |builder, name| builder.with_service_name(*name))
 }
 
 fn serving(phase: Phase) -> ServingStatus {

@@ -4,6 +4,9 @@
 //!  Delay (drain.delay) ─► LetIn (only if the process ends) ─► Close (drain.window, drain.timeout)
 //! ```
 //!
+//! The last drain waits within `drain.timeout` for subscribers to acknowledge what they are told of
+//! it, too: who is prompt learns of every client that it closes.
+//!
 //! A drain can take hours, and the supervisor has other things to hear of meanwhile. So it is a value
 //! that is waited for beside everything else, and that a stop may turn into the last one.
 
@@ -17,11 +20,12 @@ use tokio::{
 use crate::{
     close::{Cause, Close, code},
     config,
+    events::Events,
     hub::Hub,
     lifecycle::Drained,
 };
 
-/// How often the sockets that are left are counted.
+/// How often it is looked for sockets and events that are left.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Time that handshakes under way have before a stop refuses them.
@@ -30,6 +34,7 @@ const LET_IN: Duration = Duration::from_millis(500);
 /// A drain under way. Dropping it leaves the clients to be closed by it as they are.
 pub(super) struct Drain {
     hub: Hub,
+    events: Events,
     settings: config::Drain,
     step: Step,
     /// Clients that had been closed by a drain before.
@@ -62,10 +67,15 @@ pub(super) enum Event {
 
 impl Drain {
     /// Begins a drain that closes clients as `settings` say, after `delay`.
-    pub(super) fn begin(hub: Hub, settings: config::Drain, delay: Duration) -> Self {
+    pub(super) fn begin(
+        hub: Hub,
+        events: Events,
+        settings: config::Drain,
+        delay: Duration,
+    ) -> Self {
         let before = closed(&hub);
         let step = Step::Delay { until: Instant::now() + delay };
-        Self { hub, settings, step, before, last: false, waiting: Vec::new() }
+        Self { hub, events, settings, step, before, last: false, waiting: Vec::new() }
     }
 
     /// Waits for what comes next. Can be dropped and called again.
@@ -84,6 +94,9 @@ impl Drain {
                     let gone = async {
                         while self.hub.count_sockets() > 0 {
                             sleep(LOOK).await;
+                        }
+                        if self.last {
+                            told(&self.hub, &self.events).await;
                         }
                     };
                     // Whether it took too long shows in the number of sockets that are left.
@@ -159,6 +172,16 @@ impl Drain {
             // Who asked may be gone; the drain is done all the same.
             let _ = reply.send(drained);
         }
+    }
+}
+
+/// Waits until subscribers have acknowledged how the clients have gone.
+async fn told(hub: &Hub, events: &Events) {
+    // What a shard has told by the end of its turn is in the groups when it answers in another. One
+    // that is busy or has ended tells no more, either.
+    let _ = hub.clients().await;
+    while !events.is_settled() {
+        sleep(LOOK).await;
     }
 }
 

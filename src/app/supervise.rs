@@ -209,9 +209,9 @@ impl Gateway {
         // Once readiness is red, nobody has to be given the time to see it turn.
         let in_service = *self.asks.phase.borrow() == Phase::Ready;
         let delay = if in_service { settings.delay } else { Duration::ZERO };
-        let drain = self
-            .drain
-            .get_or_insert_with(|| Drain::begin(self.hub.clone(), settings.clone(), delay));
+        let drain = self.drain.get_or_insert_with(|| {
+            Drain::begin(self.hub.clone(), self.events.clone(), settings.clone(), delay)
+        });
         if let Some(reply) = reply {
             drain.tell(reply);
         }

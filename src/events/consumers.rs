@@ -129,6 +129,11 @@ impl Consumers {
         self.change(|state| state.group.acknowledge(key, cursor))
     }
 
+    /// The last cursor that was given out.
+    pub(super) fn last(&self) -> u64 {
+        self.lock().group.last()
+    }
+
     /// Puts other bounds in force.
     pub(super) fn set_bounds(&self, bounds: Bounds) {
         self.change(|state| {

@@ -215,6 +215,11 @@ impl Group {
         self.full = self.messages.is_full(self.full, messages, bytes);
     }
 
+    /// The last cursor that was given out.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Puts other bounds in force.
     pub(super) fn set_bounds(&mut self, bounds: Bounds) {
         self.bounds = bounds;

@@ -116,6 +116,30 @@ impl Subscription {
         }
     }
 
+    /// Waits until the subscription is over; takes nothing.
+    pub async fn ended(&self) -> Ended {
+        loop {
+            if let Some(ended) = self.seat.ended.get() {
+                return *ended;
+            }
+            // Who takes looks whether there is anything before he sleeps.
+            self.seat.stirred.notified().await;
+        }
+    }
+
+    /// What is wrong with an acknowledgement, if it is wrong; takes no note of it.
+    pub fn check(&self, epoch: u64, cursor: u64) -> Result<(), WrongAck> {
+        if epoch != self.epoch {
+            return Err(WrongAck::Epoch { theirs: epoch, ours: self.epoch });
+        }
+        if self.seat.ended.get().is_some() {
+            // The group may know nothing any more.
+            return Ok(());
+        }
+        let last = self.group.last();
+        if cursor > last { Err(WrongAck::Future { cursor, last }) } else { Ok(()) }
+    }
+
     /// Takes note that an item, and all that came before it on this subscription, were done. One that
     /// is not under way is nothing new.
     pub fn acknowledge(&self, epoch: u64, cursor: u64) -> Result<(), WrongAck> {

@@ -9,6 +9,7 @@
 mod connections;
 mod convert;
 mod directory;
+mod events;
 mod fault;
 mod membership;
 mod messages;
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     config::Live,
+    events::Events,
     hub::Hub,
     net::{Gate, Place},
 };
@@ -34,6 +36,7 @@ use crate::{
 /// Answers the modern API's calls.
 pub(super) struct V1 {
     hub: Hub,
+    events: Events,
     live: Live,
     once: once::Once,
     streams: Streams,
@@ -64,7 +67,7 @@ macro_rules! services {
             &[proto::directory_server::SERVICE_NAME, $(proto::$module::SERVICE_NAME),+];
 
         /// Adds the services to `routes`.
-        pub(super) fn add(mut routes: Routes, hub: Hub, live: &Live) -> Routes {
+        pub(super) fn add(mut routes: Routes, hub: Hub, events: Events, live: &Live) -> Routes {
             let streams = Streams { live: live.clone(), gate: Arc::default() };
             let directory = Directory::new(hub.clone(), live.clone(), streams.clone());
             routes = routes.add_service(Limited::new(
@@ -73,7 +76,7 @@ macro_rules! services {
                 DirectoryServer::max_decoding_message_size,
             ));
             let once = once::Once::default();
-            let api = Arc::new(V1 { hub, live: live.clone(), once, streams });
+            let api = Arc::new(V1 { hub, events, live: live.clone(), once, streams });
             $(
                 routes = routes.add_service(Limited::new(
                     proto::$module::$server::from_arc(Arc::clone(&api)),
@@ -88,6 +91,7 @@ macro_rules! services {
 
 services! {
     connections_server ConnectionsServer;
+    events_server EventsServer;
     membership_server MembershipServer;
     messages_server MessagesServer;
 }
@@ -104,6 +108,7 @@ pub(super) const METHODS: &[&str] = &[
     "gateway.v1.Directory/StreamClients",
     "gateway.v1.Directory/StreamGroups",
     "gateway.v1.Directory/StreamUids",
+    "gateway.v1.Events/Subscribe",
     "gateway.v1.Membership/Bind",
     "gateway.v1.Membership/Unbind",
     "gateway.v1.Membership/Join",

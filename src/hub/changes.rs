@@ -21,8 +21,31 @@ impl Hub {
         for payload in std::mem::take(&mut change.messages) {
             change.messages.push(self.deflated(payload).await);
         }
+        self.change_one(client, Arc::new(change)).await
+    }
+
+    /// The same, as soon as there is room for it.
+    pub async fn change_patiently(
+        &self,
+        client: ClientId,
+        mut change: Change,
+    ) -> Result<Changed, HubError> {
+        for payload in std::mem::take(&mut change.messages) {
+            change.messages.push(self.deflated(payload).await);
+        }
+        let bytes = change.messages.iter().map(|payload| payload.bytes.len()).sum();
+        let (cost, change) = (Cost { calls: 1, bytes }, Arc::new(change));
+        loop {
+            match self.change_one(client, Arc::clone(&change)).await {
+                Err(HubError::Busy { shard, .. }) => self.room_for(shard, cost).await,
+                other => return other,
+            }
+        }
+    }
+
+    async fn change_one(&self, client: ClientId, change: Arc<Change>) -> Result<Changed, HubError> {
         let subject = Subject { client, of: None };
-        let mut changed = self.change_all(vec![subject], Arc::new(change)).await?;
+        let mut changed = self.change_all(vec![subject], change).await?;
         match changed.pop() {
             Some(Ok(changed)) => Ok(changed),
             Some(Err(Refusal::UnknownClient)) | None => Err(HubError::UnknownClient(client)),

@@ -18,8 +18,16 @@ use crate::{
     v1::{all, send},
 };
 
-const SERVICES: [&str; 3] =
-    ["gateway.v1.Connections", "gateway.v1.Membership", "gateway.v1.Messages"];
+const SERVICES: [&str; 5] = [
+    "gateway.v1.Connections",
+    "gateway.v1.Directory",
+    "gateway.v1.Events",
+    "gateway.v1.Membership",
+    "gateway.v1.Messages",
+];
+
+/// What business systems serve to the gateway.
+const THEIRS: &str = "gateway.v1.Admission";
 
 #[tokio::test]
 async fn health_knows_each_service() {
@@ -39,17 +47,32 @@ async fn reflection_describes_each_service() {
     let mut client = ServerReflectionClient::new(gateway.channel());
     let opened = client.server_reflection_info(ReceiverStream::new(questions));
     let mut answers = soon("the stream", opened).await.unwrap().into_inner();
-    for service in SERVICES {
-        let question = MessageRequest::FileContainingSymbol(service.to_owned());
+    let mut answer = async |question| {
         let message_request = Some(question);
         let question = ServerReflectionRequest { host: String::new(), message_request };
         ask.send(question).await.unwrap();
         let answer = soon("an answer", answers.message()).await.unwrap().unwrap();
-        let Some(MessageResponse::FileDescriptorResponse(found)) = answer.message_response else {
-            panic!("{service}: {answer:?}");
+        answer.message_response.expect("a response")
+    };
+    // Who implements a service of his own for the gateway may ask what it is like.
+    for service in SERVICES.into_iter().chain([THEIRS]) {
+        let question = MessageRequest::FileContainingSymbol(service.to_owned());
+        let MessageResponse::FileDescriptorResponse(found) = answer(question).await else {
+            panic!("{service} is not described");
         };
         assert!(!found.file_descriptor_proto.is_empty());
     }
+    let MessageResponse::ListServicesResponse(listed) =
+        answer(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("no list");
+    };
+    let listed: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+    for service in SERVICES.into_iter().chain(["grpc.health.v1.Health", "proto.UnGroup"]) {
+        assert!(listed.iter().any(|name| name == service), "{service} is not among {listed:?}");
+    }
+    assert!(!listed.iter().any(|name| name == THEIRS), "it is not served here");
+    assert_eq!(listed.len(), 21 + SERVICES.len() + 2, "{listed:?}");
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ const LONGEST: u64 = 315_576_000_000;
 pub(super) struct Reading<'a> {
     config: &'a Config,
     faults: Faults,
+    /// Stands before the path of what is read now.
+    prefix: String,
 }
 
 /// Clients by id and by user, in the order of the request.
@@ -50,7 +52,7 @@ pub(super) struct Whom {
 
 impl<'a> Reading<'a> {
     pub(super) fn new(config: &'a Config) -> Self {
-        Self { config, faults: Faults::default() }
+        Self { config, faults: Faults::default(), prefix: String::new() }
     }
 
     /// The configuration by which it is read.
@@ -65,7 +67,16 @@ impl<'a> Reading<'a> {
 
     /// Notes what is wrong with a field.
     pub(super) fn fault(&mut self, field: impl Into<String>, why: impl std::fmt::Display) {
-        self.faults.add(field, why);
+        let field = field.into();
+        let path = if self.prefix.is_empty() { field } else { self.prefix.clone() + &field };
+        self.faults.add(path, why);
+    }
+
+    /// Reads a part of the request, whose own path stands before those within.
+    pub(super) fn within(&mut self, prefix: impl std::fmt::Display, read: impl FnOnce(&mut Self)) {
+        self.prefix = prefix.to_string();
+        read(self);
+        self.prefix.clear();
     }
 
     /// One name.
@@ -282,6 +293,14 @@ impl<'a> Reading<'a> {
         };
         let payload = payload.map(|payload| Payload { terms, ..payload });
         target.zip(payload)
+    }
+
+    /// The same where there is no key that makes it safe to repeat.
+    pub(super) fn streamed(&mut self, request: proto::SendRequest) -> Option<(Target, Payload)> {
+        if !request.idempotency_key.is_empty() {
+            self.fault("idempotency_key", "is for single calls, not for a stream");
+        }
+        self.send(request)
     }
 
     fn ttl(&mut self, ttl: ProtoDuration) -> Option<Duration> {

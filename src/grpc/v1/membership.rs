@@ -139,7 +139,7 @@ impl Membership for V1 {
 
 impl Reading<'_> {
     /// All that is to be changed about one client.
-    fn change(&mut self, request: ApplyRequest) -> Change {
+    pub(super) fn change(&mut self, request: ApplyRequest) -> Change {
         let most_targets = ("api.max_targets", self.config().api.max_targets);
         let most_groups = ("limits.groups_per_client", self.config().limits.groups_per_client);
         Change {

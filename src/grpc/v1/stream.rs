@@ -238,10 +238,7 @@ impl Batch {
 
 fn read(send: SendRequest, config: &Config) -> Result<(Target, Payload), Faults> {
     let mut reading = Reading::new(config);
-    if !send.idempotency_key.is_empty() {
-        reading.fault("idempotency_key", "is for single calls, not for a stream");
-    }
-    let send = reading.send(send);
+    let send = reading.streamed(send);
     reading.done(send)
 }
 

@@ -1,0 +1,318 @@
+//! What is bounded, and what happens then: windows, deadlines, groups, buffers.
+
+use gateway_websocket::grpc::proto::v1::{Event, event::What};
+use tonic::Code;
+
+use crate::{
+    client::{Client, soon},
+    events_acks::to_nobody,
+    gateway::Gateway,
+    site::until,
+    subscriber::{Subscriber, closed, missed, opened, said, snapshot},
+    v1::{clients, send},
+};
+
+/// Acknowledges, waits until that counts, and leaves.
+async fn leave_after(mut subscriber: Subscriber, event: &Event) {
+    subscriber.acknowledge_with(event.cursor, vec![to_nobody()], Vec::new()).await;
+    subscriber.done().await;
+}
+
+async fn say_numbers(client: &mut Client, numbers: std::ops::Range<usize>) {
+    for number in numbers {
+        client.say(&number.to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn no_more_is_under_way_than_the_window_allows() {
+    let gateway = Gateway::with(&["events.groups=all,audit"]).await;
+    let mut audit = Subscriber::of(&gateway, "audit").await;
+    let mut subscriber = Subscriber::try_of(gateway.channel(), "all", 3).await.unwrap();
+    let mut ada = gateway.connect().await;
+    say_numbers(&mut ada, 0..10).await;
+    audit.next_n(11).await;
+    let first = subscriber.next_n(3).await;
+    opened(&first[0]);
+    // Events that were taken by now would have come before the answer.
+    subscriber.acknowledge_with(0, vec![to_nobody()], Vec::new()).await;
+    subscriber.done().await;
+    assert!(subscriber.has_looked_at_all(), "more than three are under way");
+    subscriber.acknowledge(first[0].cursor).await;
+    assert_eq!(said(&subscriber.next().await), "2");
+    subscriber.acknowledge(first[2].cursor).await;
+    for number in 3..10 {
+        assert_eq!(said(&subscriber.hear().await), number.to_string());
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_acknowledge_in_time_loses_his_place_to_others() {
+    let gateway = Gateway::with(&["events.groups=all", "events.ack_timeout=500ms"]).await;
+    let mut stalled = Subscriber::of(&gateway, "all").await;
+    let mut ada = gateway.connect().await;
+    say_numbers(&mut ada, 0..3).await;
+    let events = stalled.next_n(4).await;
+    let mut other = Subscriber::of(&gateway, "all").await;
+    let status = stalled.end().await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(status.message().contains("events.ack_timeout (500ms)"), "{status}");
+    assert!(status.message().contains(&format!("cursor {}", events[0].cursor)), "{status}");
+    for event in events {
+        let again = other.hear().await;
+        assert_eq!((again.cursor, again.redelivered), (event.cursor, true));
+        assert_eq!(again.what, event.what);
+    }
+    say_numbers(&mut ada, 3..4).await;
+    let event = other.hear().await;
+    assert_eq!((said(&event), event.redelivered), ("3".to_owned(), false));
+}
+
+#[tokio::test]
+async fn who_does_not_even_read_loses_his_place_as_well() {
+    const LARGE: usize = 300_000;
+    let sets = ["events.groups=all", "events.ack_timeout=500ms", "limits.max_message=1MiB"];
+    let gateway = Gateway::with(&sets).await;
+    // A caller who takes hardly anything.
+    let endpoint = format!("http://{}", gateway.grpc());
+    let endpoint = tonic::transport::Endpoint::from_shared(endpoint).unwrap();
+    let channel = endpoint.initial_stream_window_size(100).connect().await.unwrap();
+    let mut deaf = Subscriber::try_of(channel, "all", 0).await.unwrap();
+    let mut ada = gateway.connect().await;
+    for _ in 0..20 {
+        ada.say(&"x".repeat(LARGE)).await;
+    }
+    let mut other = Subscriber::of(&gateway, "all").await;
+    opened(&other.hear().await);
+    for _ in 0..20 {
+        assert_eq!(said(&other.hear().await).len(), LARGE);
+    }
+    // He learns why when he reads.
+    let status = deaf.end().await;
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+}
+
+#[tokio::test]
+async fn a_reload_adds_groups_and_removes_them() {
+    let gateway = Gateway::with_file("events.groups = [\"a\"]").await;
+    let mut a = Subscriber::of(&gateway, "a").await;
+    let mut there: Vec<Client> = Vec::new();
+    for _ in 0..20 {
+        there.push(gateway.connect().await);
+        opened(&a.hear().await);
+    }
+    let refused = Subscriber::try_of(gateway.channel(), "b", 0).await.err().unwrap();
+    assert_eq!(refused.code(), Code::NotFound);
+
+    gateway.reload("events.groups = [\"a\", \"b\"]").await;
+    let mut b = Subscriber::of(&gateway, "b").await;
+    let mut late = gateway.connect().await;
+    late.say("hello").await;
+    // Who was there is named, who comes then is told; nobody is both, and nobody is neither.
+    let mut named = names(&mut b).await;
+    let mut event = b.hear().await;
+    if let Some(What::Opened(_)) = event.what {
+        named.push(event.client);
+        event = b.hear().await;
+    }
+    assert_eq!(said(&event), "hello");
+    named.sort_unstable();
+    let mut expected: Vec<_> = there.iter().map(|client| client.id().to_owned()).collect();
+    expected.push(late.id().to_owned());
+    expected.sort_unstable();
+    assert_eq!(named, expected);
+    let gone = there.pop().unwrap().id().to_owned();
+    let event = b.hear().await;
+    closed(&event);
+    assert_eq!(event.client, gone);
+
+    gateway.reload("events.groups = [\"b\"]").await;
+    let status = a.end().await;
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    assert!(status.message().contains("events.groups"), "{status}");
+    late.say("still there").await;
+    assert_eq!(said(&b.hear().await), "still there");
+}
+
+/// The clients of a whole snapshot, which is what comes next.
+async fn names(subscriber: &mut Subscriber) -> Vec<String> {
+    let mut named = Vec::new();
+    loop {
+        let event = subscriber.hear().await;
+        assert!(event.client.is_empty(), "it is about nobody in particular");
+        let part = snapshot(&event);
+        named.extend(part.clients.iter().cloned());
+        if !part.more {
+            return named;
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_makes_a_group_which_is_kept_for_a_while() {
+    let settings = |expiry: &str| {
+        format!(
+            "events.allow_new_groups = true\nevents.max_groups = 2\n\
+             events.new_group_expiry = \"{expiry}\""
+        )
+    };
+    let gateway = Gateway::with_file(&settings("1h")).await;
+    let mut ada = gateway.connect().await;
+    let mut made = Subscriber::of(&gateway, "made").await;
+    assert_eq!(names(&mut made).await, [ada.id()]);
+    ada.say("one").await;
+    let event = made.next().await;
+    assert_eq!(said(&event), "one");
+    let cursor = event.cursor;
+    leave_after(made, &event).await;
+    // Nobody subscribes, but it is there.
+    ada.say("two").await;
+    let mut again = Subscriber::of(&gateway, "made").await;
+    let event = again.next().await;
+    assert_eq!((said(&event), event.cursor), ("two".to_owned(), cursor + 1));
+
+    let _other = Subscriber::of(&gateway, "other").await;
+    let status = Subscriber::try_of(gateway.channel(), "third", 0).await.err().unwrap();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.message().contains("events.max_groups"), "{status}");
+
+    // It ends some time after the last has left, and what it knew with it.
+    gateway.reload(&settings("1ms")).await;
+    leave_after(again, &event).await;
+    until("the group is gone", async || {
+        let mut anew = Subscriber::of(&gateway, "made").await;
+        let event = anew.next().await;
+        // In the group that was there nobody would be named, and the cursor would go on.
+        let is_new = matches!(event.what, Some(What::Snapshot(_))) && event.cursor == 1;
+        if !is_new {
+            leave_after(anew, &event).await;
+            ada.say("for the next try").await;
+        }
+        is_new
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_told_and_followed_by_who_is_there() {
+    let gateway = Gateway::with(&["events.groups=all", "events.buffer_messages=10"]).await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let mut ada = gateway.connect().await;
+    let event = subscriber.next().await;
+    opened(&event);
+    leave_after(subscriber, &event).await;
+    say_numbers(&mut ada, 0..25).await;
+    // So that all of them are there when the subscriber comes.
+    ada.say("ping").await;
+    assert_eq!(ada.next_text().await, "pong");
+
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let event = subscriber.hear().await;
+    let range = missed(&event);
+    assert_eq!((range.first, range.last), (2, 16));
+    assert_eq!((range.messages, range.changes), (15, 0));
+    assert_eq!(names(&mut subscriber).await, [ada.id()]);
+    for number in 15..25 {
+        let event = subscriber.hear().await;
+        assert_eq!(said(&event), number.to_string());
+        assert_eq!(event.cursor, number + 2, "what is there keeps its place");
+    }
+    // It is told once.
+    say_numbers(&mut ada, 25..26).await;
+    assert_eq!(said(&subscriber.hear().await), "25");
+}
+
+#[tokio::test]
+async fn who_comes_and_goes_unheard_is_missed_and_not_in_the_snapshot() {
+    let gateway = Gateway::with(&["events.groups=all", "events.buffer_changes=10"]).await;
+    let stays = gateway.connect().await;
+    for _ in 0..20 {
+        let mut goes = gateway.connect().await;
+        goes.say("hello").await;
+        goes.send(tokio_tungstenite::tungstenite::Message::Close(None)).await;
+        goes.read_to_close().await;
+    }
+    let last = gateway.connect().await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let mut connected = std::collections::BTreeSet::new();
+    let (mut missing, mut told) = (0, 0);
+    while !connected.contains(last.id()) {
+        let event = subscriber.hear().await;
+        match event.what.as_ref().unwrap() {
+            What::Missed(range) => missing += range.messages + range.changes,
+            What::Snapshot(part) => connected.extend(part.clients.iter().cloned()),
+            What::Opened(_) => {
+                told += 1;
+                assert!(connected.insert(event.client), "opened twice");
+            }
+            What::Closed(_) => {
+                told += 1;
+                assert!(connected.remove(&event.client), "closed without being connected");
+            }
+            What::Message(_) => {
+                told += 1;
+                assert!(connected.contains(&event.client), "it speaks without being connected");
+            }
+        }
+    }
+    assert_eq!(missing + told, 2 + 20 * 3, "each event is told or counted");
+    assert!(missing > 20, "{missing}");
+    let expected: std::collections::BTreeSet<_> = [stays.id(), last.id()].map(str::to_owned).into();
+    assert_eq!(connected, expected);
+}
+
+#[tokio::test]
+async fn a_client_that_speaks_into_a_full_buffer_waits_and_nobody_else_does() {
+    const MANY: usize = 200;
+    let sets = ["events.groups=all", "events.buffer_messages=10", "events.when_full=pause"];
+    let gateway = Gateway::with(&sets).await;
+    let [mut ada, mut bob] = gateway.connect_n().await;
+    say_numbers(&mut ada, 0..MANY).await;
+    // Behind all of these; it isn't read before there is room for them.
+    ada.say("ping").await;
+    for _ in 0..20 {
+        bob.say("ping").await;
+        assert_eq!(bob.next_text().await, "pong");
+        gateway.send(send(clients([bob.id()]), "to bob")).await;
+        assert_eq!(bob.next_text().await, "to bob");
+    }
+    // Who waits is reached all the same.
+    gateway.mark(ada.id()).await;
+    assert_eq!(ada.next_text().await, "marker");
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let mut next = 0;
+    while next < MANY {
+        let event = subscriber.hear().await;
+        if let Some(What::Message(_)) = event.what {
+            assert_eq!(said(&event), next.to_string(), "in order, and none is missing");
+            next += 1;
+        }
+    }
+    assert_eq!(soon("the pong", ada.next_text()).await, "pong");
+    // And what another says comes, too.
+    bob.say("bob").await;
+    assert_eq!(said(&subscriber.hear().await), "bob");
+}
+
+#[tokio::test]
+async fn without_a_group_what_clients_say_goes_nowhere_and_costs_them_nothing() {
+    let gateway = Gateway::with_file("").await;
+    let mut ada = gateway.connect().await;
+    say_numbers(&mut ada, 0..100).await;
+    ada.say("ping").await;
+    assert_eq!(ada.next_text().await, "pong");
+    // With a group, they are heard from then on.
+    gateway.reload("events.groups = [\"all\"]").await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    assert_eq!(names(&mut subscriber).await, [ada.id()]);
+    ada.say("heard").await;
+    assert_eq!(said(&subscriber.hear().await), "heard");
+    // Unless they are to be dropped, or echoed.
+    gateway.reload("events.groups = [\"all\"]\nwebsocket.messages = \"drop\"").await;
+    ada.say("dropped").await;
+    ada.say("ping").await;
+    assert_eq!(ada.next_text().await, "pong");
+    gateway.reload("events.groups = [\"all\"]\nwebsocket.messages = \"forward\"").await;
+    ada.say("heard again").await;
+    assert_eq!(said(&subscriber.hear().await), "heard again");
+}
