@@ -144,7 +144,12 @@ fn handshakes(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
     for (outcome, fetches) in keys.outcomes() {
         rows.row(&[("outcome", outcome)], fetches.get())?;
     }
-    sheet.gauge("jwks_keys", None, "Keys that were fetched from that URL last.", keys.keys.get())?;
+    sheet.gauge(
+        "jwks_keys",
+        None,
+        "Keys that were fetched from that URL last.",
+        keys.keys.get(),
+    )?;
     sheet.gauge(
         "jwks_last_fetch_timestamp",
         SECONDS,
