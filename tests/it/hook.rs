@@ -303,3 +303,103 @@ async fn who_hangs_up_is_not_asked_about_any_longer() {
     questions.next().await.answer(allow_as("eve"));
     soon("the next client", next).await.unwrap();
 }
+
+/// A token with these claims, signed with a secret (HS256).
+fn token(secret: &str, claims: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
+    let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, signed.as_bytes())))
+}
+
+#[tokio::test]
+async fn the_back_end_has_its_say_after_the_token_and_before_the_place() {
+    const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let mut site = Site::new();
+    let key = site.write("key", SECRET);
+    let toml = format!(
+        "hook.address = {}\nhook.timeout = \"1h\"\nlimits.handshake = \"1h\"\nauth.key = {key}\n\
+         auth.algorithms = [\"HS256\"]\nauth.groups_claim = \"groups\"\n\
+         auth.max_clients_per_uid = 1\n",
+        back_end.value(),
+    );
+    site.start(&toml).await;
+    let gateway = site.gateway();
+    let claims = r#"{"sub":"ada","exp":4102444800,"groups":["staff"],"more":[1]}"#;
+    let token = token(SECRET, claims);
+    let offer = format!("Sec-WebSocket-Protocol: bearer, {token}, chat.v1");
+    let knock = async || {
+        let mut raw = Raw::open(gateway.websocket()).await;
+        raw.send(request(&[&offer])).await;
+        raw
+    };
+    // A token that is not believed is nobody's to judge.
+    assert_eq!(turned_away(gateway).await.0, "401 Unauthorized");
+    assert!(questions.try_next().is_none());
+
+    // What the back end does not say is as the token says; the token itself is no sub-protocol.
+    let mut raw = knock().await;
+    let asked = questions.next().await;
+    let told = asked.request.token.clone().expect("a token was verified");
+    assert_eq!(
+        (told.uid.as_str(), told.groups.as_slice()),
+        ("ada", ["staff".to_owned()].as_slice())
+    );
+    let told_claims: serde_json::Value = serde_json::from_str(&told.claims).unwrap();
+    assert_eq!(told_claims, serde_json::from_str::<serde_json::Value>(claims).unwrap());
+    let expires = told.expires_at.unwrap().seconds;
+    assert!((4_102_444_800..4_102_444_900).contains(&expires), "{expires}");
+    asked.answer(allow(Allow { groups: vec!["lobby".into()], ..Allow::default() }));
+    let head = raw.response().await.to_lowercase();
+    assert!(head.contains("sec-websocket-protocol: bearer\r\n"), "{head}");
+    let id = raw.data().await.text().to_owned();
+    let client = described(gateway, &id).await;
+    let mut groups = client.groups;
+    groups.sort_unstable();
+    assert_eq!(
+        (client.uid.as_str(), groups),
+        ("ada", vec!["lobby".to_owned(), "staff".to_owned()])
+    );
+
+    // The uid under which it takes its place is the back end's.
+    let mut second = knock().await;
+    questions.next().await.answer(allow_as("ada"));
+    assert!(second.response().await.starts_with("HTTP/1.1 429 "));
+    let mut third = knock().await;
+    let eve = Allow { uid: "eve".into(), subprotocol: "chat.v1".into(), ..Allow::default() };
+    questions.next().await.answer(allow(eve));
+    let head = third.response().await.to_lowercase();
+    assert!(head.contains("sec-websocket-protocol: chat.v1\r\n"), "{head}");
+    let id = third.data().await.text().to_owned();
+    assert_eq!(described(gateway, &id).await.uid, "eve");
+
+    // The token is not among the offers, so it can't be answered.
+    let mut fourth = knock().await;
+    let leak = Allow { uid: "bob".into(), subprotocol: token.clone(), ..Allow::default() };
+    questions.next().await.answer(allow(leak));
+    assert!(fourth.response().await.starts_with("HTTP/1.1 503 "));
+
+    // Where the back end has no word and is not needed, the token's counts.
+    site.reload(&format!("{toml}hook.fail = \"open\"\nauth.uid_claim = \"\"\n")).await;
+    let mut fifth = knock().await;
+    questions.next().await.answer(Err(Status::internal("out of order")));
+    assert!(fifth.response().await.starts_with("HTTP/1.1 101 "));
+    let id = fifth.data().await.text().to_owned();
+    assert_eq!(described(gateway, &id).await.groups, ["staff"]);
+}
+
+#[tokio::test]
+async fn who_finds_the_gateway_full_is_not_asked_about() {
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::with(voice).await;
+    let gateway = Gateway::with(&[&back_end.key(), "limits.max_clients=1"]).await;
+    let mut first = Raw::open(gateway.websocket()).await;
+    first.send(request(&[])).await;
+    questions.next().await.answer(allow_as("ada"));
+    assert!(first.response().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(turned_away(&gateway).await.0, "503 Service Unavailable");
+    assert!(questions.try_next().is_none());
+}
