@@ -161,7 +161,7 @@ async fn each_way_of_going_is_told_by_its_code_and_cause() {
     };
     peer.send(Message::Close(Some(close))).await;
     let event = subscriber.hear().await;
-    closed_by(&event, 1000, "peer");
+    closed_by(&event, 4321, "peer");
     // 36 bytes of the client id in a frame of 38, and the head of the answer before it.
     assert!(closed(&event).bytes_sent > 38, "{event:?}");
     assert!(closed(&event).bytes_received > 6, "{event:?}");
