@@ -30,6 +30,7 @@ mod leave;
 mod members;
 mod offer;
 mod outbound;
+mod parts;
 mod query;
 mod run;
 mod session;

@@ -171,20 +171,24 @@ impl Loop {
         }
     }
 
-    /// Forgets the group; its members stay connected. Answers how many it had here.
-    pub(super) fn dissolve(&mut self, name: &Name) -> usize {
-        let Some(key) = self.groups.keys.remove(name.as_str()) else {
-            return 0;
-        };
-        let group = self.groups.groups.remove(key as usize);
-        let members = group.members.len();
-        for slot in group.members {
+    /// Takes up to `most` members out of the group, the last of all with the group itself; they stay
+    /// connected. Answers how many that were.
+    pub(super) fn dissolve(&mut self, name: &Name, most: usize) -> usize {
+        let Some(key) = self.groups.key(name.as_str()) else { return 0 };
+        let Some(group) = self.groups.groups.get_mut(key as usize) else { return 0 };
+        let out = group.members.split_off(group.members.len().saturating_sub(most));
+        let left = group.members.len();
+        for &slot in &out {
             if let Some(session) = self.sessions.get_mut(slot as usize) {
                 session.groups.retain(|it| it.group != key);
             }
         }
-        self.directory.set_members(name, self.index, 0);
-        members
+        if left == 0 {
+            self.groups.groups.remove(key as usize);
+            self.groups.keys.remove(name.as_str());
+        }
+        self.directory.set_members(name, self.index, left);
+        out.len()
     }
 
     /// Takes one member out of a group's list. The last member moves into the gap and is told its
