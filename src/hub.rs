@@ -84,8 +84,9 @@ pub enum HubError {
         /// The key of the limit that is used up.
         what: &'static str,
     },
-    /// The gateway is stopping.
-    #[error("the gateway is stopping")]
+    /// The gateway is stopping, or a fault of its own kept a shard from answering: something may have
+    /// been done.
+    #[error("no answer: the gateway is stopping, or met a fault of its own (see its log)")]
     Stopped,
 }
 

@@ -32,6 +32,7 @@ mod line;
 mod members;
 mod offer;
 mod outbound;
+mod parts;
 mod query;
 mod run;
 mod session;

@@ -4,7 +4,10 @@
 //! comes in between; the directory, which others read at any time, is changed under its own lock
 //! for as long as they could see one half.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use super::{
     run::Loop,
@@ -19,6 +22,20 @@ use crate::{
 };
 
 impl Loop {
+    /// Changes one client, or says why not. A panic in it closes the client, which is not connected
+    /// then, rather than leave it half changed.
+    pub(super) fn change_or_close(
+        &mut self,
+        subject: &Subject,
+        change: &Change,
+    ) -> Result<Changed, Refusal> {
+        let changed = catch_unwind(AssertUnwindSafe(|| self.change(subject, change)));
+        changed.unwrap_or_else(|_| {
+            self.fault(subject.client.slot());
+            Err(Refusal::UnknownClient)
+        })
+    }
+
     /// Changes one client, or says why not.
     pub(super) fn change(
         &mut self,

@@ -15,7 +15,6 @@ use super::{
     deliver::Desk,
     door::Door,
     encode::PLAIN,
-    inbox::Clients,
     outbound::{Frame, Sort},
     run::Loop,
     session::{Hearing, Stage},
@@ -72,7 +71,7 @@ impl Loop {
     }
 
     /// The same, where many may get the same last message.
-    fn close_after(&mut self, last: Option<&mut Bundle<'_>>, slot: u32, close: &Close) {
+    pub(super) fn close_after(&mut self, last: Option<&mut Bundle<'_>>, slot: u32, close: &Close) {
         let Some(session) = self.sessions.get_mut(slot as usize) else {
             return;
         };
@@ -187,18 +186,6 @@ impl Loop {
         stats.partial_bytes.set(self.partial as u64);
         stats.sockets.sub(1);
         tracing::debug!(client = %session.id, "connection ended");
-    }
-
-    /// Begins to close each of the clients; answers how many there were.
-    pub(super) fn close_all_of(&mut self, clients: &Clients, close: &Close) -> usize {
-        let slots = self.slots_of(clients);
-        let count = slots.len();
-        let last = close.last.as_ref();
-        let mut last = last.map(|last| Bundle::new(std::slice::from_ref(last), &self.clock));
-        for slot in slots {
-            self.guard(slot, |shard| shard.close_after(last.as_mut(), slot, close));
-        }
-        count
     }
 
     /// Begins to close all clients, spread over the time, and every newcomer.

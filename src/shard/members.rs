@@ -93,10 +93,18 @@ impl Sets {
         Vacated { name, members, moved }
     }
 
-    /// Forgets the set; answers by which number memberships name it, and who was in it.
-    fn dissolve(&mut self, name: &str) -> Option<(u32, SmallVec<[u32; 4]>)> {
-        let key = self.keys.remove(name)?;
-        Some((key, self.sets.remove(key as usize).members))
+    /// Takes up to `most` members out, the last of all with the set itself; answers by which number
+    /// memberships name it, who was taken out, and how many are left.
+    fn dissolve(&mut self, name: &str, most: usize) -> Option<(u32, Vec<u32>, usize)> {
+        let key = self.key(name)?;
+        let members = &mut self.sets.get_mut(key as usize)?.members;
+        let out = members.drain(members.len().saturating_sub(most)..).collect();
+        let left = members.len();
+        if left == 0 {
+            self.sets.remove(key as usize);
+            self.keys.remove(name);
+        }
+        Some((key, out, left))
     }
 }
 
@@ -235,18 +243,17 @@ impl Loop {
         }
     }
 
-    /// Forgets the group; its members stay connected. Answers how many it had here.
-    pub(super) fn dissolve(&mut self, name: &Name) -> usize {
-        let Some((key, members)) = self.groups.dissolve(name.as_str()) else {
-            return 0;
-        };
-        for &slot in &members {
+    /// Takes up to `most` members out of the group, the last of all with the group itself; they stay
+    /// connected. Answers how many that were.
+    pub(super) fn dissolve(&mut self, name: &Name, most: usize) -> usize {
+        let Some((key, out, left)) = self.groups.dissolve(name.as_str(), most) else { return 0 };
+        for &slot in &out {
             if let Some(session) = self.sessions.get_mut(slot as usize) {
                 session.groups.retain(|it| it.set != key);
             }
         }
-        self.directory.groups.set(name, self.index, 0);
-        members.len()
+        self.directory.groups.set(name, self.index, left);
+        out.len()
     }
 
     /// Gives up a place in a group.

@@ -23,6 +23,7 @@ use super::{
     line::Line,
     members::Sets,
     outbound::{Frame, Meter},
+    parts::{Closing, Dissolving},
     query::{Calendar, SLOTS},
     session::{Session, Stage, slot_at},
     wheel::{STEP, Tick, Wheel},
@@ -45,7 +46,7 @@ const EVENTS: usize = 1024;
 
 /// Deliveries after which a turn flushes and reads before it goes on with the commands, so that a
 /// flood of broadcasts can't keep clients from being heard.
-const DELIVERIES_PER_TURN: usize = 64 * 1024;
+pub(super) const DELIVERIES_PER_TURN: usize = 64 * 1024;
 
 /// Clients that are looked at for a list in the time of a delivery.
 const LISTED_PER_DELIVERY: usize = 16;
@@ -94,7 +95,7 @@ pub(super) struct Loop {
     /// A roll call is under way that goes on in the next turn.
     pub(super) calling: bool,
     /// Taken from the inbox and not yet carried out.
-    work: VecDeque<Work>,
+    pub(super) work: VecDeque<Work>,
     /// What comes from the inbox, and what comes due: lists that keep their memory.
     taken: Vec<Command>,
     due: Vec<(u32, Tick)>,
@@ -108,9 +109,11 @@ pub(super) struct Loop {
 }
 
 /// One step to be carried out.
-enum Work {
+pub(super) enum Work {
     /// A message, by itself or one of several.
     Send(Clients, Payload, Answer),
+    Closing(Closing),
+    Dissolving(Dissolving),
     Other(Command),
 }
 
@@ -310,14 +313,27 @@ impl Loop {
                 break;
             };
             deliveries += 1;
-            match work {
-                Work::Send(clients, payload, answer) => {
-                    let run = self.run_of(&clients, payload, answer);
-                    let last = self.work.is_empty();
-                    deliveries += self.deliver(&clients, run, last);
-                }
-                Work::Other(command) => deliveries += self.carry_out_one(command),
+            // A panic costs the caller of this one step the answer, and the shard nothing.
+            let step = AssertUnwindSafe(|| self.take_step(work));
+            deliveries += catch_unwind(step).unwrap_or_else(|_| {
+                self.desk.stats.panics.add(1);
+                tracing::error!(shard = self.index, "a panic in a call; it gets no answer");
+                0
+            });
+        }
+    }
+
+    /// Answers about how many deliveries that was worth.
+    fn take_step(&mut self, work: Work) -> usize {
+        match work {
+            Work::Send(clients, payload, answer) => {
+                let run = self.run_of(&clients, payload, answer);
+                let last = self.work.is_empty();
+                self.deliver(&clients, run, last)
             }
+            Work::Closing(closing) => self.close_some(closing),
+            Work::Dissolving(dissolving) => self.dissolve_some(dissolving),
+            Work::Other(command) => self.carry_out_one(command),
         }
     }
 
@@ -330,18 +346,17 @@ impl Loop {
             // Laid out as work of its own.
             Command::Send(..) | Command::SendAll(..) => self.lay_out(command),
             Command::Close(clients, close, reply) => {
-                worth = self.close_all_of(&clients, &close);
-                let _ = reply.send(worth);
+                let closing = self.closing(&clients, close, reply);
+                worth = self.close_some(closing);
             }
             Command::Change(subjects, change, reply) => {
                 worth = subjects.len();
-                let changes = subjects.iter().map(|subject| self.change(subject, &change));
+                let changes = subjects.iter().map(|it| self.change_or_close(it, &change));
                 let _ = reply.send(changes.collect());
             }
             Command::Dissolve(groups, reply) => {
-                let left: Vec<_> = groups.iter().map(|group| self.dissolve(group)).collect();
-                worth = left.iter().sum();
-                let _ = reply.send(left);
+                let dissolving = Dissolving::new(groups, reply);
+                worth = self.dissolve_some(dissolving);
             }
             Command::UidOf(client, reply) => {
                 let session = self.find(client).and_then(|slot| self.sessions.get(slot as usize));
@@ -415,7 +430,7 @@ impl Loop {
     }
 
     /// A step of the session in `slot` panicked.
-    fn fault(&mut self, slot: u32) {
+    pub(super) fn fault(&mut self, slot: u32) {
         self.desk.stats.panics.add(1);
         let client = self.sessions.get(slot as usize).map(|session| session.id);
         tracing::error!(

@@ -31,12 +31,12 @@ impl Due {
 /// Length of a tick: the precision of heartbeats and deadlines.
 pub(super) const STEP: Duration = Duration::from_millis(100);
 
-/// Buckets of the wheel; with [`STEP`] one turn takes 51 s, so that a ping interval fits into it
-/// and only rare, long timers are asked for anew.
-const BUCKETS: usize = 512;
+/// Ticks of one round of the wheel: with [`STEP`] it takes 51 s, so that a ping interval fits into
+/// it and only rare, long timers are asked for anew.
+const ROUND: Tick = 512;
 
-/// Ticks of one round.
-const ROUND: Tick = BUCKETS as Tick;
+/// Buckets of the wheel.
+const BUCKETS: usize = ROUND as usize;
 
 #[derive(Debug)]
 pub(super) struct Wheel {

@@ -264,6 +264,35 @@ async fn many_are_described_in_their_order() {
 }
 
 #[tokio::test]
+async fn who_does_not_fit_into_an_answer_is_to_be_asked_for_again() {
+    let gateway = Gateway::with(&["limits.attribute_bytes=600KiB"]).await;
+    let clients = gateway.connect_n::<8>().await;
+    for client in &clients {
+        let value = "x".repeat(590 * 1024);
+        let set = [(Name::new("note", 9).unwrap(), value.into())].into_iter().collect();
+        let retouch = Retouch { set, ..Retouch::default() };
+        let change = Change { attributes: Some(retouch), ..Change::default() };
+        gateway.hub().change(client.id().parse().unwrap(), change).await.unwrap();
+    }
+    let all: Vec<_> = clients.iter().map(crate::client::Client::id).collect();
+    let mut asked: Vec<&str> = all.clone();
+    asked.push(NOBODY);
+    let mut seen = Vec::new();
+    while asked.len() > 1 {
+        // The caller's library takes 4 MiB.
+        let answer = describe(&gateway, &asked).await;
+        seen.extend(answer.clients.iter().map(|client| client.id.clone()));
+        assert!((1..=3).contains(&answer.clients.len()));
+        let (none, rest): (Vec<_>, Vec<_>) = answer.failures.iter().partition(|it| it.code == 5);
+        assert_eq!(none.len(), 1, "who is not there is told all the same");
+        assert!(rest.iter().all(|it| it.code == Code::ResourceExhausted as i32));
+        let at = |field: &str| field["clients[".len()..field.len() - 1].parse::<usize>().unwrap();
+        asked = rest.iter().map(|it| asked[at(&it.field)]).chain([NOBODY]).collect();
+    }
+    assert_eq!(seen, all);
+}
+
+#[tokio::test]
 async fn who_is_online_is_told_in_the_order_of_the_request() {
     let gateway = Gateway::start().await;
     let [ada, mut bob, eve] = gateway.connect_n().await;

@@ -415,6 +415,27 @@ async fn streams_tell_all_of_thousands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn long_names_make_short_pages() {
+    const GROUPS: usize = 100;
+    let gateway = Gateway::with(&["limits.names=65535"]).await;
+    let client = gateway.connect().await;
+    let groups: Vec<_> = (0..GROUPS).map(|it| format!("{it:>65535}")).collect();
+    let names = groups.iter().map(|group| Name::new(group, 65_535).unwrap()).collect();
+    let id = client.id().parse().unwrap();
+    gateway.hub().change(id, Change::join(names)).await.unwrap();
+    // The caller's library takes 4 MiB, and these are 6.5.
+    let listed: Vec<_> = all_groups(&gateway, "", 0).await.into_iter().map(|it| it.0).collect();
+    let mut sorted = listed.clone();
+    sorted.sort();
+    assert_eq!(sorted, groups);
+    let stream = directory(&gateway).stream_groups(StreamGroupsRequest::default()).await;
+    let answers = read(stream.unwrap().into_inner()).await;
+    let streamed = answers.iter().flat_map(|it| &it.groups).map(|it| it.name.clone());
+    assert_eq!(streamed.collect::<Vec<_>>(), listed);
+    assert!(answers.len() > 3, "{}", answers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_for_a_shard_that_is_busy() {
     let gateway = Gateway::with(&["api.max_page=1", "limits.inbox=1", "shards=1"]).await;
     let clients = gateway.connect_n::<50>().await;

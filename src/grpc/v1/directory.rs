@@ -4,6 +4,7 @@
 //! sends the same pages one after the other, each when the caller has taken the one before.
 
 mod answers;
+mod cut;
 mod requests;
 
 use std::sync::Arc;
@@ -30,7 +31,8 @@ use crate::{
     ids::Name,
     net,
 };
-use answers::{client, count, entry, group_entry, missing};
+use answers::{client, count, entry, group_entry, left_out, missing};
+use cut::{Part, Room, fitting};
 use requests::Judge;
 
 /// Answers the calls of the service.
@@ -72,9 +74,11 @@ impl directory_server::Directory for Directory {
         judge.verdict()?;
         let described = known(self.hub.describe(clients.clone()).await)?;
         let mut answer = DescribeClientsResponse::default();
+        let mut room = Room::default();
         for (index, (id, described)) in clients.into_iter().zip(described).enumerate() {
-            match described {
-                Some(described) => answer.clients.push(client(&described)),
+            match described.as_ref().map(client) {
+                Some(client) if room.take(&client) => answer.clients.push(client),
+                Some(_) => answer.failures.push(left_out(index, id)),
                 None => answer.failures.push(missing(index, id)),
             }
         }
@@ -92,9 +96,10 @@ impl directory_server::Directory for Directory {
         let place = judge.place::<Place>(list, &request.page_token);
         let most = judge.page_size(request.page_size);
         judge.verdict()?;
-        let page = known(self.hub.page_of_clients(&Arc::new(search), place, most).await)?;
-        let next_page_token = self.tokens.token(list, page.next.as_ref());
-        let clients = page.entries.iter().map(entry).collect();
+        let search = Arc::new(search);
+        let page = |most| self.hub.page_of_clients(&search, place, most);
+        let Page { entries: clients, next } = known(fitting(most, page, entry).await)?;
+        let next_page_token = self.tokens.token(list, next.as_ref());
         Ok(Response::new(ListClientsResponse { clients, next_page_token }))
     }
 
@@ -111,11 +116,9 @@ impl directory_server::Directory for Directory {
             let (hub, search) = (hub.clone(), Arc::clone(&search));
             async move { hub.page_of_clients(&search, place, most).await }
         };
-        let answer = |entries: Vec<_>| StreamClientsResponse {
-            clients: entries.iter().map(entry).collect(),
-        };
+        let answer = |clients| StreamClientsResponse { clients };
         let open = (self.hub.clone(), self.streams.enter()?);
-        Ok(Response::new(stream(open, most, page, answer)))
+        Ok(Response::new(stream(open, most, page, entry, answer)))
     }
 
     async fn list_uids(&self, request: Request<ListUidsRequest>) -> Answer<ListUidsResponse> {
@@ -127,9 +130,9 @@ impl directory_server::Directory for Directory {
         let place = judge.place::<NamePlace>(list, &request.page_token);
         let most = judge.page_size(request.page_size);
         judge.verdict()?;
-        let page = known(uids(&self.hub, group.as_ref(), &prefix, &place, most).await)?;
-        let next_page_token = self.tokens.token(list, page.next.as_ref());
-        let uids = page.entries.iter().map(Name::to_string).collect();
+        let page = |most| uids(&self.hub, group.as_ref(), &prefix, &place, most);
+        let Page { entries: uids, next } = known(fitting(most, page, Name::to_string).await)?;
+        let next_page_token = self.tokens.token(list, next.as_ref());
         Ok(Response::new(ListUidsResponse { uids, next_page_token }))
     }
 
@@ -148,11 +151,9 @@ impl directory_server::Directory for Directory {
             let (hub, prefix, group) = (hub.clone(), Arc::clone(&prefix), group.clone());
             async move { uids(&hub, group.as_ref(), &prefix, &place, READ_AT_ONCE * most).await }
         };
-        let answer = |names: Vec<Name>| StreamUidsResponse {
-            uids: names.iter().map(Name::to_string).collect(),
-        };
+        let answer = |uids| StreamUidsResponse { uids };
         let open = (self.hub.clone(), self.streams.enter()?);
-        Ok(Response::new(stream(open, most, page, answer)))
+        Ok(Response::new(stream(open, most, page, Name::to_string, answer)))
     }
 
     async fn list_groups(&self, request: Request<ListGroupsRequest>) -> Answer<ListGroupsResponse> {
@@ -163,9 +164,10 @@ impl directory_server::Directory for Directory {
         let place = judge.place::<NamePlace>(list, &request.page_token);
         let most = judge.page_size(request.page_size);
         judge.verdict()?;
-        let page = self.hub.page_of_groups(&prefix, &place, most).await;
-        let next_page_token = self.tokens.token(list, page.next.as_ref());
-        let groups = page.entries.iter().map(group_entry).collect();
+        let (prefix, place) = (&prefix, &place);
+        let page = |most| async move { Ok(self.hub.page_of_groups(prefix, place, most).await) };
+        let Page { entries: groups, next } = known(fitting(most, page, group_entry).await)?;
+        let next_page_token = self.tokens.token(list, next.as_ref());
         Ok(Response::new(ListGroupsResponse { groups, next_page_token }))
     }
 
@@ -182,11 +184,9 @@ impl directory_server::Directory for Directory {
             let (hub, prefix) = (hub.clone(), Arc::clone(&prefix));
             async move { Ok(hub.page_of_groups(&prefix, &place, READ_AT_ONCE * most).await) }
         };
-        let answer = |groups: Vec<_>| StreamGroupsResponse {
-            groups: groups.iter().map(group_entry).collect(),
-        };
+        let answer = |groups| StreamGroupsResponse { groups };
         let open = (self.hub.clone(), self.streams.enter()?);
-        Ok(Response::new(stream(open, most, page, answer)))
+        Ok(Response::new(stream(open, most, page, group_entry, answer)))
     }
 
     async fn check_online(
@@ -240,17 +240,19 @@ fn known<T>(result: Result<T, HubError>) -> Result<T, Status> {
     result.map_err(|error| status(&error))
 }
 
-/// Sends a list in answers of at most `most` entries. Nothing is read before what was read earlier
+/// Sends a list in answers of at most `most` entries, and no larger than an answer may be. Nothing is read before what was read earlier
 /// has been taken, so a caller who reads slowly makes nobody wait and nothing grow. The task ends
 /// when the caller goes away.
-fn stream<T, P, F, R>(
+fn stream<T, P, F, E, R>(
     (hub, open): (Hub, net::Place),
     most: usize,
     page: impl Fn(P) -> F + Send + 'static,
-    answer: impl Fn(Vec<T>) -> R + Send + 'static,
+    entry: fn(&T) -> E,
+    answer: fn(Vec<E>) -> R,
 ) -> Pages<R>
 where
-    T: Send,
+    T: Send + 'static,
+    E: Part + Send + 'static,
     P: Clone + Default + Send,
     F: Future<Output = Result<Page<T, P>, HubError>> + Send,
     R: Send + 'static,
@@ -263,10 +265,12 @@ where
         while let Some(from) = place.clone() {
             let Ok(room) = answers.reserve().await else { return };
             match page(from).await {
-                Ok(Page { mut entries, next }) => {
+                Ok(Page { entries, next }) => {
                     drop(room);
+                    let mut entries: Vec<E> = entries.iter().map(entry).collect();
                     while !entries.is_empty() {
-                        let rest = entries.split_off(most.min(entries.len()));
+                        let fit = cut::fit(&entries).min(most);
+                        let rest = entries.split_off(fit);
                         if answers.send(Ok(answer(entries))).await.is_err() {
                             return;
                         }

@@ -244,13 +244,23 @@ fn read(send: SendRequest, config: &Config) -> Result<(Target, Payload), Faults>
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        sync::{Arc, Mutex},
+    };
+
     use bytes::{BufMut as _, Bytes, BytesMut};
     use http_body_util::Full;
     use tonic::codec::Codec as _;
     use tonic_prost::ProstCodec;
 
     use super::*;
-    use crate::grpc::proto::v1::{Message, Target};
+    use crate::{
+        grpc::proto::v1::{Message, Target},
+        ids::ClientId,
+        shard::{Clock, Newcomer},
+        sink::EventSink,
+    };
 
     /// What is sent is there at once; item by item, so many messages.
     fn items(inbox: usize, sends: &[usize]) -> Items {
@@ -298,5 +308,55 @@ mod tests {
         ] {
             assert_eq!(batches(items(inbox, sends)).await, expected, "{inbox} {sends:?}");
         }
+    }
+
+    /// Holds the shard up at the arrival of a client, until it is let go.
+    struct Stuck(Mutex<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>);
+
+    impl EventSink for Stuck {
+        fn opened(&self, _: ClientId) {
+            let held = self.0.lock().unwrap();
+            held.0.send(()).unwrap();
+            held.1.recv().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_waits_for_room_ends_when_its_caller_goes_away() {
+        let (is_stuck, stuck) = std::sync::mpsc::channel();
+        let (let_go, held) = std::sync::mpsc::channel();
+        let mut config = Config::default();
+        config.limits.inbox = 1;
+        let sink = Arc::new(Stuck(Mutex::new((is_stuck, held))));
+        let (hub, threads) = Hub::start(&Live::new(config), sink, Clock::default()).unwrap();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        hub.adopt(Newcomer {
+            stream,
+            tls: None,
+            greeting: Vec::new(),
+            leftover: Vec::new(),
+            peer,
+            window: None,
+            about: None,
+            seat: hub.seat().unwrap(),
+        });
+        stuck.recv().unwrap();
+        let first = Payload::from_text(crate::message::Kind::Text, "first".to_owned());
+        let first = hub.send_all(vec![(crate::message::Target::All, first)]).await.unwrap();
+
+        let (answers, taken) = mpsc::channel(ANSWERS);
+        let mut running = pin!(run(&hub, items(1, &[1, 1]), &answers));
+        let polled = poll_fn(|context| Poll::Ready(running.as_mut().poll(context))).await;
+        assert!(polled.is_pending(), "the inbox is full");
+        drop(taken);
+        let ended = tokio::time::timeout(std::time::Duration::from_mins(1), running).await;
+        ended.expect("it ends though there is no room still");
+        let_go.send(()).unwrap();
+        assert_eq!(first.await.unwrap()[0].queued, 1);
+        hub.stop();
+        threads.join();
     }
 }

@@ -1,15 +1,19 @@
 //! A shard whose turns are taken one by one, on the test's own thread.
 
-use std::net::{TcpListener, TcpStream};
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+};
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Newcomer, Seats, inbox::Bounds},
+    super::{Newcomer, Seats, inbox::Bounds, query::Scan},
     *,
 };
 use crate::{
-    change::{Change, Subject},
+    change::{Change, Refusal, Subject},
     config::{Config, Live},
     ids::{ClientId, Name},
     message::{Kind, Receipt},
@@ -24,8 +28,6 @@ struct Case {
     seats: Seats,
     peers: Vec<TcpStream>,
 }
-
-type Answer<T> = oneshot::Receiver<T>;
 
 impl Case {
     fn new() -> Self {
@@ -75,11 +77,19 @@ impl Case {
     }
 
     fn connect_n(&mut self, count: usize) -> Vec<ClientId> {
-        (0..count).map(|_| self.connect()).collect()
+        let clients = (0..count).map(|_| self.connect()).collect();
+        // That their sockets can be written to is told of some at a time.
+        for _ in 0..=count / EVENTS {
+            self.turn();
+        }
+        clients
     }
 
     /// A command arrives.
-    fn arrives<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Answer<T> {
+    fn arrives<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> oneshot::Receiver<T> {
         let (reply, answer) = oneshot::channel();
         let command = command(reply);
         let bounds = Bounds { calls: usize::MAX, bytes: usize::MAX };
@@ -107,6 +117,25 @@ impl Case {
         &self.shard.sessions[client.slot() as usize]
     }
 
+    /// Clients that are connected.
+    fn online(&self) -> usize {
+        self.shard.sessions.iter().filter(|(_, it)| it.is_open()).count()
+    }
+
+    /// A client that asks is heard and answered in one turn.
+    fn is_heard(&mut self, peer: usize) {
+        let mut stream = self.peers[peer].try_clone().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut waste = [0; 4096];
+        while stream.read(&mut waste).is_ok() {}
+        // The text "ping", masked with zeroes.
+        stream.write_all(b"\x81\x84\0\0\0\0ping").unwrap();
+        self.turn();
+        let mut answer = [0; 6];
+        stream.read_exact(&mut answer).expect("it was answered in this turn");
+        assert_eq!(&answer, b"\x81\x04pong");
+    }
+
     fn panics(&self) -> u64 {
         self.shard.desk.stats.panics.get()
     }
@@ -128,7 +157,7 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     case.clock.advance(Duration::from_secs(1));
     case.shard.begin_turn();
     // What was done before it in this turn has taken a while.
-    case.clock.advance(Duration::from_secs(60));
+    case.clock.advance(Duration::from_mins(1));
     let mut payload = text("short-lived");
     payload.terms.ttl = Some(Duration::from_secs(10));
     let (reply, mut answer) = oneshot::channel();
@@ -159,7 +188,7 @@ fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
     let mut case = Case::new();
     let client = case.connect();
     case.shard.begin_turn();
-    case.clock.advance(Duration::from_secs(60));
+    case.clock.advance(Duration::from_mins(1));
     let change = Change { expires: Some(Some(Duration::from_secs(10))), ..Change::default() };
     let subject = Subject { client, of: None };
     case.shard.change(&subject, &change).unwrap();
@@ -201,7 +230,7 @@ fn whose_time_is_moved_again_and_again_takes_few_entries() {
     }
     let said = Duration::from_millis(100 * 777);
     case.change(client, Change { expires: Some(Some(said)), ..Change::default() });
-    case.clock.advance(said - Duration::from_millis(1));
+    case.clock.advance(Duration::from_millis(77_699));
     case.turn();
     assert!(case.session(client).is_open());
     case.clock.advance(Duration::from_millis(1));
@@ -228,4 +257,168 @@ fn a_time_that_is_far_away_comes_exactly() {
         case.turn();
     }
     assert_eq!(waited, hour);
+}
+
+/// More clients than one turn can do something about.
+const CROWD: usize = 5000;
+
+#[test]
+fn a_crowd_is_closed_in_parts_and_others_have_turns_in_between() {
+    let mut case = Case::new();
+    let crowd = case.connect_n(CROWD);
+    let close = Close::new(Cause::Api, 4000, "all of you");
+    let mut closed = case.arrives(|reply| Command::Close(Clients::All, close, reply));
+    let mut sent = case.arrives(|reply| Command::Send(Clients::All, text("later"), reply));
+    case.turn();
+    assert_eq!(case.online(), CROWD - 1024);
+    // One leaves by itself, and one comes in between.
+    case.peers[CROWD - 2].shutdown(std::net::Shutdown::Both).unwrap();
+    let newcomer = case.connect();
+    let mut turns = 1;
+    while closed.is_empty() {
+        assert!(sent.try_recv().is_err(), "what was sent later comes later");
+        if turns < 4 {
+            case.is_heard(CROWD - 1);
+            assert!(case.session(crowd[CROWD - 1]).is_open());
+        } else {
+            case.turn();
+        }
+        turns += 1;
+        assert!(turns < 10);
+    }
+    assert_eq!((turns, closed.try_recv()), (5, Ok(CROWD - 1)));
+    assert_eq!(case.online(), 1);
+    assert!(case.session(newcomer).is_open());
+    assert_eq!(case.shard.desk.stats.closed[Cause::Api.index()].get(), CROWD as u64 - 1);
+    while sent.is_empty() {
+        case.turn();
+    }
+    assert_eq!(sent.try_recv(), Ok(Receipt::all_queued(1)));
+}
+
+#[test]
+fn groups_of_a_crowd_are_dissolved_in_parts_and_others_have_turns_in_between() {
+    let mut case = Case::new();
+    let crowd = case.connect_n(CROWD);
+    let [small, large, none, last] = ["small", "large", "none", "last"].map(name);
+    for (index, client) in crowd.iter().enumerate() {
+        case.shard.join(client.slot(), &large);
+        if index % 10 == 0 {
+            case.shard.join(client.slot(), &small);
+        }
+        if index < 3 {
+            case.shard.join(client.slot(), &last);
+        }
+    }
+    case.turn();
+    let groups: Arc<[Name]> = [&small, &large, &none, &last, &large].map(Clone::clone).into();
+    let mut dissolved = case.arrives(|reply| Command::Dissolve(groups, reply));
+    let mut joined = {
+        let subjects = vec![Subject { client: crowd[7], of: None }];
+        let change = Arc::new(Change::join(vec![large.clone()]));
+        case.arrives(|reply| Command::Change(subjects, change, reply))
+    };
+    case.turn();
+    assert_eq!(case.shard.groups.members("small").len(), 0);
+    let mut turns = 1;
+    let left = |case: &Case| case.shard.groups.members("large").len();
+    while dissolved.is_empty() {
+        assert!(joined.try_recv().is_err(), "what was asked for later comes later");
+        assert_eq!(left(&case), CROWD + 500 - turns * 1024);
+        case.is_heard(turns);
+        turns += 1;
+    }
+    assert_eq!(turns, 6);
+    assert_eq!(dissolved.try_recv(), Ok(vec![500, CROWD, 0, 3, 0]));
+    assert_eq!(joined.try_recv().unwrap()[0].as_ref().unwrap().joined, 1);
+    assert_eq!(case.shard.groups.members("large"), [crowd[7].slot()]);
+    let groups = crowd.iter().map(|client| case.shard.groups_of(client.slot()).count());
+    assert_eq!(groups.sum::<usize>(), 1);
+    assert_eq!(case.online(), CROWD);
+}
+
+/// A fault in what the shard knows of a client: it is where it is not in its group.
+fn misplace(case: &mut Case, client: ClientId) {
+    let session = &mut case.shard.sessions[client.slot() as usize];
+    session.groups[0].seat = 1_000_000;
+}
+
+#[test]
+fn a_panic_in_a_change_costs_its_client_and_no_other() {
+    let mut case = Case::new();
+    let [ada, bob, eve] = case.connect_n(3)[..] else { unreachable!() };
+    for client in [ada, bob, eve] {
+        case.change(client, Change::join(vec![name("lobby")]));
+    }
+    misplace(&mut case, bob);
+    let change = Change { uid: Some(Some(name("user"))), ..Change::leave(vec![name("lobby")]) };
+    let subjects = [ada, bob, eve].map(|client| Subject { client, of: None });
+    let mut changed =
+        case.arrives(|reply| Command::Change(subjects.into(), Arc::new(change), reply));
+    case.turn();
+    let changed = changed.try_recv().unwrap();
+    assert!(changed[0].is_ok() && changed[2].is_ok());
+    assert_eq!(changed[1], Err(Refusal::UnknownClient));
+    assert_eq!(case.panics(), 1);
+    assert_eq!(case.shard.desk.stats.closed[Cause::Fault.index()].get(), 1);
+    assert!(!case.session(bob).is_open());
+    let bound = |client| case.session(client).uid == Some(name("user"));
+    assert!(bound(ada) && bound(eve) && !bound(bob));
+    case.is_heard(0);
+    case.is_heard(2);
+}
+
+#[test]
+fn a_panic_in_a_call_costs_its_answer_and_nothing_else() {
+    let mut case = Case::new();
+    case.connect();
+    // A fault in whom the shard has to answer: the eighth of one message.
+    let (reply, mut broken) = oneshot::channel();
+    let nowhere = Answer::Share(Shares::new(1, reply), 7);
+    case.shard.work.push_back(Work::Send(Clients::All, text("broken"), nowhere));
+    case.turn();
+    let mut sent = case.arrives(|reply| Command::Send(Clients::All, text("hello"), reply));
+    case.turn();
+    assert_eq!(broken.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    assert_eq!(sent.try_recv(), Ok(Receipt::all_queued(1)));
+    assert_eq!(case.panics(), 1);
+    case.is_heard(0);
+}
+
+#[test]
+fn a_turn_ends_when_enough_was_done_whatever_was_asked_for() {
+    let mut case = Case::new();
+    let crowd = case.connect_n(64);
+    let nobody = ClientId::new(0, 1_000_000, 0, 0);
+    let many = DELIVERIES_PER_TURN;
+    let subjects = || vec![Subject { client: nobody, of: None }; many];
+    let scan = || Scan { search: Arc::default(), from: 0, most: 1 };
+    let these: SmallVec<[ClientId; 1]> = crowd.iter().copied().collect();
+    let these = Clients::These(these);
+    let uid = |reply| Command::UidOf(nobody, reply);
+    let commands: [(&str, usize, &dyn Fn() -> Command); 6] = [
+        ("changes", 1, &|| Command::Change(subjects(), Arc::default(), oneshot::channel().0)),
+        ("descriptions", 1, &|| Command::Describe(vec![nobody; many], oneshot::channel().0)),
+        ("scans", many / 65 + 1, &|| Command::Scan(scan(), oneshot::channel().0)),
+        ("questions", many, &|| uid(oneshot::channel().0)),
+        ("lists", many / 5 + 1, &|| Command::List(these.clone(), oneshot::channel().0)),
+        ("deliveries", many / 65 + 1, &|| {
+            Command::Send(these.clone(), text(""), oneshot::channel().0)
+        }),
+    ];
+    for (what, enough, command) in commands {
+        for _ in 0..enough + 3 {
+            case.shard.lay_out(command());
+            if what == "deliveries" {
+                // So that they are no run.
+                case.shard.lay_out(Command::UidOf(nobody, oneshot::channel().0));
+            }
+        }
+        let before = case.shard.work.len();
+        case.shard.carry_out();
+        let done = before - case.shard.work.len();
+        let expected = if what == "deliveries" { many / 66 * 2 + 1 } else { enough };
+        assert!(done.abs_diff(expected) <= 2, "{what}: {done}, not {expected}");
+        case.shard.work.clear();
+    }
 }

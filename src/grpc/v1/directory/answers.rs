@@ -47,6 +47,15 @@ pub(super) fn missing(index: usize, client: ClientId) -> Failure {
     }
 }
 
+/// A client for which there was no room.
+pub(super) fn left_out(index: usize, client: ClientId) -> Failure {
+    Failure {
+        field: format!("clients[{index}]"),
+        code: Code::ResourceExhausted as i32,
+        message: format!("the answer is full: ask for client {client} in another call"),
+    }
+}
+
 pub(super) fn entry(found: &Found) -> ClientEntry {
     ClientEntry {
         id: found.id.to_string(),
