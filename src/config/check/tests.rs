@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use super::super::value::{Listen, Networks, Words};
 use super::*;
+use crate::config::Auth;
+
+/// A list of the words in a text.
+fn words(text: &str) -> Words {
+    Words(text.split_ascii_whitespace().map(str::to_owned).collect())
+}
 
 fn keys(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
     let mut config = Config::default();
@@ -150,6 +156,49 @@ fn keys_that_need_each_other_are_asked_for() {
     assert_eq!(keys(|c| c.websocket.proxies = proxies), ["websocket.proxy_header"]);
     let header = ProxyHeader::ProxyV2;
     assert_eq!(keys(|c| c.websocket.proxy_header = header), ["websocket.proxies"]);
+    let auth = |set: fn(&mut Auth)| keys(|c| set(&mut c.auth));
+    assert_eq!(auth(|auth| auth.algorithms = words("ES256")), ["auth.key"]);
+    assert_eq!(auth(|auth| auth.key = "/k".into()), ["auth.algorithms"]);
+    assert_eq!(auth(|auth| auth.jwks = "/j".into()), ["auth.algorithms"]);
+    assert_eq!(auth(|auth| auth.jwks_ca = "/ca".into()), ["auth.jwks_ca"]);
+    let cookie = |c: &mut Config| {
+        c.auth.algorithms = words("ES256");
+        c.auth.key = "/k".into();
+        c.auth.sources = words("cookie");
+    };
+    assert_eq!(keys(cookie), ["websocket.allowed_origins"]);
+}
+
+#[test]
+fn what_says_how_tokens_are_found_is_checked_word_by_word() {
+    let auth = |set: &dyn Fn(&mut Auth)| keys(|c| set(&mut c.auth));
+    for wrong in ["none", "HS256 none", "es256", "RS512"] {
+        let set = |auth: &mut Auth| {
+            auth.algorithms = words(wrong);
+            auth.key = "/k".into();
+        };
+        assert_eq!(auth(&set), ["auth.algorithms"], "{wrong}");
+    }
+    for wrong in ["", "body", "header header", "Header"] {
+        assert_eq!(auth(&|auth| auth.sources = words(wrong)), ["auth.sources"], "{wrong}");
+    }
+    for wrong in ["", "a b", "a=b", "a;b"] {
+        assert_eq!(auth(&|auth| auth.cookie = wrong.into()), ["auth.cookie"], "{wrong}");
+    }
+    for wrong in ["", "a b", "a=b", "a&b", "%61"] {
+        let set = |auth: &mut Auth| auth.query_parameter = wrong.into();
+        assert_eq!(auth(&set), ["auth.query_parameter"], "{wrong}");
+    }
+}
+
+#[test]
+fn tokens_that_are_remembered_are_mentioned() {
+    let mut config = Config::default();
+    config.websocket.keep_headers = words("User-Agent Authorization");
+    assert_eq!(warnings(&config), Vec::<String>::new(), "they are no tokens of ours");
+    config.auth.algorithms = words("ES256");
+    let said = warnings(&config);
+    assert!(said.len() == 1 && said[0].contains("\"authorization\""), "{said:?}");
 }
 
 #[test]

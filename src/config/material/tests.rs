@@ -91,6 +91,29 @@ fn a_file_whose_contents_changed_is_a_change_of_its_key() {
 }
 
 #[test]
+fn the_keys_of_tokens_are_read_with_the_rest_and_a_new_one_is_a_change() {
+    let case = Case::new();
+    let sets = [
+        "auth.algorithms=[\"HS256\"]".to_owned(),
+        format!("auth.key={}", case.path("secret").display()),
+    ];
+    let sets = [sets[0].as_str(), &sets[1]];
+    fs::write(case.path("secret"), "short").unwrap();
+    let faults = case.load(&sets).unwrap_err();
+    assert!(
+        faults[0].contains("auth.key = \"/secret\": /secret holds a secret of 5"),
+        "{faults:?}"
+    );
+    fs::write(case.path("secret"), "0".repeat(32)).unwrap();
+    let before = case.load(&sets).unwrap();
+    assert_eq!(Material::changes(&before, &case.load(&sets).unwrap()), []);
+    fs::write(case.path("secret"), "1".repeat(32)).unwrap();
+    let changes = Material::changes(&before, &case.load(&sets).unwrap());
+    assert_eq!(changes.iter().map(|change| change.key).collect::<Vec<_>>(), ["auth.key"]);
+    assert!(changes[0].old.starts_with("1 key (") && !changes[0].new.contains("111"));
+}
+
+#[test]
 fn all_files_that_settings_name_are_listed_once() {
     let mut config = Config::default();
     assert_eq!(Material::files(&config), Vec::<PathBuf>::new());
@@ -100,8 +123,13 @@ fn all_files_that_settings_name_are_listed_once() {
     config.grpc.key = "/gk".into();
     config.grpc.client_ca = "/ca".into();
     config.grpc.token_files = Words(vec!["/t1".into(), "/t2".into()]);
-    let expected = ["/c", "/ca", "/gk", "/k", "/t1", "/t2"].map(PathBuf::from);
-    assert_eq!(Material::files(&config), expected);
+    config.auth.key = "/ak".into();
+    config.auth.jwks = "/aj".into();
+    config.auth.jwks_ca = "/aca".into();
+    let expected = ["/aca", "/aj", "/ak", "/c", "/ca", "/gk", "/k", "/t1", "/t2"];
+    assert_eq!(Material::files(&config), expected.map(PathBuf::from));
+    config.auth.jwks = "https://issuer.example/jwks".into();
+    assert!(!Material::files(&config).iter().any(|file| file.ends_with("aj")), "it is no file");
 }
 
 #[test]
