@@ -124,7 +124,11 @@ pub async fn keep(keeper: Keeper, live: Live, hub: Hub) {
             () = keeper.wanted.raised.notified() => continue,
             () = swaps.next() => continue,
         }
-        keeper.ask(&config, hub.handshakes()).await;
+        // Other settings begin another question: the server may be another one, too.
+        tokio::select! {
+            () = keeper.ask(&config, hub.handshakes()) => {}
+            () = swaps.next() => {}
+        }
     }
 }
 

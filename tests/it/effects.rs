@@ -4,6 +4,7 @@
 //! A case is a test named after its key, with `_` for the dot.
 
 mod api;
+mod auth;
 mod compression;
 mod grpc;
 mod handshakes;
@@ -41,6 +42,11 @@ macro_rules! cases {
 const CASES: &[&str] = cases! {
     api: api_max_targets, api_max_sends, api_max_streams, api_idempotency_keys, api_idempotency_window,
         limits_attributes, limits_attribute_bytes;
+    auth: auth_algorithms, auth_key, auth_jwks, auth_jwks_ca, auth_jwks_refresh, auth_jwks_retry,
+        auth_jwks_timeout, auth_jwks_max_bytes, auth_required, auth_issuers, auth_audiences,
+        auth_leeway, auth_uid_claim, auth_groups_claim, auth_attributes_claim, auth_sources,
+        auth_cookie, auth_query_parameter, auth_max_token, auth_max_clients_per_uid,
+        auth_when_uid_is_full;
     compression: compression_enabled, compression_level, compression_min_size,
         compression_inline_max;
     grpc: grpc_listen, grpc_allow, grpc_token_files, grpc_unprotected, grpc_max_message,

@@ -1,10 +1,17 @@
 //! Certificates for gRPC: for the server, and for callers.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, SanType,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    },
 };
 
 pub struct Issuer(CertifiedIssuer<'static, KeyPair>);
@@ -35,6 +42,21 @@ impl Issuer {
         params.subject_alt_names.push(SanType::IpAddress(localhost));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.certify(params, "server")
+    }
+
+    /// What a server on this machine speaks TLS with.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        let Certified { certificate, key } = self.server();
+        let chain = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![chain], key)
+            .unwrap();
+        TlsAcceptor::from(Arc::new(config))
     }
 
     /// Certifies a caller of this name.
