@@ -142,12 +142,15 @@ impl ShardEar {
         if self.heard.is_empty() {
             return;
         }
+        // Whatever comes of it, nothing is told twice.
+        let mut heard = std::mem::take(&mut self.heard);
+        self.bytes = 0;
         for group in self.known.iter() {
             let call = self.calls.iter().find(|call| Arc::ptr_eq(&call.group, group));
-            group.append(&self.heard, call.map_or(u32::MAX, |call| call.next));
+            group.append(&heard, call.map_or(u32::MAX, |call| call.next));
         }
-        self.heard.clear();
-        self.bytes = 0;
+        heard.clear();
+        self.heard = heard;
     }
 
     /// Whether messages have to wait, and if so, this ear to be woken when they no longer have to.
@@ -244,7 +247,10 @@ impl Ear for ShardEar {
 
 impl Drop for ShardEar {
     fn drop(&mut self) {
+        self.look();
         self.pass_on();
+        // Nobody waits for clients that are gone.
+        self.calls.drain(..).for_each(|call| call.group.named());
         self.links.lock().retain(|link| !Arc::ptr_eq(link, &self.link));
     }
 }

@@ -102,7 +102,7 @@ pub struct Delivery {
 pub enum Delivered {
     /// What a client did.
     Event(Arc<Event>),
-    /// Events that there was no room for. A snapshot follows.
+    /// Events that there was no room for. A snapshot follows; at once if changes are among them.
     Missed {
         /// The cursor of the first.
         first: u64,

@@ -45,7 +45,7 @@ pub(super) struct Key(u64);
 #[derive(Debug)]
 pub(super) struct Group {
     partitions: Box<[Partition]>,
-    /// Partitions of which something is to be told before their queues go on.
+    /// Partitions of which something is to be told beside their queues.
     troubled: FixedBitSet,
     subscribers: BTreeMap<Key, flight::Subscriber>,
     /// The last cursor that was given out.

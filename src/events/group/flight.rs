@@ -1,7 +1,9 @@
 //! What subscribers are given, and what is in flight to them.
 //!
 //! Before the queues of its partitions go on, a subscriber is told what is missing of them, then who
-//! is connected as of their heads; then come events, the smallest cursor first.
+//! is connected as of their heads; then come events, the smallest cursor first. Where only messages
+//! are missing, a snapshot says nothing new: the next may wait until events have paid for it, so that
+//! a group of many clients which is always full doesn't come to tell snapshots only.
 
 use std::{
     cmp::Reverse,
@@ -21,6 +23,8 @@ use crate::ids::ClientId;
 pub(super) const NAMED: usize = 1000;
 /// Bytes that one of them takes, as text.
 const NAME_BYTES: usize = 36;
+/// How many names one event pays for.
+const PAID: usize = 16;
 
 /// One that takes part.
 #[derive(Debug)]
@@ -33,6 +37,9 @@ pub(super) struct Subscriber {
     pub(super) heads: BinaryHeap<Reverse<(u64, Place)>>,
     /// The snapshot that it is in the middle of.
     pub(super) naming: Option<Naming>,
+    /// Names in the last snapshot that it was told, and events that it was told since.
+    named: usize,
+    since: usize,
     /// Whether it found nothing to take.
     pub(super) idle: bool,
 }
@@ -64,6 +71,8 @@ pub(super) struct Naming {
     next: Vec<Place>,
     /// What is left of the one that is being listed.
     left: Vec<ClientId>,
+    /// Names that were told.
+    told: usize,
 }
 
 impl Subscriber {
@@ -73,8 +82,15 @@ impl Subscriber {
             flight: VecDeque::new(),
             heads: BinaryHeap::new(),
             naming: None,
+            named: 0,
+            since: 0,
             idle: false,
         }
+    }
+
+    /// Whether it can be told another snapshot that it doesn't need.
+    fn has_paid(&self) -> bool {
+        self.since >= self.named / PAID
     }
 
     /// How many more items it can be given.
@@ -92,6 +108,8 @@ struct Hand {
     bytes: usize,
     /// Whether there is nothing to tell before events.
     untroubled: bool,
+    /// Whether there is a snapshot to tell some time.
+    wanted: bool,
     taken: Vec<Delivery>,
 }
 
@@ -117,8 +135,8 @@ impl Group {
         let Some(mut subscriber) = self.subscribers.remove(&key) else { return Vec::new() };
         let most = most.max(1).min(subscriber.room(self.bounds.window));
         let untroubled = self.troubled.is_clear();
-        let (bytes, taken) = (0, Vec::new());
-        let mut hand = Hand { key, now, most, most_bytes, bytes, untroubled, taken };
+        let (bytes, wanted, taken) = (0, false, Vec::new());
+        let mut hand = Hand { key, now, most, most_bytes, bytes, untroubled, wanted, taken };
         if self.unnamed == 0 && most > 0 {
             while self.give(&mut subscriber, &mut hand) {}
         }
@@ -139,15 +157,19 @@ impl Group {
             if self.give_missed(to, hand) {
                 return true;
             }
-            hand.untroubled = !self.needs_snapshot(hand.key);
-            if !hand.untroubled {
-                if !hand.has_room(NAMED * NAME_BYTES) {
-                    return false;
-                }
-                to.naming = Some(self.begin_naming(hand.key));
+            hand.untroubled = true;
+            let mut own = self.partitions.iter().filter(|it| it.can_go_to(hand.key));
+            hand.wanted = own.clone().any(|partition| partition.wants_snapshot);
+            if own.any(|partition| partition.needs_snapshot) || hand.wanted && to.has_paid() {
+                return self.begin_naming(to, hand);
             }
         }
-        if to.naming.is_some() { self.give_names(to, hand) } else { self.give_event(to, hand) }
+        if to.naming.is_some() {
+            return self.give_names(to, hand);
+        }
+        // When there are no events, a snapshot costs nothing.
+        self.give_event(to, hand)
+            || hand.wanted && to.heads.is_empty() && self.begin_naming(to, hand)
     }
 
     /// What is missing of its partitions, all in one.
@@ -168,24 +190,25 @@ impl Group {
         true
     }
 
-    fn needs_snapshot(&self, key: Key) -> bool {
-        self.partitions.iter().any(|partition| partition.needs_snapshot && partition.can_go_to(key))
-    }
-
-    /// Begins a snapshot. It is of all partitions that `key` has, so that who is not named is not
-    /// connected.
-    fn begin_naming(&mut self, key: Key) -> Naming {
+    /// Begins a snapshot. It is of all partitions that the subscriber has, so that who is not named
+    /// is not connected.
+    fn begin_naming(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
+        if !hand.has_room(NAMED * NAME_BYTES) {
+            return false;
+        }
         let mut held = Vec::new();
         for place in Place::MIN..=Place::MAX {
             let partition = &mut self.partitions[usize::from(place)];
-            if partition.can_go_to(key) {
-                partition.hold(key);
-                partition.needs_snapshot = false;
+            if partition.can_go_to(hand.key) {
+                partition.hold(hand.key);
+                (partition.needs_snapshot, partition.wants_snapshot) = (false, false);
                 self.troubled.remove(usize::from(place));
                 held.push(place);
             }
         }
-        Naming { next: held.clone(), held, left: Vec::new() }
+        hand.wanted = false;
+        to.naming = Some(Naming { next: held.clone(), held, left: Vec::new(), told: 0 });
+        self.give_names(to, hand)
     }
 
     /// The next clients of a snapshot.
@@ -205,7 +228,12 @@ impl Group {
         }
         let nobody = |place: &Place| self.partitions[usize::from(*place)].base.is_empty();
         let more = !naming.left.is_empty() || !naming.next.iter().all(nobody);
-        let held = if more { None } else { to.naming.take().map(|naming| naming.held) };
+        naming.told += clients.len();
+        let held = if more { None } else { to.naming.take() };
+        let held = held.map(|naming| {
+            (to.named, to.since) = (naming.told, 0);
+            naming.held
+        });
         hand.bytes += clients.len() * NAME_BYTES;
         let what = Delivered::Snapshot { clients, more };
         self.hand_over(to, hand, (what, false), Item::Named(held.unwrap_or_default()));
@@ -238,6 +266,7 @@ impl Group {
                 None => partition.offered = false,
             }
             hand.bytes += bytes;
+            to.since += 1;
             let what = Delivered::Event(Arc::clone(&entry.event));
             let (cursor, redelivered) = (entry.cursor, entry.redelivered);
             let flown = Flown { cursor, sent: hand.now, item: Item::Event(place, entry) };

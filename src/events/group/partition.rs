@@ -65,6 +65,8 @@ pub(super) struct Partition {
     pub(super) gap: Option<Gap>,
     /// Whether the base is to be told before the queue goes on.
     pub(super) needs_snapshot: bool,
+    /// Whether it is to be told some time: only messages are missing.
+    pub(super) wants_snapshot: bool,
     /// Who is to have it.
     pub(super) owner: Option<Key>,
     /// Who has something of it in flight.
@@ -137,6 +139,9 @@ impl Partition {
             What::Closed(_) => self.base.remove(&entry.event.client),
             What::Message { .. } => false,
         };
+        if change && self.base.capacity() > KEPT.max(8 * self.base.len()) {
+            self.base.shrink_to(2 * self.base.len());
+        }
         Some(entry)
     }
 
@@ -182,12 +187,13 @@ impl Partition {
     /// Widens the gap.
     pub(super) fn miss_all(&mut self, more: Gap) {
         self.gap = Some(self.gap.map_or(more, |gap| gap.and(more)));
-        self.needs_snapshot = true;
+        self.needs_snapshot |= more.changes > 0;
+        self.wants_snapshot = true;
     }
 
-    /// Whether something is to be told before the queue goes on.
+    /// Whether something is to be told beside the queue.
     pub(super) fn is_troubled(&self) -> bool {
-        self.needs_snapshot || self.gap.is_some()
+        self.needs_snapshot || self.wants_snapshot || self.gap.is_some()
     }
 
     fn queue(&mut self, entry: &Entry) -> &mut VecDeque<Entry> {

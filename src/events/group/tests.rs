@@ -151,6 +151,36 @@ fn a_message_that_nothing_can_make_room_for_is_missed_itself() {
 }
 
 #[test]
+fn a_group_of_many_clients_that_is_always_full_tells_more_than_snapshots() {
+    let mut group = Group::late(*group(|bounds| bounds.messages = 10).bounds(), 1);
+    let clients: Vec<ClientId> = (0..5000).map(client).collect();
+    group.name(&clients);
+    group.named();
+    let key = group.join(100);
+    let (mut events, mut snapshots) = (0, 0);
+    for round in 0..1000 {
+        for slot in 0..5 {
+            group.append(&Arc::new(event::message(client(round * 5 + slot), 1)));
+        }
+        let taken = group.take(key, Instant::now(), 3, usize::MAX);
+        for delivery in &taken {
+            events += usize::from(matches!(delivery.what, Delivered::Event(_)));
+            snapshots += usize::from(matches!(delivery.what, Delivered::Snapshot { .. }));
+        }
+        group.acknowledge(key, taken[taken.len() - 1].cursor).unwrap();
+    }
+    assert!(events > 1500 && snapshots > 10, "{events} events, {snapshots} parts of snapshots");
+    // It comes to an end when it is quiet.
+    loop {
+        let taken = group.take(key, Instant::now(), 100, usize::MAX);
+        let Some(last) = taken.last() else { break };
+        snapshots = usize::from(matches!(last.what, Delivered::Snapshot { more: false, .. }));
+        group.acknowledge(key, last.cursor).unwrap();
+    }
+    assert_eq!(snapshots, 1);
+}
+
+#[test]
 fn who_pauses_keeps_what_was_underway_and_has_room_when_some_is_done() {
     let mut group = group(|bounds| (bounds.messages, bounds.when_full) = (8, WhenFull::Pause));
     let key = group.join(1000);

@@ -235,16 +235,17 @@ impl Walk {
             _ => None,
         });
         assert!(taken.len() <= 1 || events.sum::<usize>() <= most_bytes);
-        // What a snapshot should say is looked up when all is taken; it stands before the events.
-        let later: BTreeSet<u64> = taken.iter().map(|delivery| delivery.cursor).collect();
+        // What a snapshot should say is looked up when all is taken: what comes after it isn't in it.
+        let mut later: BTreeSet<u64> = taken.iter().map(|delivery| delivery.cursor).collect();
         for delivery in taken {
+            later.remove(&delivery.cursor);
             self.told(at, &delivery, &later);
             self.peers[at].flight.push_back(delivery);
         }
     }
 
-    /// Judges what a subscriber is told.
-    fn told(&mut self, at: usize, delivery: &Delivery, with: &BTreeSet<u64>) {
+    /// Judges what a subscriber is told, before what is told it later.
+    fn told(&mut self, at: usize, delivery: &Delivery, later: &BTreeSet<u64>) {
         let key = self.peers[at].key;
         match &delivery.what {
             Delivered::Event(event) => {
@@ -275,7 +276,7 @@ impl Walk {
             Delivered::Snapshot { clients, more } => {
                 let missed = self.group.stats().missed_changes;
                 if self.peers[at].naming.is_none() {
-                    let (named, expected) = (BTreeSet::new(), self.connected(key, with));
+                    let (named, expected) = (BTreeSet::new(), self.connected(key, later));
                     self.peers[at].naming = Some(Naming { named, expected, missed });
                     self.snapshots += 1;
                 }
