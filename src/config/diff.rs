@@ -71,6 +71,7 @@ mod tests {
     use crate::message::Kind;
 
     /// A configuration in which no key has its default.
+    #[expect(clippy::too_many_lines, reason = "as many as there are keys")]
     fn everything_else() -> Config {
         let second = Duration::from_secs(1);
         Config {

@@ -188,7 +188,7 @@ async fn who_falls_silent_is_told_with_how_long_it_was_there() {
     let mut subscriber = Subscriber::of(&gateway, "all").await;
     let client = gateway.connect().await;
     opened(&subscriber.hear().await);
-    clock.advance(Duration::from_secs(3600));
+    clock.advance(Duration::from_hours(1));
     // Each shard looks at its clock when something happens.
     gateway.send(send(clients([client.id()]), "still there?")).await;
     let event = subscriber.hear().await;

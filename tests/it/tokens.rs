@@ -102,7 +102,7 @@ async fn who_brings_a_good_token_is_who_it_says_before_anybody_is_told() {
     let claims = json!({"groups": "lobby staff", "attributes": {"role": "admin"}});
     let (mut ada, id) = enter(&gateway, &by_secret(SECRET, &claims)).await;
     // It has read its id, so all of this has to be true already.
-    assert_eq!(gateway.hub().clients_of("ada"), [id]);
+    assert_eq!(gateway.hub().clients_of("ada").await.unwrap(), [id]);
     assert_eq!(gateway.hub().uid_of(id).await.unwrap(), Some(name("ada")));
     for group in ["lobby", "staff"] {
         assert_eq!(gateway.hub().members(group).await.unwrap(), [id], "{group}");

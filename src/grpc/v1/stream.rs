@@ -257,9 +257,8 @@ mod tests {
     use super::*;
     use crate::{
         grpc::proto::v1::{Message, Target},
-        ids::ClientId,
         shard::{Clock, Newcomer},
-        sink::EventSink,
+        sink::{Ear, EventSink, NoSink, Opened, Wake},
     };
 
     /// What is sent is there at once; item by item, so many messages.
@@ -311,13 +310,22 @@ mod tests {
     }
 
     /// Holds the shard up at the arrival of a client, until it is let go.
-    struct Stuck(Mutex<(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>)>);
+    struct Stuck(Mutex<Option<StuckEar>>);
+
+    struct StuckEar(std::sync::mpsc::Sender<()>, std::sync::mpsc::Receiver<()>);
 
     impl EventSink for Stuck {
-        fn opened(&self, _: ClientId) {
-            let held = self.0.lock().unwrap();
-            held.0.send(()).unwrap();
-            held.1.recv().unwrap();
+        fn ear(&self, _: u16, _: Wake) -> Box<dyn Ear> {
+            // The first shard has the client.
+            let ear = self.0.lock().unwrap().take();
+            ear.map_or_else(|| NoSink.ear(0, Arc::new(|| ())), |ear| Box::new(ear))
+        }
+    }
+
+    impl Ear for StuckEar {
+        fn opened(&mut self, _: &Opened<'_>) {
+            self.0.send(()).unwrap();
+            self.1.recv().unwrap();
         }
     }
 
@@ -327,7 +335,7 @@ mod tests {
         let (let_go, held) = std::sync::mpsc::channel();
         let mut config = Config::default();
         config.limits.inbox = 1;
-        let sink = Arc::new(Stuck(Mutex::new((is_stuck, held))));
+        let sink = Arc::new(Stuck(Mutex::new(Some(StuckEar(is_stuck, held)))));
         let (hub, threads) = Hub::start(&Live::new(config), sink, Clock::default()).unwrap();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -341,6 +349,7 @@ mod tests {
             peer,
             window: None,
             about: None,
+            change: None,
             seat: hub.seat().unwrap(),
         });
         stuck.recv().unwrap();

@@ -62,7 +62,7 @@ async fn the_oldest_makes_room_and_is_gone_before_the_new_one_is_answered() {
         assert!(!gateway.hub().is_online(id).await.unwrap());
         assert_eq!(gateway.closed(Cause::Replaced), closed);
         id = raw.data().await.text().parse().unwrap();
-        assert_eq!(gateway.hub().clients_of("ada"), [id]);
+        assert_eq!(gateway.hub().clients_of("ada").await.unwrap(), [id]);
         assert_eq!(soon("the close", last.close_code()).await, 3001);
         last = raw;
     }
@@ -86,7 +86,7 @@ async fn a_crowd_that_comes_at_once_is_never_too_many() {
         .collect();
     let closed = async {
         loop {
-            let now = gateway.hub().clients_of("ada").len();
+            let now = gateway.hub().clients_of("ada").await.unwrap().len();
             assert!(now <= 3, "{now} can be addressed");
             if now == 3 && gateway.closed(Cause::Replaced) == 97 {
                 break;

@@ -69,12 +69,12 @@ impl Asked {
         let first = self.stream.next().await.transpose()?;
         let config = self.live.snapshot();
         let mut reading = Reading::new(&config);
-        let start = match first.and_then(|request| request.step) {
-            Some(subscribe_request::Step::Start(start)) => read_start(&mut reading, &start),
-            _ => {
-                reading.fault("start", "is missing: the first request begins the subscription");
-                None
-            }
+        let step = first.and_then(|request| request.step);
+        let start = if let Some(subscribe_request::Step::Start(start)) = step {
+            read_start(&mut reading, &start)
+        } else {
+            reading.fault("start", "is missing: the first request begins the subscription");
+            None
         };
         Ok(reading.done(start)?)
     }
