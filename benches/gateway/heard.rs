@@ -53,20 +53,25 @@ impl Subscribers {
         let endpoint = Channel::from_shared(format!("http://{gateway}"))?
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(1 << 20);
-        let mut tasks = JoinSet::new();
+        let mut tasks: JoinSet<String> = JoinSet::new();
         for _ in 0..count {
-            let (endpoint, ready, messages) = (endpoint.clone(), ready.clone(), messages.clone());
+            let (endpoint, ready, messages) =
+                (endpoint.clone(), ready.clone(), Arc::clone(&messages));
             let hear = async move {
-                let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-                let heard = hear(channel, ready, &messages).await;
-                Err(heard.map_or_else(|status| status.to_string(), |()| "the end".to_owned()))
+                match endpoint.connect().await {
+                    Ok(channel) => match hear(channel, ready, &messages).await {
+                        Ok(()) => "the stream is over".to_owned(),
+                        Err(status) => status.to_string(),
+                    },
+                    Err(error) => error.to_string(),
+                }
             };
             tasks.spawn_on(hear, runtime.handle());
         }
         let faults = Arc::clone(&fault);
         runtime.spawn(async move {
             while let Some(ended) = tasks.join_next().await {
-                let why: String = ended.map_or_else(|error| error.to_string(), Result::unwrap_err);
+                let why = ended.unwrap_or_else(|error| error.to_string());
                 *faults.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
             }
         });
@@ -144,7 +149,10 @@ impl Plan {
                 let all = (ROUNDS * CROWD) as u64;
                 let (cpu, took) = gateway.cost_of_saying(ROUNDS, SIZE, || match &subscribers {
                     Some(subscribers) => subscribers.wait_for(before + all),
-                    None => Ok(thread::sleep(Duration::from_millis(50))),
+                    None => {
+                        thread::sleep(Duration::from_millis(50));
+                        Ok(())
+                    }
                 })?;
                 // The first turn also pays for what is made once.
                 if turn > 0 {

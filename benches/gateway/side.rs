@@ -87,8 +87,8 @@ impl Side {
         let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
         let publisher = Publisher::of_gateway(&grpc)?;
         let tls = status.listeners.tls.first().copied();
-        let _directory = Some(directory);
-        Ok(Self { server, generator, publisher, clients: 0, grpc, tls, _directory })
+        let directory = Some(directory);
+        Ok(Self { server, generator, publisher, clients: 0, grpc, tls, _directory: directory })
     }
 
     /// Opens more clients, until there are `clients`.
