@@ -25,6 +25,7 @@ mod deliver;
 mod door;
 mod ear;
 mod encode;
+mod farewell;
 mod inbound;
 mod inbox;
 mod leave;

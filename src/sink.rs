@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!  opened, message, closed ─► ear of the shard ─► (end of the turn, or enough of it) ─► who listens
-//!  message ◄─ no room: it is kept, its client isn't read until there is ◄─ wake ───────┘
+//!  message ◄─ no room: it is kept, its client isn't read until there is ◄─ wake ───────┤
+//!  goodbye ◄─ unanswered: the end waits a little until it is ◄─ wake ──────────────────┘
 //! ```
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -21,6 +22,9 @@ use crate::{
 
 /// Makes a shard take a turn soon; may be called from any thread, at any time.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// Tells whether something that a client has said is still not answered.
+pub type Unanswered = Box<dyn Fn() -> bool + Send>;
 
 /// Listens to the clients of all shards.
 pub trait EventSink: Send + Sync {
@@ -57,6 +61,13 @@ pub trait Ear: Send {
     /// may.
     fn has_room(&self) -> bool {
         true
+    }
+
+    /// What the client has said that was not answered yet, if anything was not. The shard is woken
+    /// when that has changed, or may have.
+    fn unanswered(&mut self, client: ClientId) -> Option<Unanswered> {
+        let _ = client;
+        None
     }
 
     /// The first slot that a roll call has not come to yet, if one is under way: the shard names

@@ -11,6 +11,8 @@
 //!   count            answers the tally, as JSON
 //!   echo BYTES       each client sends a message, and another one for each that comes back
 //!   hush             nobody sends any more
+//!   say BYTES        each client sends one message
+//!   bear TOKEN       who connects from now on brings this token
 //!   deaf             nobody reads any more
 //!   prompt           from now on messages are read as they come
 //!   lazy             as at first: what came is read every now and then
@@ -84,6 +86,8 @@ struct Generator {
     /// Receipts of each timed message that is under way.
     receipts: Vec<u32>,
     echo: Option<Vec<u8>>,
+    /// What a client asks for first.
+    upgrade: Vec<u8>,
     deaf: bool,
     prompt: bool,
     began: Instant,
@@ -107,6 +111,7 @@ pub(crate) fn run(server: &str, source: &str) -> Outcome<()> {
         delays: Histogram::new(3)?,
         receipts: vec![0; UNDER_WAY],
         echo: None,
+        upgrade: UPGRADE.to_vec(),
         deaf: false,
         prompt: false,
         began: Instant::now(),
@@ -179,6 +184,18 @@ impl Generator {
                 self.echo = Some(message);
             }
             "hush" => self.echo = None,
+            "say" => {
+                let message = frame::masked_text(stamp::message(0, 0, number()?).as_bytes());
+                for client in &mut self.clients {
+                    client.stream.write_all(&message)?;
+                }
+            }
+            "bear" => {
+                let token = words.next().ok_or("no token")?;
+                self.upgrade.truncate(self.upgrade.len() - b"\r\n".len());
+                let line = format!("Authorization: Bearer {token}\r\n\r\n");
+                self.upgrade.extend(line.as_bytes());
+            }
             "deaf" => self.deaf = true,
             "prompt" => self.prompt = true,
             "lazy" => self.prompt = false,
@@ -213,7 +230,7 @@ impl Generator {
         let mut stream = TcpStream::from_std(socket.into());
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(index), interest)?;
-        self.clients.push(Client { stream, upgraded: false, partial: UPGRADE.to_vec() });
+        self.clients.push(Client { stream, upgraded: false, partial: self.upgrade.clone() });
         Ok(())
     }
 

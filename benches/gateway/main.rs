@@ -23,6 +23,8 @@
 mod child;
 mod frame;
 mod generator;
+mod heard;
+mod known;
 mod modern;
 mod publisher;
 mod raw;

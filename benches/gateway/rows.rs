@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Bytes of a message.
-const SIZE: usize = 128;
+pub(crate) const SIZE: usize = 128;
 
 /// How the run is to be.
 pub(crate) struct Plan {
@@ -28,9 +28,9 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 16] = [
     "setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm", "stream",
-    "groups", "apply",
+    "groups", "apply", "events", "listened", "tokens", "hook",
 ];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
@@ -42,11 +42,11 @@ impl Plan {
     }
 
     /// Turns of the rows in which one takes seconds.
-    fn long_turns(&self) -> usize {
+    pub(crate) fn long_turns(&self) -> usize {
         self.turns.div_ceil(4)
     }
 
-    fn gateway(&self) -> Outcome<Side> {
+    pub(crate) fn gateway(&self) -> Outcome<Side> {
         Side::gateway(&self.gateway, &["websocket.messages=echo"])
     }
 
@@ -92,6 +92,18 @@ impl Plan {
         if self.has("groups") {
             self.groups(report)?;
         }
+        if self.has("events") {
+            self.events(report)?;
+        }
+        if self.has("listened") {
+            self.listened(report)?;
+        }
+        if self.has("tokens") {
+            self.tokens(report)?;
+        }
+        if self.has("hook") {
+            self.hook(report)?;
+        }
         if self.has("secure") {
             self.secure(report)?;
         }
@@ -122,7 +134,12 @@ impl Plan {
         Ok(())
     }
 
-    fn fan_out(&self, raw: &mut Side, gateway: &mut Side, ahead: usize) -> Outcome<Pairs> {
+    pub(crate) fn fan_out(
+        &self,
+        raw: &mut Side,
+        gateway: &mut Side,
+        ahead: usize,
+    ) -> Outcome<Pairs> {
         let stretch = |side: &mut Side| -> Outcome<Window> {
             side.window(|publisher| publisher.burst(ahead, SIZE, STRETCH))
         };
@@ -359,7 +376,7 @@ impl Plan {
 
 /// What the two servers took, turn by turn: the whole process and the shards.
 #[derive(Default)]
-struct Pairs {
+pub(crate) struct Pairs {
     raw: Vec<f64>,
     gateway: Vec<f64>,
     shards: Vec<f64>,
@@ -367,7 +384,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn add(&mut self, (raw, _): (f64, f64), (gateway, shards): (f64, f64), idle: f64) {
+    pub(crate) fn add(&mut self, (raw, _): (f64, f64), (gateway, shards): (f64, f64), idle: f64) {
         self.raw.push(raw);
         self.gateway.push(gateway);
         self.shards.push(shards);
@@ -391,7 +408,7 @@ impl Pairs {
     }
 
     /// A row that is judged by the ratio; a bound that is no number is none.
-    fn row(&self, what: &str, must: f64, goal: f64) -> Row {
+    pub(crate) fn row(&self, what: &str, must: f64, goal: f64) -> Row {
         let bound = |bound: f64| (!bound.is_nan()).then_some(Bound::Most(bound));
         Row {
             what: what.to_owned(),
@@ -416,13 +433,13 @@ impl Pairs {
     }
 
     /// A row that is judged by the gateway's own figure.
-    fn absolute(&self, what: &str, unit: &'static str, must: f64, goal: f64) -> Row {
+    pub(crate) fn absolute(&self, what: &str, unit: &'static str, must: f64, goal: f64) -> Row {
         Row { unit, judged: self.gateway(), ..self.row(what, must, goal) }
     }
 }
 
 /// A row of the gateway's own, in microseconds.
-fn figures(what: &str, values: Vec<f64>, must: f64) -> Row {
+pub(crate) fn figures(what: &str, values: Vec<f64>, must: f64) -> Row {
     let pairs = Pairs { gateway: values, ..Pairs::default() };
     Row { raw_loop: None, ..pairs.absolute(what, "µs", must, f64::NAN) }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Side {
     generator: Child,
     pub(crate) publisher: Publisher,
     clients: usize,
+    /// Where a gateway serves gRPC; empty for the raw loop.
+    pub(crate) grpc: String,
     /// Where a gateway listens for TLS, if it does.
     pub(crate) tls: Option<SocketAddr>,
     /// The control socket and the log of a gateway.
@@ -54,7 +56,8 @@ impl Side {
         let address = server.line()?;
         let generator = Child::start(myself(&["generator", &address, "1"])?, CLIENTS)?;
         let publisher = Publisher::of_raw_loop(&address)?;
-        Ok(Self { server, generator, publisher, clients: 0, tls: None, _directory: None })
+        let grpc = String::new();
+        Ok(Self { server, generator, publisher, clients: 0, grpc, tls: None, _directory: None })
     }
 
     /// A gateway with one shard, otherwise as it comes but for what is `set`.
@@ -84,7 +87,8 @@ impl Side {
         let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
         let publisher = Publisher::of_gateway(&grpc)?;
         let tls = status.listeners.tls.first().copied();
-        Ok(Self { server, generator, publisher, clients: 0, tls, _directory: Some(directory) })
+        let directory = Some(directory);
+        Ok(Self { server, generator, publisher, clients: 0, grpc, tls, _directory: directory })
     }
 
     /// Opens more clients, until there are `clients`.
@@ -178,6 +182,28 @@ impl Side {
         let before = Cpu::of(self.server.pid())?;
         self.connect(clients)?;
         Ok(Cpu::of(self.server.pid())?.since(before))
+    }
+
+    /// Whoever connects from now on brings this token.
+    pub(crate) fn bear(&mut self, token: &str) -> Outcome<()> {
+        self.generator.ask(&format!("bear {token}")).map(drop)
+    }
+
+    /// CPU time that the server takes to hear each client say so many messages, one at a time, up to
+    /// the end of `heard`, and how long that was.
+    pub(crate) fn cost_of_saying(
+        &mut self,
+        rounds: usize,
+        size: usize,
+        heard: impl FnOnce() -> Outcome<()>,
+    ) -> Outcome<(Cpu, Duration)> {
+        let (before, began) = (Cpu::of(self.server.pid())?, Instant::now());
+        for _ in 0..rounds {
+            self.generator.ask(&format!("say {size}"))?;
+        }
+        heard()?;
+        let took = began.elapsed();
+        Ok((Cpu::of(self.server.pid())?.since(before), took))
     }
 
     /// CPU time that the server takes to do something for its publisher.

@@ -3,7 +3,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let proto = "../../proto";
     println!("cargo:rerun-if-changed={proto}");
-    let files = ["connections", "directory", "membership", "messages"];
+    let files = ["connections", "directory", "events", "membership", "messages"];
     let files = files.map(|name| format!("gateway/v1/{name}.proto"));
     tonic_prost_build::configure()
         .build_server(false)

@@ -157,6 +157,7 @@ const RANGES: &[Range] = ranges! {
     "events.buffer_bytes" Bytes 65_536..=KIB * GIB, |c| Some(c.events.buffer_bytes.0);
     "events.max_unacknowledged" Count 1..=65_536, |c| number(c.events.max_unacknowledged);
     "events.ack_timeout" Time off 1..=DAY, |c| time(c.events.ack_timeout);
+    "events.answer_wait" Time off 1..=HOUR, |c| time(c.events.answer_wait);
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);

@@ -175,6 +175,7 @@ mod tests {
                 when_full: WhenFull::Pause,
                 max_unacknowledged: 9,
                 ack_timeout: second,
+                answer_wait: second,
             },
             admin: Admin { listen: Listen::default() },
             control: Control { socket: Auto::Set(PathBuf::from("/tmp/x")) },

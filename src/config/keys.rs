@@ -140,6 +140,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("events.when_full", Live),
         ("events.max_unacknowledged", Live),
         ("events.ack_timeout", Live),
+        ("events.answer_wait", Live),
         ("admin.listen", Live),
         ("control.socket", Restart),
         ("reload.watch", Live),

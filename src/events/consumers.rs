@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -126,7 +126,15 @@ impl Consumers {
 
     /// Takes note of what a subscriber has done.
     pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), Future> {
-        self.change(|state| state.group.acknowledge(key, cursor))
+        let done = self.change(|state| state.group.acknowledge(key, cursor));
+        self.links.wake_leaving();
+        done
+    }
+
+    /// The last that a client did of what is held, if there is anybody who could acknowledge it.
+    pub(super) fn last_of(&self, client: ClientId) -> Option<Weak<Event>> {
+        let state = self.lock();
+        if state.seats.is_empty() { None } else { state.group.last_of(client) }
     }
 
     /// The last cursor that was given out.
@@ -178,6 +186,7 @@ impl Consumers {
             state.group = Group::new(bounds);
             state.over = true;
         });
+        self.links.wake_leaving();
     }
 
     /// How it stands.

@@ -7,8 +7,8 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::SystemTime,
 };
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     ids::ClientId,
     message::Kind,
-    sink::{Closed, Ear, Heard, Opened, Wake, Who},
+    sink::{Closed, Ear, Heard, Opened, Unanswered, Wake, Who},
 };
 
 /// The groups there are.
@@ -36,13 +36,40 @@ const MOST_BYTES: usize = 64 << 10;
 
 /// The ears of all shards, to be woken.
 #[derive(Default)]
-pub(super) struct Links(Mutex<Vec<Arc<Link>>>);
+pub(super) struct Links {
+    ears: Mutex<Vec<Arc<Link>>>,
+    /// Clients of all shards whose end waits for acknowledgements.
+    leaving: AtomicUsize,
+}
 
 /// An ear, as others see it.
 pub(super) struct Link {
     wake: Wake,
     /// Whether it has refused a message.
     refused: AtomicBool,
+    /// Clients of the shard whose end waits for acknowledgements.
+    leaving: AtomicUsize,
+}
+
+/// A client's end waits: one of those that are counted.
+struct Leaving {
+    links: Arc<Links>,
+    link: Arc<Link>,
+}
+
+impl Leaving {
+    fn new(links: &Arc<Links>, link: &Arc<Link>) -> Self {
+        links.leaving.fetch_add(1, Ordering::SeqCst);
+        link.leaving.fetch_add(1, Ordering::SeqCst);
+        Self { links: Arc::clone(links), link: Arc::clone(link) }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.link.leaving.fetch_sub(1, Ordering::SeqCst);
+        self.links.leaving.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Links {
@@ -65,8 +92,19 @@ impl Links {
         }
     }
 
+    /// Makes those shards take a turn in which the end of clients waits for acknowledgements.
+    pub(super) fn wake_leaving(&self) {
+        // Nobody pays for this where nobody waits.
+        if self.leaving.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        for link in self.lock().iter().filter(|link| link.leaving.load(Ordering::SeqCst) > 0) {
+            (link.wake)();
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -96,7 +134,8 @@ struct Call {
 impl ShardEar {
     /// To be called while no group is made.
     pub(super) fn new(links: Arc<Links>, groups: Arc<ArcSwap<List>>, wake: Wake) -> Self {
-        let link = Arc::new(Link { wake, refused: AtomicBool::new(false) });
+        let (refused, leaving) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let link = Arc::new(Link { wake, refused, leaving });
         links.lock().push(Arc::clone(&link));
         let known = groups.load_full();
         let cache = Cache::new(Arc::clone(&groups));
@@ -210,6 +249,22 @@ impl Ear for ShardEar {
 
     fn has_room(&self) -> bool {
         !self.refuses()
+    }
+
+    fn unanswered(&mut self, client: ClientId) -> Option<Unanswered> {
+        self.pass_on();
+        // First, so that who acknowledges after it was looked for sees it.
+        let leaving = Leaving::new(&self.links, &self.link);
+        let last = self.known.iter().filter_map(|group| group.last_of(client));
+        let last: Vec<Weak<Event>> = last.collect();
+        if last.is_empty() {
+            return None;
+        }
+        Some(Box::new(move || {
+            let _ = &leaving;
+            // Each group lets go of it when it is acknowledged.
+            last.iter().any(|event| event.strong_count() > 0)
+        }))
     }
 
     fn roll_call(&mut self) -> Option<u32> {

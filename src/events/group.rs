@@ -24,7 +24,10 @@ mod numbers;
 mod partition;
 mod share;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use fixedbitset::FixedBitSet;
 
@@ -213,6 +216,16 @@ impl Group {
     fn refill(&mut self) {
         let Bounds { messages, bytes, .. } = self.bounds;
         self.full = self.messages.is_full(self.full, messages, bytes);
+    }
+
+    /// The last that a client did of what is held: the one that is acknowledged last.
+    pub(super) fn last_of(&self, client: ClientId) -> Option<Weak<Event>> {
+        let partition = &self.partitions[usize::from(place_of(client))];
+        let mine = |entry: &&Entry| entry.event.client == client;
+        let waits = || partition.latest().find(mine);
+        let holder = partition.holder.and_then(|key| self.subscribers.get(&key));
+        let flies = || holder.and_then(|holder| holder.entries().find(mine));
+        waits().or_else(flies).map(|entry| Arc::downgrade(&entry.event))
     }
 
     /// The last cursor that was given out.

@@ -27,6 +27,8 @@ pub(super) struct Caps {
     pub(super) ping: Option<Tick>,
     pub(super) message_deadline: Option<Tick>,
     pub(super) close_wait: Tick,
+    /// How long the end of a client waits for answers to what it said.
+    pub(super) answer_wait: Option<Tick>,
     pub(super) groups_per_client: usize,
     /// Attributes that a client may have.
     pub(super) attributes: usize,
@@ -64,6 +66,7 @@ impl Caps {
             ping: ticks(websocket.ping_interval),
             message_deadline: ticks(limits.message_deadline),
             close_wait: ticks(limits.close_wait).unwrap_or(1),
+            answer_wait: ticks(source.events.answer_wait),
             groups_per_client: limits.groups_per_client,
             attributes: limits.attributes,
             attribute_bytes: limits.attribute_bytes.bytes(),
@@ -94,8 +97,7 @@ impl Caps {
         if let Stage::Closing(until) = session.stage {
             return Some(until);
         }
-        // Who isn't listened to for want of room can't be silent.
-        let heartbeat = self.heartbeat.filter(|_| !session.waits());
+        let heartbeat = self.heartbeat.filter(|_| session.can_be_silent());
         let silent = heartbeat.map(|limit| session.heard.saturating_add(limit));
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);

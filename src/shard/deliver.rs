@@ -34,7 +34,7 @@ use super::{
     encode::Press,
     inbox::Clients,
     outbound::{Meter, State},
-    run::Loop,
+    run::{Loop, Work},
     session::{Hearing, Session, slot_at},
     tunnel::Tunnels,
     wheel::Tick,
@@ -43,7 +43,16 @@ use crate::{
     close::{Cause, Close, code},
     message::{Payload, Receipt},
     metrics::{Drop, ShardStats},
+    wire,
 };
+
+/// Messages that are written to a client at once. More save little: by then the system call is a
+/// small part.
+const LONGEST_RUN: usize = 64;
+
+/// Bytes that are written to a client at once, unless a single message is longer: with more, a large
+/// crowd would keep everybody else from being heard for too long.
+const LARGEST_RUN: usize = 64 * 1024;
 
 /// Messages for the same clients that wait one behind the other, and whom to answer for each.
 pub(super) type Run = SmallVec<[(Payload, Answer); 1]>;
@@ -184,6 +193,26 @@ impl Desk {
 }
 
 impl Loop {
+    /// The message and those behind it for the same clients, as many as fit into an empty queue:
+    /// so that a client for whom nothing waits can take all of them.
+    pub(super) fn run_of(&mut self, clients: &Clients, payload: Payload, answer: Answer) -> Run {
+        let room = self.desk.caps.queue_bytes.min(LARGEST_RUN);
+        let mut room = room.saturating_sub(wire::framed(payload.bytes.len()));
+        let mut run = Run::new();
+        run.push((payload, answer));
+        let most = self.desk.caps.queue_entries.min(LONGEST_RUN);
+        while run.len() < most
+            && let Some(Work::Send(others, payload, _)) = self.work.front()
+            && others == clients
+            && let Some(left) = room.checked_sub(wire::framed(payload.bytes.len()))
+            && let Some(Work::Send(_, payload, answer)) = self.work.pop_front()
+        {
+            room = left;
+            run.push((payload, answer));
+        }
+        run
+    }
+
     /// Delivers a run of messages to each of the clients; `last` says that nothing waits behind it.
     /// Answers how many deliveries that were.
     pub(super) fn deliver(&mut self, clients: &Clients, run: Run, last: bool) -> usize {

@@ -359,7 +359,7 @@ impl Loop {
             return;
         };
         match session.stage {
-            Stage::Open => self.close(slot, &violation.close()),
+            Stage::Open => self.close_when_answered(slot, violation.close()),
             // Its close frame will never be heard: our part is done once ours is out.
             Stage::Closing(_) => self.desk.mark_dirty(slot, session),
         }
@@ -376,7 +376,7 @@ impl Loop {
         match session.stage {
             Stage::Open => {
                 let close = Close::new(Cause::Peer, said.unwrap_or(code::NORMAL), "");
-                self.close(slot, &close);
+                self.close_when_answered(slot, close);
             }
             // The answer to ours: nothing is left to be said, once ours is out.
             Stage::Closing(_) => self.desk.mark_dirty(slot, session),

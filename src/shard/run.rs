@@ -16,8 +16,9 @@ use super::{
     adopt::Random,
     answer::{Answer, Shares},
     caps::Caps,
-    deliver::{Desk, Run},
+    deliver::Desk,
     door::Doors,
+    farewell::Farewells,
     inbox::{Clients, Command, Inbox},
     leave::Draining,
     line::Line,
@@ -50,14 +51,6 @@ pub(super) const DELIVERIES_PER_TURN: usize = 64 * 1024;
 
 /// Clients that are looked at for a list in the time of a delivery.
 const LISTED_PER_DELIVERY: usize = 16;
-
-/// Messages that are written to a client at once. More save little: by then the system call is a
-/// small part.
-const LONGEST_RUN: usize = 64;
-
-/// Bytes that are written to a client at once, unless a single message is longer: with more, a large
-/// crowd would keep everybody else from being heard for too long.
-const LARGEST_RUN: usize = 64 * 1024;
 
 /// How often a drain closes the next few clients.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
@@ -92,6 +85,8 @@ pub(super) struct Loop {
     pub(super) again: Vec<u32>,
     /// Who waits for room for what it said.
     pub(super) line: Line,
+    /// Whose end waits for answers to what it said.
+    pub(super) farewells: Farewells,
     /// A roll call is under way that goes on in the next turn.
     pub(super) calling: bool,
     /// Taken from the inbox and not yet carried out.
@@ -187,6 +182,7 @@ impl Loop {
             inflated: Vec::new(),
             again: Vec::new(),
             line: Line::default(),
+            farewells: Farewells::default(),
             calling: false,
             work: VecDeque::new(),
             taken: Vec::new(),
@@ -226,12 +222,15 @@ impl Loop {
             }
         }
         if self.work.is_empty() {
+            // Before the inbox, in which the answers are by then.
+            self.look_for_answers();
             let mut taken = std::mem::take(&mut self.taken);
             self.inbox.take(&mut taken);
             taken.drain(..).for_each(|command| self.lay_out(command));
             self.taken = taken;
         }
         self.carry_out();
+        self.end_answered();
         self.close_next_of_drain();
         let mut due = std::mem::take(&mut self.due);
         self.wheel.advance(self.desk.tick, &mut due);
@@ -254,8 +253,9 @@ impl Loop {
             return Some(Duration::ZERO);
         }
         let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
+        let farewells = (!self.farewells.is_empty()).then_some(STEP);
         let timer = self.wheel.next(self.clock.now());
-        drain.into_iter().chain(timer).min()
+        drain.into_iter().chain(farewells).chain(timer).min()
     }
 
     fn begin_turn(&mut self) {
@@ -401,26 +401,6 @@ impl Loop {
         worth
     }
 
-    /// The message and those behind it for the same clients, as many as fit into an empty queue:
-    /// so that a client for whom nothing waits can take all of them.
-    fn run_of(&mut self, clients: &Clients, payload: Payload, answer: Answer) -> Run {
-        let room = self.desk.caps.queue_bytes.min(LARGEST_RUN);
-        let mut room = room.saturating_sub(wire::framed(payload.bytes.len()));
-        let mut run = Run::new();
-        run.push((payload, answer));
-        let most = self.desk.caps.queue_entries.min(LONGEST_RUN);
-        while run.len() < most
-            && let Some(Work::Send(others, payload, _)) = self.work.front()
-            && others == clients
-            && let Some(left) = room.checked_sub(wire::framed(payload.bytes.len()))
-            && let Some(Work::Send(_, payload, answer)) = self.work.pop_front()
-        {
-            room = left;
-            run.push((payload, answer));
-        }
-        run
-    }
-
     /// Runs one step of one session; a panic in it closes that session and nothing else.
     pub(super) fn guard(&mut self, slot: u32, step: impl FnOnce(&mut Self)) {
         let outcome = catch_unwind(AssertUnwindSafe(|| step(self)));
@@ -463,7 +443,7 @@ impl Loop {
         } else if session.expires.is_some_and(|at| now >= at.tick()) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
-        } else if !session.waits()
+        } else if session.can_be_silent()
             && caps.heartbeat.is_some_and(|limit| now - session.heard >= limit)
         {
             let silence = STEP * (now - session.heard);

@@ -92,6 +92,8 @@ pub(super) enum Hearing {
     Paused,
     /// Not until there is room for what it said; it stands in the [line](super::line).
     Waits,
+    /// No more: it has said goodbye or broken the protocol, and its [end](super::farewell) waits.
+    Leaves,
 }
 
 /// Small facts that change often.
@@ -170,6 +172,11 @@ impl Session {
     /// Whether it stands in the line of those who wait for room for what they said.
     pub(super) fn waits(&self) -> bool {
         self.flags.hearing == Hearing::Waits
+    }
+
+    /// Whether it can be told from its silence that it is gone.
+    pub(super) fn can_be_silent(&self) -> bool {
+        !matches!(self.flags.hearing, Hearing::Waits | Hearing::Leaves)
     }
 
     /// Memory of what it has said and nobody has heard yet.

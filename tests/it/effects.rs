@@ -52,7 +52,8 @@ const CASES: &[&str] = cases! {
         compression_inline_max;
     events: events_groups, events_allow_new_groups, events_new_group_expiry, events_max_groups,
         events_max_subscribers, events_buffer_messages, events_buffer_changes,
-        events_buffer_bytes, events_when_full, events_max_unacknowledged, events_ack_timeout;
+        events_buffer_bytes, events_when_full, events_max_unacknowledged, events_ack_timeout,
+        events_answer_wait;
     grpc: grpc_listen, grpc_allow, grpc_token_files, grpc_unprotected, grpc_max_message,
         grpc_max_connections, grpc_max_streams, grpc_keepalive_interval, grpc_keepalive_timeout;
     handshakes: websocket_subprotocols, websocket_allowed_origins, websocket_proxies,

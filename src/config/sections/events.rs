@@ -34,6 +34,10 @@ pub struct Events {
     /// Time a subscriber has to acknowledge; zero is for ever.
     #[serde(with = "span")]
     pub ack_timeout: Duration,
+    /// Time that the end of a client which says goodbye or breaks the protocol waits until what it
+    /// said before is acknowledged; zero is none.
+    #[serde(with = "span")]
+    pub answer_wait: Duration,
 }
 
 /// What happens when a message finds the buffer of a consumer group full.
@@ -60,6 +64,7 @@ impl Default for Events {
             when_full: WhenFull::DropOldest,
             max_unacknowledged: 1024,
             ack_timeout: Duration::from_secs(30),
+            answer_wait: Duration::ZERO,
         }
     }
 }

@@ -93,6 +93,14 @@ impl Subscriber {
         self.since >= self.named / PAID
     }
 
+    /// Events in flight, the last first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.flight.iter().rev().filter_map(|flown| match &flown.item {
+            Item::Event(_, entry) => Some(entry),
+            Item::Missed(_) | Item::Named(_) => None,
+        })
+    }
+
     /// How many more items it can be given.
     pub(super) fn room(&self, most: usize) -> usize {
         self.window.min(most).saturating_sub(self.flight.len())

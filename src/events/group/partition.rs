@@ -196,6 +196,11 @@ impl Partition {
         self.needs_snapshot || self.wants_snapshot || self.gap.is_some()
     }
 
+    /// What waits, the messages first, and of either the last first.
+    pub(super) fn latest(&self) -> impl Iterator<Item = &Entry> {
+        self.messages.iter().rev().chain(self.changes.iter().rev())
+    }
+
     fn queue(&mut self, entry: &Entry) -> &mut VecDeque<Entry> {
         if entry.event.is_message() { &mut self.messages } else { &mut self.changes }
     }

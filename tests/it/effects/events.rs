@@ -8,7 +8,10 @@ use gateway_websocket::{
 };
 
 use super::Stage;
-use crate::client::soon;
+use crate::{
+    client::soon,
+    raw::{CLOSE, TEXT, frame},
+};
 
 const GROUP: (&str, &str) = ("events.groups", "[\"g\"]");
 
@@ -212,4 +215,24 @@ pub(super) async fn events_ack_timeout() {
     };
     let timeout = Duration::from_millis(1);
     assert_eq!(soon("the end", ended).await, Ended::Overdue { cursor, timeout });
+}
+
+#[tokio::test]
+pub(super) async fn events_answer_wait() {
+    let mut stage = Stage::new(&[GROUP, ("events.answer_wait", "\"1h\"")]).await;
+    let mut subscription = stage.subscribe("g").unwrap();
+    let goodbye = [frame(TEXT, b"bye"), frame(CLOSE, &1000_u16.to_be_bytes())].concat();
+    let (mut waits, id) = stage.raw().await;
+    waits.send(&goodbye).await;
+    // Nobody acknowledges it.
+    let mut heard = Vec::new();
+    while said(&heard).is_empty() {
+        heard.extend(soon("events", subscription.take(1000, 1 << 20)).await.unwrap());
+    }
+    stage.change("events.answer_wait", "\"0s\"").await;
+    let (mut goes, _) = stage.raw().await;
+    goes.send(&goodbye).await;
+    assert_eq!(goes.data().await.first, CLOSE);
+    stage.gateway.mark(&id).await;
+    assert_eq!(waits.data().await.text(), "marker");
 }
