@@ -25,7 +25,7 @@ def line(process, wanted):
 
 
 def conversation(binary, directory):
-    client_side, business_side = blocks("python")
+    client_side, business_side, _events = blocks("python")
     socket = f"--socket={directory}/control.sock"
     # The ports are the README's own: they are part of what is tried.
     subprocess.run([binary, socket, "start"], check=True, stdout=subprocess.DEVNULL, timeout=60)

@@ -41,6 +41,7 @@ mod listeners;
 mod metrics;
 mod mint;
 mod model;
+mod model_events;
 mod origins;
 mod peer;
 mod pipes;

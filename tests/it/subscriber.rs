@@ -100,11 +100,16 @@ impl Subscriber {
 
     /// What is told next of failures. Events that come meanwhile wait.
     pub async fn done(&mut self) -> Done {
+        self.try_done().await.unwrap()
+    }
+
+    /// The same, or how the stream ended.
+    pub async fn try_done(&mut self) -> Result<Done, Status> {
         loop {
             if let Some(done) = self.done.pop_front() {
-                return done;
+                return Ok(done);
             }
-            self.read().await.unwrap();
+            self.read().await?;
         }
     }
 
