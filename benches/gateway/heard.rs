@@ -147,12 +147,12 @@ impl Plan {
             for turn in 0..=self.turns {
                 let before = subscribers.as_ref().map_or(Ok(0), Subscribers::heard)?;
                 let all = (ROUNDS * CROWD) as u64;
-                let (cpu, took) = gateway.cost_of_saying(ROUNDS, SIZE, || match &subscribers {
-                    Some(subscribers) => subscribers.wait_for(before + all),
-                    None => {
-                        thread::sleep(Duration::from_millis(50));
-                        Ok(())
+                let (cpu, took) = gateway.cost_of_saying(ROUNDS, SIZE, || {
+                    if let Some(subscribers) = &subscribers {
+                        return subscribers.wait_for(before + all);
                     }
+                    thread::sleep(Duration::from_millis(50));
+                    Ok(())
                 })?;
                 // The first turn also pays for what is made once.
                 if turn > 0 {
