@@ -131,10 +131,10 @@ impl Consumers {
         done
     }
 
-    /// The last that a client did of what is held, if there is anybody who could acknowledge it.
-    pub(super) fn last_of(&self, client: ClientId) -> Option<Weak<Event>> {
-        let state = self.lock();
-        if state.seats.is_empty() { None } else { state.group.last_of(client) }
+    /// Watches the last that a client did, if it is still kept and somebody could acknowledge it.
+    pub(super) fn watch(&self, client: ClientId) -> Option<Weak<()>> {
+        let mut state = self.lock();
+        if state.seats.is_empty() { None } else { state.group.watch(client) }
     }
 
     /// The last cursor that was given out.

@@ -255,15 +255,14 @@ impl Ear for ShardEar {
         self.pass_on();
         // First, so that who acknowledges after it was looked for sees it.
         let leaving = Leaving::new(&self.links, &self.link);
-        let last = self.known.iter().filter_map(|group| group.last_of(client));
-        let last: Vec<Weak<Event>> = last.collect();
-        if last.is_empty() {
+        let kept = self.known.iter().filter_map(|group| group.watch(client));
+        let kept: Vec<Weak<()>> = kept.collect();
+        if kept.is_empty() {
             return None;
         }
         Some(Box::new(move || {
             let _ = &leaving;
-            // Each group lets go of it when it is acknowledged.
-            last.iter().any(|event| event.strong_count() > 0)
+            kept.iter().any(|kept| kept.strong_count() > 0)
         }))
     }
 

@@ -124,7 +124,7 @@ impl Group {
         }
         let place = place_of(event.client);
         let (cursor, event) = (self.last, Arc::clone(event));
-        let entry = Entry { cursor, redelivered: false, event };
+        let entry = Entry { cursor, redelivered: false, event, kept: None };
         if entry.event.is_message() {
             self.append_message(place, entry);
         } else {
@@ -218,14 +218,15 @@ impl Group {
         self.full = self.messages.is_full(self.full, messages, bytes);
     }
 
-    /// The last that a client did of what is held: the one that is acknowledged last.
-    pub(super) fn last_of(&self, client: ClientId) -> Option<Weak<Event>> {
-        let partition = &self.partitions[usize::from(place_of(client))];
-        let mine = |entry: &&Entry| entry.event.client == client;
-        let waits = || partition.latest().find(mine);
-        let holder = partition.holder.and_then(|key| self.subscribers.get(&key));
-        let flies = || holder.and_then(|holder| holder.entries().find(mine));
-        waits().or_else(flies).map(|entry| Arc::downgrade(&entry.event))
+    /// Watches the last that a client did, if it is still kept: what is acknowledged last of it.
+    pub(super) fn watch(&mut self, client: ClientId) -> Option<Weak<()>> {
+        let partition = &mut self.partitions[usize::from(place_of(client))];
+        let mine = |entry: &&mut Entry| entry.event.client == client;
+        if let Some(entry) = partition.latest().find(mine) {
+            return Some(entry.watch());
+        }
+        let holder = self.subscribers.get_mut(&partition.holder?)?;
+        holder.latest().find(mine).map(Entry::watch)
     }
 
     /// The last cursor that was given out.

@@ -7,6 +7,7 @@ use gateway_websocket::{
 use tonic::Code;
 
 use crate::{
+    client::soon,
     gateway::Gateway,
     raw::{CLOSE, Raw, TEXT, frame},
     subscriber::{Subscriber, closed, said},
@@ -28,6 +29,11 @@ fn goodbye() -> Vec<u8> {
 /// A frame with a reserved bit set (RFC 6455 §5.2).
 fn nonsense() -> Vec<u8> {
     frame(TEXT | 0x40, b"never")
+}
+
+/// The code of the close frame, which comes before long.
+async fn ended(raw: &mut Raw) -> u16 {
+    soon("the end", raw.close_code()).await
 }
 
 impl Subscriber {
@@ -53,7 +59,7 @@ async fn the_answer_comes_before_the_end_whatever_ends_it() {
         raw.send(and_then(&end)).await;
         subscriber.echo().await;
         assert_eq!(raw.data().await.text(), "hello");
-        assert_eq!(i32::from(raw.close_code().await), code);
+        assert_eq!(i32::from(ended(&mut raw).await), code);
         raw.ended().await;
         assert_eq!(closed(&subscriber.hear().await).code, code);
     }
@@ -74,7 +80,7 @@ async fn every_group_that_somebody_hears_is_waited_for() {
     gateway.mark(&id).await;
     assert_eq!(raw.data().await.text(), "marker");
     other.acknowledge(message.cursor).await;
-    assert_eq!(raw.close_code().await, 1000);
+    assert_eq!(ended(&mut raw).await, 1000);
     for subscriber in [&mut all, &mut other] {
         closed(&subscriber.hear().await);
     }
@@ -85,7 +91,7 @@ async fn nobody_is_waited_for_who_does_not_hear_it() {
     let gateway = Gateway::with(WAITS).await;
     let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
     raw.send(and_then(&goodbye())).await;
-    assert_eq!(raw.close_code().await, 1000);
+    assert_eq!(ended(&mut raw).await, 1000);
 
     // Who went away without an acknowledgement is waited for no longer than for the next.
     let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
@@ -99,7 +105,7 @@ async fn nobody_is_waited_for_who_does_not_hear_it() {
     }
     second.echo().await;
     assert_eq!(raw.data().await.text(), "hello");
-    assert_eq!(raw.close_code().await, 1000);
+    assert_eq!(ended(&mut raw).await, 1000);
 }
 
 #[tokio::test]
@@ -113,7 +119,7 @@ async fn who_waits_is_closed_by_all_else_and_when_the_time_is_over() {
     let close =
         CloseRequest { target: Some(clients([&id])), code: 4000, ..CloseRequest::default() };
     gateway.connections().close(close).await.unwrap();
-    assert_eq!(raw.close_code().await, 4000);
+    assert_eq!(ended(&mut raw).await, 4000);
     assert_eq!(closed(&subscriber.next().await).code, 4000);
     assert_eq!(gateway.closed(Cause::Peer), 0);
     drop(gateway);

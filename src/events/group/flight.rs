@@ -94,8 +94,8 @@ impl Subscriber {
     }
 
     /// Events in flight, the last first.
-    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.flight.iter().rev().filter_map(|flown| match &flown.item {
+    pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.flight.iter_mut().rev().filter_map(|flown| match &mut flown.item {
             Item::Event(_, entry) => Some(entry),
             Item::Missed(_) | Item::Named(_) => None,
         })

@@ -11,7 +11,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use super::{super::event::Event, super::event::What, Key, mix};
@@ -39,6 +39,15 @@ pub(super) struct Entry {
     pub(super) cursor: u64,
     pub(super) redelivered: bool,
     pub(super) event: Arc<Event>,
+    /// Given away for somebody to see when the group keeps the event no longer; others may keep it.
+    pub(super) kept: Option<Arc<()>>,
+}
+
+impl Entry {
+    /// Is alive for as long as the group keeps the event.
+    pub(super) fn watch(&mut self) -> Weak<()> {
+        Arc::downgrade(self.kept.get_or_insert_default())
+    }
 }
 
 /// Events that are not there any more.
@@ -197,8 +206,8 @@ impl Partition {
     }
 
     /// What waits, the messages first, and of either the last first.
-    pub(super) fn latest(&self) -> impl Iterator<Item = &Entry> {
-        self.messages.iter().rev().chain(self.changes.iter().rev())
+    pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
+        self.messages.iter_mut().rev().chain(self.changes.iter_mut().rev())
     }
 
     fn queue(&mut self, entry: &Entry) -> &mut VecDeque<Entry> {
