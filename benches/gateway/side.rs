@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -18,6 +19,10 @@ use crate::{
     publisher::Publisher,
     usage::{Cpu, memory},
 };
+
+/// Second byte of the addresses that the next gateway's clients come from: the raw loop's have 1. Ports
+/// that were used stay taken for a minute, so no two gateways share any.
+static SOURCE: AtomicU8 = AtomicU8::new(2);
 
 /// Only ends a run that would hang.
 const HANG: Duration = Duration::from_secs(30);
@@ -84,7 +89,8 @@ impl Side {
         let address = |addresses: &[SocketAddr]| addresses.first().map(ToString::to_string);
         let websocket = address(&status.listeners.websocket).ok_or("no WebSocket address")?;
         let grpc = address(&status.listeners.grpc).ok_or("no gRPC address")?;
-        let generator = Child::start(myself(&["generator", &websocket, "2"])?, CLIENTS)?;
+        let source = SOURCE.fetch_add(1, Ordering::Relaxed).to_string();
+        let generator = Child::start(myself(&["generator", &websocket, &source])?, CLIENTS)?;
         let publisher = Publisher::of_gateway(&grpc)?;
         let tls = status.listeners.tls.first().copied();
         let directory = Some(directory);
