@@ -545,7 +545,7 @@ class Trial:
             assert self.service.state() == "active"
             assert self.service.pid() != before, "the old program still runs"
             before = self.service.pid()
-        told = self.service.do("gateway-websocket check --print-config | grep max_clients").stdout
+        told = self.service.do("gateway-websocket check --print-config | grep '^max_clients ='").stdout
         assert told.strip() == "max_clients = 77", told
         return "two upgrades, one with other defaults: settings kept, new program running"
 
