@@ -212,6 +212,25 @@ async fn a_conflated_message_takes_the_place_of_the_earlier_one_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_message_that_is_refused_replaces_nothing() {
+    let sets = ["limits.slow_client=drop-newest", "limits.queue_bytes=64KiB"];
+    let (gateway, mut raw, id, sent) = behind(&Clock::default(), &sets).await;
+    let conflated = |text: &str| SendRequest {
+        when_behind: Some(WhenBehind::ConflateKey("price".to_owned())),
+        ..send(clients([&id]), text)
+    };
+    assert_eq!(gateway.send(conflated("1")).await, queued(1));
+    // Too large even in the place of the first.
+    let expected = Delivery { queued: 0, dropped_full: 1, ..queued(1) };
+    assert_eq!(gateway.send(conflated(&"2".repeat(70_000))).await, expected);
+    assert_eq!(dropped(&gateway, Drop::Replaced), 0);
+    for number in 0..sent {
+        assert_eq!(raw.data().await.text(), numbered(number));
+    }
+    assert_eq!(raw.data().await.text(), "1");
+}
+
+#[tokio::test]
 async fn what_has_waited_for_longer_than_its_ttl_is_dropped() {
     let clock = Clock::paused();
     let (gateway, mut raw, id, sent) = behind(&clock, &[]).await;
