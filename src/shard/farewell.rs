@@ -11,7 +11,8 @@
 //! ```
 //!
 //! * An answer is on its way to the shard before its event counts as answered. So first it is looked
-//!   who was answered, then the inbox is taken and carried out, then those are closed.
+//!   who was answered, then the inbox is taken and carried out, then those are closed. That holds also
+//!   for who had nothing unanswered when it said goodbye: the last answer may be in the inbox still.
 //! * A client whose end waits can be closed by all else, as any other. That its connection broke is
 //!   seen when it is closed.
 
@@ -30,7 +31,8 @@ struct Farewell {
     client: ClientId,
     close: Close,
     until: Tick,
-    unanswered: Unanswered,
+    /// Nothing, if all it said was answered when its end came.
+    unanswered: Option<Unanswered>,
 }
 
 impl Farewells {
@@ -41,15 +43,15 @@ impl Farewells {
 }
 
 impl Loop {
-    /// Begins to close the client as soon as what it said was answered.
+    /// Begins to close the client as soon as what it said was answered, and the answers carried out.
     pub(super) fn close_when_answered(&mut self, slot: u32, close: Close) {
         let wait = self.desk.caps.answer_wait.filter(|_| self.desk.caps.messages != Messages::Drop);
-        let client = self.sessions.get(slot as usize).map(|session| session.id);
-        if let (Some(wait), Some(client)) = (wait, client)
-            && let Some(unanswered) = self.ear.unanswered(client)
+        if let Some(wait) = wait
             && let Some(session) = self.sessions.get_mut(slot as usize)
         {
             session.flags.hearing = Hearing::Leaves;
+            let client = session.id;
+            let unanswered = self.ear.unanswered(client);
             let until = self.desk.tick.saturating_add(wait);
             self.farewells.waiting.push(Farewell { client, close, until, unanswered });
             return;
@@ -60,7 +62,8 @@ impl Loop {
     /// Finds those that were answered by now, and those that have waited long enough.
     pub(super) fn look_for_answers(&mut self) {
         let now = self.desk.tick;
-        let over = |it: &mut Farewell| now >= it.until || !(it.unanswered)();
+        let over =
+            |it: &mut Farewell| now >= it.until || !it.unanswered.as_ref().is_some_and(|it| it());
         let over = self.farewells.waiting.extract_if(.., over);
         self.farewells.answered.extend(over.map(|it| (it.client, it.close)));
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     change::{Change, Refusal, Subject},
-    config::{Config, Live},
+    config::{Config, Live, Messages},
     ids::{ClientId, Name},
     message::{Kind, Receipt},
     sink::NoSink,
@@ -181,6 +181,26 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     case.clock.advance(Duration::from_millis(1));
     case.shard.begin_turn();
     assert_eq!(drop_expired(&mut case), 0);
+}
+
+#[test]
+fn an_answer_that_has_just_come_is_before_the_goodbye() {
+    let mut case = Case::with(|config| {
+        config.websocket.messages = Messages::Forward;
+        config.events.answer_wait = Duration::from_secs(1);
+    });
+    let client = case.connect();
+    case.turn();
+    let answer =
+        case.arrives(|reply| Command::Send(Clients::These([client].into()), text("answer"), reply));
+    // Seen in the same turn, and before the answer.
+    case.peers[0].write_all(b"\x88\x82\0\0\0\0\x03\xe8").unwrap();
+    case.turn();
+    assert_eq!(answer.blocking_recv(), Ok(Receipt::all_queued(1)));
+    // After the id.
+    let mut heard = [0; 38 + 12];
+    case.peers[0].read_exact(&mut heard).unwrap();
+    assert_eq!(&heard[38..], b"\x81\x06answer\x88\x02\x03\xe8");
 }
 
 #[test]
