@@ -25,9 +25,9 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::{sync::Notify, time::Instant};
 
-pub use event::{Delivered, Delivery, Event, Newly, What};
-pub use group::Stats;
-pub use subscription::{Ended, SubscribeError, Subscription, WrongAck};
+pub use event::{Delivered, Delivery, Event, Newly, Partitions, What};
+pub use group::{Stats, partition_of};
+pub use subscription::{Ended, SubscribeError, Subscription, Wish, WrongAck};
 
 use crate::{
     config::{self, Config, Live},
@@ -36,7 +36,7 @@ use crate::{
 };
 use consumers::Consumers;
 use ear::{Links, List, ShardEar};
-use group::Bounds;
+use group::{Bounds, Terms};
 
 /// What clients do, for those who subscribe. Cheap to clone.
 #[derive(Clone)]
@@ -93,13 +93,8 @@ impl Events {
         self.0.epoch
     }
 
-    /// Joins a consumer group. `window` is how many items may be under way without being
-    /// acknowledged, up to `events.max_unacknowledged`; none is as many as that.
-    pub fn subscribe(
-        &self,
-        group: &Name,
-        window: Option<usize>,
-    ) -> Result<Subscription, SubscribeError> {
+    /// Joins a consumer group. No window is wider than `events.max_unacknowledged`.
+    pub fn subscribe(&self, group: &Name, wish: Wish) -> Result<Subscription, SubscribeError> {
         let shared = &self.0;
         let config = shared.live.snapshot();
         let mut book = shared.book();
@@ -120,10 +115,11 @@ impl Events {
             None => shared.make(group, &config.events),
         };
         let most = config.events.max_unacknowledged;
-        let window = window.map_or(most, |window| window.clamp(1, most));
+        let window = wish.window.map_or(most, |window| window.clamp(1, most));
         let limit = config.events.max_subscribers;
+        let terms = Terms { window, snapshots: wish.snapshots };
         let (key, seat) =
-            found.join(window, limit).ok_or(SubscribeError::TooManySubscribers { limit })?;
+            found.join(terms, limit).ok_or(SubscribeError::TooManySubscribers { limit })?;
         drop(book);
         shared.keeper.notify_one();
         let keeper = Arc::clone(&shared.keeper);

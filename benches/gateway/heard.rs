@@ -106,7 +106,7 @@ async fn hear(
     messages: &AtomicU64,
 ) -> Result<(), tonic::Status> {
     let (says, said) = mpsc::channel(4);
-    let start = SubscribeStart { group: "bench".to_owned(), window: 0 };
+    let start = SubscribeStart { group: "bench".to_owned(), ..SubscribeStart::default() };
     let ended = |_| tonic::Status::cancelled("the gateway hears no more");
     says.send(SubscribeRequest { step: Some(Say::Start(start)) }).await.map_err(ended)?;
     let mut stream =

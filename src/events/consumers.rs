@@ -17,7 +17,7 @@ use super::{
     Ended,
     ear::Links,
     event::{Delivery, Event},
-    group::{Bounds, Future, Group, Key, Stats},
+    group::{Bounds, Future, Group, Key, Stats, Terms},
 };
 use crate::ids::{ClientId, Name};
 
@@ -101,12 +101,12 @@ impl Consumers {
     }
 
     /// Lets one more subscribe, if there are fewer than `most`.
-    pub(super) fn join(&self, window: usize, most: usize) -> Option<(Key, Arc<Seat>)> {
+    pub(super) fn join(&self, terms: Terms, most: usize) -> Option<(Key, Arc<Seat>)> {
         self.change(|state| {
             if state.seats.len() >= most {
                 return None;
             }
-            let (key, seat) = (state.group.join(window), Arc::new(Seat::default()));
+            let (key, seat) = (state.group.join(terms), Arc::new(Seat::default()));
             state.seats.insert(key, Arc::clone(&seat));
             state.vacant = None;
             Some((key, seat))

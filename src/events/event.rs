@@ -102,8 +102,10 @@ pub struct Delivery {
 pub enum Delivered {
     /// What a client did.
     Event(Arc<Event>),
-    /// Events that there was no room for. A snapshot follows; at once if changes are among them.
+    /// Events that there was no room for. A snapshot of their partitions follows at once.
     Missed {
+        /// Of which partitions they were.
+        partitions: Partitions,
         /// The cursor of the first.
         first: u64,
         /// The cursor of the last; events in between may still be there.
@@ -113,11 +115,20 @@ pub enum Delivered {
         /// `opened` and `closed` among them.
         changes: u64,
     },
-    /// Who is connected, of those whose events come to this subscriber.
+    /// Who is connected.
     Snapshot {
-        /// Some of them.
+        /// Of which partitions: who is of these and not named is not connected.
+        partitions: Partitions,
+        /// All of them.
         clients: Vec<ClientId>,
-        /// Whether the next item names more.
-        more: bool,
     },
+}
+
+/// Some partitions of a consumer group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Partitions {
+    /// All that there are.
+    All,
+    /// These, by number; see [`partition_of`](super::partition_of).
+    These(Vec<u16>),
 }

@@ -9,7 +9,7 @@
 //!              │ ▲                │
 //!     no room  │ └── leave ◄──────┘
 //!              ▼
-//!             gap ─► told by `Missed`, then by a snapshot
+//!             gap ─► told by `Missed` and a snapshot
 //! ```
 //!
 //! # Invariants
@@ -34,11 +34,15 @@ use fixedbitset::FixedBitSet;
 pub(super) use numbers::Bounds;
 use numbers::Held;
 pub use numbers::Stats;
+pub use partition::partition_of;
 use partition::{Entry, PARTITIONS, Partition, Place, place_of};
-pub(super) use share::Future;
+pub(super) use share::{Future, Terms};
 
 use super::event::{Event, What};
 use crate::{config::WhenFull, ids::ClientId};
+
+/// The cursor of a group's first snapshot, kept for it so that it is before what follows.
+const FIRST: u64 = 1;
 
 /// A subscriber of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,11 +52,13 @@ pub(super) struct Key(u64);
 #[derive(Debug)]
 pub(super) struct Group {
     partitions: Box<[Partition]>,
-    /// Partitions of which something is to be told beside their queues.
-    troubled: FixedBitSet,
+    /// Partitions of which something is to be told before their queues go on.
+    unclear: FixedBitSet,
     subscribers: BTreeMap<Key, flight::Subscriber>,
     /// The last cursor that was given out.
     last: u64,
+    /// Whether nothing was told yet.
+    is_new: bool,
     /// The last key that was given out.
     keys: u64,
     bounds: Bounds,
@@ -68,13 +74,16 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// A group of which the clients have yet to connect.
+    /// A group of which the clients have yet to connect. What it tells first is a snapshot.
     pub(super) fn new(bounds: Bounds) -> Self {
+        let mut unclear = FixedBitSet::with_capacity(PARTITIONS);
+        unclear.insert_range(..);
         Self {
-            partitions: (0..PARTITIONS).map(|_| Partition::default()).collect(),
-            troubled: FixedBitSet::with_capacity(PARTITIONS),
+            partitions: std::iter::repeat_with(Partition::new).take(PARTITIONS).collect(),
+            unclear,
             subscribers: BTreeMap::new(),
-            last: 0,
+            last: FIRST,
+            is_new: true,
             keys: 0,
             bounds,
             messages: Held::default(),
@@ -88,13 +97,7 @@ impl Group {
 
     /// A group that begins when clients may be connected already, which so many shards will name.
     pub(super) fn late(bounds: Bounds, shards: usize) -> Self {
-        let mut group = Self::new(bounds);
-        group.unnamed = shards;
-        group.troubled.insert_range(..);
-        for partition in &mut group.partitions {
-            partition.needs_snapshot = true;
-        }
-        group
+        Self { unnamed: shards, ..Self::new(bounds) }
     }
 
     /// These clients of a shard are connected. Nothing was appended of them yet.
@@ -143,7 +146,7 @@ impl Group {
             self.partitions[usize::from(place)].push(entry);
         } else {
             self.partitions[usize::from(place)].miss(entry.cursor, true);
-            self.troubled.insert(usize::from(place));
+            self.unclear.insert(usize::from(place));
             self.count_missed(true);
         }
         self.refill();
@@ -165,7 +168,7 @@ impl Group {
         while !self.messages.has_room(more, self.bounds.messages, self.bounds.bytes) {
             let Some(place) = self.oldest(Partition::oldest_message) else { return false };
             if let Some(entry) = self.partitions[usize::from(place)].miss_message() {
-                self.troubled.insert(usize::from(place));
+                self.unclear.insert(usize::from(place));
                 self.forget(&entry.event);
                 self.count_missed(true);
             }
@@ -190,7 +193,7 @@ impl Group {
             self.forget(&entry.event);
             self.count_missed(entry.event.is_message());
         }
-        self.troubled.insert(usize::from(place));
+        self.unclear.insert(usize::from(place));
         self.offer(place);
     }
 

@@ -11,6 +11,16 @@ use super::{
 };
 use crate::{config::value::span, ids::Name};
 
+/// What a subscriber wishes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// Items that may be under way without being acknowledged; none: as many as may be.
+    pub window: Option<usize>,
+    /// Whether each partition begins with a snapshot when it comes to it, and not only when it is told
+    /// of for the first time.
+    pub snapshots: bool,
+}
+
 /// Why nobody can subscribe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {

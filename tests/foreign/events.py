@@ -75,7 +75,7 @@ def what_a_client_does(binary):
         with connect(f"ws://{listeners['websocket'][0]}/room?secret=1") as client:
             name = client.recv()
             opened = subscriber.hear()
-            assert (opened.client, opened.opened.path, opened.cursor) == (name, "/room", 1), opened
+            assert (opened.client, opened.opened.path, opened.cursor) == (name, "/room", 2), opened
             client.send("hello")
             answer = {"target": {"clients": [name]}, "message": {"data": b"and hello to you"}}
             said = subscriber.hear(sends=[answer])
@@ -140,7 +140,7 @@ def a_killed_gateway_begins_a_new_epoch(binary):
             with connect(f"ws://{listeners['websocket'][0]}/") as client:
                 client.recv()
                 event = after.hear()
-                assert event.HasField("opened") and event.cursor == 1, event
+                assert event.HasField("opened") and event.cursor == 2, event
             assert after.hear().HasField("closed")
             after.say(acknowledgement={"epoch": before.epoch, "cursor": 1})
             assert after.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -173,9 +173,10 @@ def example(binary):
                 for word in ("hello", "again"):
                     client.send(word)
                     assert client.recv(timeout=30) == f"you said: {word}"
-            told = [back_end.stdout.readline().split() for _ in range(4)]
-            wanted = ["opened", "message", "message", "closed"]
-            assert told == [[what, name] for what in wanted], told
+            told = [back_end.stdout.readline().split() for _ in range(5)]
+            wanted = [["opened", "1"], ["message", "1"], ["message", "1"], ["closed", "0"]]
+            wanted = [["snapshot", "0"], *([what, name, there] for what, there in wanted)]
+            assert told == wanted, told
         finally:
             back_end.kill()
             back_end.wait()

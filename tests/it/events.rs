@@ -56,7 +56,7 @@ async fn a_client_is_told_with_all_that_is_known_of_it() {
     let (mut client, _) = Client::connect_with(gateway.websocket(), request).await.unwrap();
     let id = client.next_text().await;
     let event = subscriber.hear().await;
-    assert_eq!((event.cursor, event.redelivered), (1, false));
+    assert_eq!((event.cursor, event.redelivered), (2, false));
     assert_eq!((event.client.as_str(), event.uid.as_str()), (id.as_str(), ""));
     let at = SystemTime::try_from(event.time.unwrap()).unwrap();
     assert!(at >= before && at <= SystemTime::now() + Duration::from_secs(1));
@@ -74,7 +74,7 @@ async fn a_client_is_told_with_all_that_is_known_of_it() {
     gateway.membership().bind(bind).await.unwrap();
     client.say("hello").await;
     let event = subscriber.hear().await;
-    assert_eq!((event.cursor, event.uid.as_str(), said(&event)), (2, "ada", "hello".to_owned()));
+    assert_eq!((event.cursor, event.uid.as_str(), said(&event)), (3, "ada", "hello".to_owned()));
     let change = SetAttributesRequest {
         clients: vec![id.clone()],
         change: Some(set([("a", "b")])),
@@ -84,7 +84,7 @@ async fn a_client_is_told_with_all_that_is_known_of_it() {
     client.send(Message::Close(None)).await;
     let event = subscriber.hear().await;
     assert_eq!((&event.client, event.uid.as_str()), (&id, "ada"));
-    assert_eq!(event.cursor, 3, "changes by calls are no events");
+    assert_eq!(event.cursor, 4, "changes by calls are no events");
     closed_by(&event, 1000, "peer");
 }
 
@@ -137,7 +137,7 @@ async fn many_messages_keep_their_order_and_are_numbered_one_by_one() {
     opened(&subscriber.hear().await);
     for number in 0..MANY {
         let event = subscriber.hear().await;
-        assert_eq!((said(&event), event.cursor), (number.to_string(), number as u64 + 2));
+        assert_eq!((said(&event), event.cursor), (number.to_string(), number as u64 + 3));
         assert!(!event.redelivered);
     }
 }
@@ -249,7 +249,7 @@ async fn a_stream_that_does_not_begin_well_does_not_begin() {
 async fn a_stream_begins_once_and_ends_when_the_caller_says_no_more() {
     let gateway = Gateway::with(&["events.groups=all"]).await;
     let mut twice = Subscriber::of(&gateway, "all").await;
-    let start = SubscribeStart { group: "all".to_owned(), window: 0 };
+    let start = SubscribeStart { group: "all".to_owned(), ..SubscribeStart::default() };
     let step = Some(subscribe_request::Step::Start(start));
     twice.say_any(SubscribeRequest { step }).await;
     let status = twice.end().await;

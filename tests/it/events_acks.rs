@@ -31,7 +31,7 @@ async fn one_of_the_future_or_of_another_epoch_is_wrong_and_both_are_named() {
     subscriber.acknowledge(event.cursor + 1).await;
     let (field, why) = fault(refused(subscriber).await);
     assert_eq!(field, "acknowledgement.cursor");
-    assert!(why.contains("cursor 2 ") && why.contains("the last is 1"), "{why}");
+    assert!(why.contains("cursor 3 ") && why.contains("the last is 2"), "{why}");
 
     let subscriber = Subscriber::of(&gateway, "all").await;
     let (ours, theirs) = (subscriber.epoch(), subscriber.epoch() ^ 1);

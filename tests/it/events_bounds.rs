@@ -1,6 +1,6 @@
 //! What is bounded, and what happens then: windows, deadlines, groups, buffers.
 
-use gateway_websocket::grpc::proto::v1::{Event, event::What};
+use gateway_websocket::grpc::proto::v1::{ConnectedClient, Event, Snapshot, event::What};
 use tonic::Code;
 
 use crate::{
@@ -135,18 +135,12 @@ async fn a_reload_adds_groups_and_removes_them() {
     assert_eq!(said(&b.hear().await), "still there");
 }
 
-/// The clients of a whole snapshot, which is what comes next.
+/// The clients of a snapshot, which is what comes next.
 async fn names(subscriber: &mut Subscriber) -> Vec<String> {
-    let mut named = Vec::new();
-    loop {
-        let event = subscriber.hear().await;
-        assert!(event.client.is_empty(), "it is about nobody in particular");
-        let part = snapshot(&event);
-        named.extend(part.clients.iter().cloned());
-        if !part.more {
-            return named;
-        }
-    }
+    let event = subscriber.hear().await;
+    assert!(event.client.is_empty(), "it is about nobody in particular");
+    let named = snapshot(&event).clients.iter();
+    named.map(|named| named.client.clone()).collect()
 }
 
 #[tokio::test]
@@ -213,19 +207,89 @@ async fn what_there_is_no_room_for_is_told_and_followed_by_who_is_there() {
     let mut subscriber = Subscriber::of(&gateway, "all").await;
     let event = subscriber.hear().await;
     let range = missed(&event);
-    assert_eq!((range.first, range.last), (2, 16));
+    assert_eq!((range.first, range.last), (3, 17));
     assert_eq!((range.messages, range.changes), (15, 0));
     assert_eq!(names(&mut subscriber).await, [ada.id()]);
     for number in 15..25 {
         let event = subscriber.hear().await;
         assert_eq!(said(&event), number.to_string());
-        assert_eq!(event.cursor, number + 2, "what is there keeps its place");
+        assert_eq!(event.cursor, number + 3, "what is there keeps its place");
     }
     // It is told once, if there is room by then.
     subscriber.acknowledge_with(0, vec![to_nobody()], Vec::new()).await;
     subscriber.done().await;
     say_numbers(&mut ada, 25..26).await;
     assert_eq!(said(&subscriber.hear().await), "25");
+}
+
+#[tokio::test]
+async fn a_group_begins_with_who_is_connected_also_if_nobody_is() {
+    let gateway = Gateway::with(&["events.groups=all"]).await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await.hearing_all();
+    let event = subscriber.hear().await;
+    assert_eq!((event.cursor, event.redelivered, event.partition), (1, false, 0));
+    assert_eq!(snapshot(&event), &Snapshot::default(), "nobody, of all partitions");
+    let ada = gateway.connect().await;
+    let event = subscriber.hear().await;
+    assert_eq!((event.cursor, event.client.as_str()), (2, ada.id()));
+    assert!((1..=256).contains(&event.partition), "{event:?}");
+    opened(&event);
+}
+
+#[tokio::test]
+async fn who_has_lost_his_memory_can_ask_who_is_connected() {
+    let gateway = Gateway::with(&["events.groups=all"]).await;
+    let ada = gateway.connect().await;
+    let mut before = Subscriber::of(&gateway, "all").await;
+    let event = before.next().await;
+    let partition = event.partition;
+    leave_after(before, &event).await;
+    // Without being asked it goes on where it was.
+    let bob = gateway.connect().await;
+    let mut plain = Subscriber::of(&gateway, "all").await;
+    let event = plain.next().await;
+    opened(&event);
+    assert_eq!(event.client, bob.id());
+    leave_after(plain, &Event::default()).await;
+    let following = Subscriber::following(gateway.channel(), "all", 0, true).await;
+    let mut following = following.unwrap();
+    let event = following.hear().await;
+    let named = ConnectedClient { client: ada.id().to_owned(), partition };
+    let expected = Snapshot { partitions: Vec::new(), clients: vec![named] };
+    assert_eq!(snapshot(&event), &expected, "as of what was acknowledged");
+    let event = following.hear().await;
+    assert_eq!((event.client.as_str(), event.redelivered), (bob.id(), true));
+}
+
+#[tokio::test]
+async fn what_is_missing_of_one_client_says_nothing_of_others() {
+    let gateway = Gateway::with(&["events.groups=all", "events.buffer_messages=1"]).await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    // Of different partitions.
+    let mut ada = gateway.connect().await;
+    let partition = subscriber.hear().await.partition;
+    let bob = loop {
+        let bob = gateway.connect().await;
+        if subscriber.hear().await.partition != partition {
+            break bob;
+        }
+    };
+    leave_after(subscriber, &Event::default()).await;
+    say_numbers(&mut ada, 0..3).await;
+    ada.say("ping").await;
+    assert_eq!(ada.next_text().await, "pong");
+    gateway.mark(ada.id()).await;
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let event = subscriber.hear().await;
+    assert_eq!((missed(&event).messages, &missed(&event).partitions[..]), (2, &[partition][..]));
+    let event = subscriber.hear().await;
+    let snapshot = snapshot(&event);
+    assert_eq!(snapshot.partitions, [partition]);
+    let names: Vec<_> =
+        snapshot.clients.iter().map(|it| (it.client.as_str(), it.partition)).collect();
+    assert!(names.contains(&(ada.id(), partition)), "{names:?}");
+    assert!(!names.iter().any(|(client, _)| *client == bob.id()), "{names:?}");
+    assert_eq!(said(&subscriber.hear().await), "2");
 }
 
 #[tokio::test]
@@ -243,11 +307,13 @@ async fn who_comes_and_goes_unheard_is_missed_and_not_in_the_snapshot() {
     let mut subscriber = Subscriber::of(&gateway, "all").await;
     let mut connected = std::collections::BTreeSet::new();
     let (mut missing, mut told) = (0, 0);
-    while !connected.contains(last.id()) {
+    while missing + told < 2 + 20 * 3 {
         let event = subscriber.hear().await;
         match event.what.as_ref().unwrap() {
             What::Missed(range) => missing += range.messages + range.changes,
-            What::Snapshot(part) => connected.extend(part.clients.iter().cloned()),
+            What::Snapshot(it) => {
+                connected.extend(it.clients.iter().map(|named| named.client.clone()));
+            }
             What::Opened(_) => {
                 told += 1;
                 assert!(connected.insert(event.client), "opened twice");

@@ -81,7 +81,7 @@ async fn the_subscribers_of_a_group_share_the_clients() {
     // Every cursor was given once.
     let cursors: BTreeSet<_> =
         told.values().flat_map(|(_, events)| events.iter().map(|event| event.cursor)).collect();
-    assert_eq!(cursors, (1..=(CLIENTS * (MESSAGES + 2)) as u64).collect());
+    assert_eq!(cursors.len(), CLIENTS * (MESSAGES + 2));
 }
 
 #[tokio::test]

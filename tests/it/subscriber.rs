@@ -19,6 +19,10 @@ pub struct Subscriber {
     hello: Hello,
     waiting: VecDeque<Event>,
     done: VecDeque<Done>,
+    /// Whether the next event is the first.
+    is_new: bool,
+    /// Whether also the first counts if it says that nobody is there.
+    hears_all: bool,
 }
 
 impl Subscriber {
@@ -29,7 +33,20 @@ impl Subscriber {
 
     /// Joins a group, with so many events under way; it may be refused.
     pub async fn try_of(channel: Channel, group: &str, window: i32) -> Result<Self, Status> {
-        Self::begin(open(channel).await?, group, window).await
+        let start = SubscribeStart { group: group.to_owned(), window, snapshots: false };
+        Self::begin(open(channel).await?, start).await
+    }
+
+    /// Joins a group and hears everything: with so many events under way, and a snapshot of whatever
+    /// comes to it if it wants them.
+    pub async fn following(
+        channel: Channel,
+        group: &str,
+        window: i32,
+        snapshots: bool,
+    ) -> Result<Self, Status> {
+        let start = SubscribeStart { group: group.to_owned(), window, snapshots };
+        Ok(Self::begin(open(channel).await?, start).await?.hearing_all())
     }
 
     /// Joins a group with a token.
@@ -41,11 +58,11 @@ impl Subscriber {
         let mut client = EventsClient::new(channel);
         let opened = client.subscribe(request);
         let answers = soon("the stream", opened).await?.into_inner();
-        Self::begin((say, answers), group, 0).await
+        let start = SubscribeStart { group: group.to_owned(), ..SubscribeStart::default() };
+        Self::begin((say, answers), start).await
     }
 
-    async fn begin((say, mut answers): Open, group: &str, window: i32) -> Result<Self, Status> {
-        let start = SubscribeStart { group: group.to_owned(), window };
+    async fn begin((say, mut answers): Open, start: SubscribeStart) -> Result<Self, Status> {
         let step = Some(subscribe_request::Step::Start(start));
         // A stream that has ended already says why below.
         let _ = say.send(SubscribeRequest { step }).await;
@@ -55,7 +72,13 @@ impl Subscriber {
             panic!("the first answer is no hello")
         };
         let (waiting, done) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { say, answers, hello, waiting, done })
+        Ok(Self { say, answers, hello, waiting, done, is_new: true, hears_all: false })
+    }
+
+    /// Leaves nothing out. Others acknowledge by themselves that a new group begins with nobody.
+    pub fn hearing_all(mut self) -> Self {
+        self.hears_all = true;
+        self
     }
 
     /// The epoch that it was told.
@@ -135,7 +158,16 @@ impl Subscriber {
         match answer.step {
             Some(subscribe_response::Step::Events(batch)) => {
                 assert!(!batch.events.is_empty(), "an empty batch");
-                self.waiting.extend(batch.events);
+                for event in batch.events {
+                    let is_nobody =
+                        matches!(&event.what, Some(What::Snapshot(it)) if it.clients.is_empty());
+                    let is_first = std::mem::take(&mut self.is_new);
+                    if is_first && is_nobody && !self.hears_all {
+                        self.acknowledge(event.cursor).await;
+                    } else {
+                        self.waiting.push_back(event);
+                    }
+                }
             }
             Some(subscribe_response::Step::Done(done)) => self.done.push_back(done),
             other => panic!("neither events nor done: {other:?}"),

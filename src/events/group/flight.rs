@@ -1,9 +1,19 @@
 //! What subscribers are given, and what is in flight to them.
 //!
-//! Before the queues of its partitions go on, a subscriber is told what is missing of them, then who
-//! is connected as of their heads; then come events, the smallest cursor first. Where only messages
-//! are missing, a snapshot says nothing new: the next may wait until events have paid for it, so that
-//! a group of many clients which is always full doesn't come to tell snapshots only.
+//! Events go out with the smallest cursor first. A partition of which something is missing, or that
+//! nobody was told of yet, is *unclear*: nothing of it is told before it is cleared up by what is
+//! missing and who is connected as of its head.
+//!
+//! ```text
+//!  events of clear partitions ─► … ─► missed ─► snapshot ─► an event of these ─► events …
+//!                                     └──── of some unclear partitions ────┘
+//! ```
+//!
+//! * Who is connected is named for as many partitions at once as have [`NAMED`] clients, and for the
+//!   next ones after events have paid for it: a group of many clients which is always full would
+//!   otherwise tell hardly anything but names.
+//! * With it goes an event, whatever the window says. So also a group that is always full, and drops
+//!   what comes next while its subscriber thinks, gets on.
 
 use std::{
     cmp::Reverse,
@@ -13,33 +23,29 @@ use std::{
 };
 
 use super::{
-    super::event::{Delivered, Delivery},
-    Group, Key,
-    partition::{Entry, Gap, Place},
+    super::event::{Delivered, Delivery, Partitions},
+    FIRST, Group, Key, Terms,
+    partition::{Entry, Gap, PARTITIONS, Partition, Place, number_of},
 };
-use crate::ids::ClientId;
 
-/// Clients that one item names at most.
+/// Clients that one snapshot names at most, unless they are all of one partition.
 pub(super) const NAMED: usize = 1000;
-/// Bytes that one of them takes, as text.
-const NAME_BYTES: usize = 36;
+/// Bytes that one of them takes on the wire, about.
+const NAME_BYTES: usize = 44;
 /// How many names one event pays for.
 const PAID: usize = 16;
 
 /// One that takes part.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    window: usize,
+    pub(super) terms: Terms,
     /// What it was given and has not acknowledged, in that order.
     pub(super) flight: VecDeque<Flown>,
-    /// For each of its partitions in which something waits for it, the cursor of the head, or of an
+    /// For each of its clear partitions in which something waits, the cursor of the head, or of an
     /// earlier one that is gone.
     pub(super) heads: BinaryHeap<Reverse<(u64, Place)>>,
-    /// The snapshot that it is in the middle of.
-    pub(super) naming: Option<Naming>,
-    /// Names in the last snapshot that it was told, and events that it was told since.
-    named: usize,
-    since: usize,
+    /// Names that it was told and that events have not paid for yet.
+    owes: usize,
     /// Whether it found nothing to take.
     pub(super) idle: bool,
 }
@@ -57,40 +63,12 @@ pub(super) struct Flown {
 pub(super) enum Item {
     Event(Place, Entry),
     Missed(Vec<(Place, Gap)>),
-    /// Names of a snapshot. Only the last item of one holds its partitions.
     Named(Vec<Place>),
 }
 
-/// A snapshot that is being told. Nothing is taken from its partitions until it is complete, so that
-/// their clients can be listed bit by bit.
-#[derive(Debug)]
-pub(super) struct Naming {
-    /// Its partitions.
-    pub(super) held: Vec<Place>,
-    /// Those of them that are yet to be listed.
-    next: Vec<Place>,
-    /// What is left of the one that is being listed.
-    left: Vec<ClientId>,
-    /// Names that were told.
-    told: usize,
-}
-
 impl Subscriber {
-    pub(super) fn new(window: usize) -> Self {
-        Self {
-            window,
-            flight: VecDeque::new(),
-            heads: BinaryHeap::new(),
-            naming: None,
-            named: 0,
-            since: 0,
-            idle: false,
-        }
-    }
-
-    /// Whether it can be told another snapshot that it doesn't need.
-    fn has_paid(&self) -> bool {
-        self.since >= self.named / PAID
+    pub(super) fn new(terms: Terms) -> Self {
+        Self { terms, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
     }
 
     /// Events in flight, the last first.
@@ -101,9 +79,17 @@ impl Subscriber {
         })
     }
 
+    /// Keeps the head of one of its partitions in mind, if there is one and it isn't yet.
+    pub(super) fn look_at(&mut self, place: Place, partition: &mut Partition) {
+        if let Some(head) = partition.head().filter(|_| !partition.offered) {
+            self.heads.push(Reverse((head.cursor, place)));
+            partition.offered = true;
+        }
+    }
+
     /// How many more items it can be given.
     pub(super) fn room(&self, most: usize) -> usize {
-        self.window.min(most).saturating_sub(self.flight.len())
+        self.terms.window.min(most).saturating_sub(self.flight.len())
     }
 }
 
@@ -114,11 +100,17 @@ struct Hand {
     most: usize,
     most_bytes: usize,
     bytes: usize,
-    /// Whether there is nothing to tell before events.
-    untroubled: bool,
-    /// Whether there is a snapshot to tell some time.
-    wanted: bool,
+    /// Whether none of its partitions is unclear.
+    all_clear: bool,
     taken: Vec<Delivery>,
+}
+
+/// What came of giving something more.
+#[derive(PartialEq, Eq)]
+enum Given {
+    Something,
+    NoRoom,
+    Nothing,
 }
 
 impl Hand {
@@ -131,7 +123,8 @@ impl Hand {
 
 impl Group {
     /// Gives `key` what there is for it: at most `most` items, no more than its window allows, and
-    /// more than one only if they have at most `most_bytes` together.
+    /// more than one only if they have at most `most_bytes` together. What clears up partitions and
+    /// the event behind it count as one.
     pub(in crate::events) fn take(
         &mut self,
         key: Key,
@@ -142,11 +135,10 @@ impl Group {
         // It is put back below: what is done meanwhile concerns nobody else.
         let Some(mut subscriber) = self.subscribers.remove(&key) else { return Vec::new() };
         let most = most.max(1).min(subscriber.room(self.bounds.window));
-        let untroubled = self.troubled.is_clear();
-        let (bytes, wanted, taken) = (0, false, Vec::new());
-        let mut hand = Hand { key, now, most, most_bytes, bytes, untroubled, wanted, taken };
+        let all_clear = self.unclear.is_clear();
+        let mut hand = Hand { key, now, most, most_bytes, bytes: 0, all_clear, taken: Vec::new() };
         if self.unnamed == 0 && most > 0 {
-            while self.give(&mut subscriber, &mut hand) {}
+            while self.give(&mut subscriber, &mut hand) == Given::Something {}
         }
         subscriber.idle = hand.taken.is_empty();
         self.stats.delivered += hand.taken.len() as u64;
@@ -156,103 +148,29 @@ impl Group {
         hand.taken
     }
 
-    /// Gives one more item, if there is one and room for it.
-    fn give(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
-        if to.naming.is_none() && !hand.untroubled {
-            if !hand.has_room(0) {
-                return false;
-            }
-            if self.give_missed(to, hand) {
-                return true;
-            }
-            hand.untroubled = true;
-            let mut own = self.partitions.iter().filter(|it| it.can_go_to(hand.key));
-            hand.wanted = own.clone().any(|partition| partition.wants_snapshot);
-            if own.any(|partition| partition.needs_snapshot) || hand.wanted && to.has_paid() {
-                return self.begin_naming(to, hand);
+    /// Gives something more, if there is something and room for it.
+    fn give(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
+        if hand.all_clear || to.owes > 0 {
+            let given = self.give_event(to, hand);
+            if hand.all_clear || given != Given::Nothing {
+                return given;
             }
         }
-        if to.naming.is_some() {
-            return self.give_names(to, hand);
-        }
-        // When there are no events, a snapshot costs nothing.
-        self.give_event(to, hand)
-            || hand.wanted && to.heads.is_empty() && self.begin_naming(to, hand)
-    }
-
-    /// What is missing of its partitions, all in one.
-    fn give_missed(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
-        let mut gaps = Vec::new();
-        for (place, partition) in (Place::MIN..=Place::MAX).zip(&mut self.partitions) {
-            if partition.can_go_to(hand.key)
-                && let Some(gap) = partition.gap.take()
-            {
-                partition.hold(hand.key);
-                gaps.push((place, gap));
+        match self.clear_up(to, hand) {
+            Given::Nothing => {
+                hand.all_clear = true;
+                self.give_event(to, hand)
             }
+            given => given,
         }
-        let Some(all) = gaps.iter().map(|(_, gap)| *gap).reduce(Gap::and) else { return false };
-        let Gap { first, last, messages, changes, told, .. } = all;
-        let what = Delivered::Missed { first, last, messages, changes };
-        self.hand_over(to, hand, (what, told), Item::Missed(gaps));
-        true
-    }
-
-    /// Begins a snapshot. It is of all partitions that the subscriber has, so that who is not named
-    /// is not connected.
-    fn begin_naming(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
-        if !hand.has_room(NAMED * NAME_BYTES) {
-            return false;
-        }
-        let mut held = Vec::new();
-        for place in Place::MIN..=Place::MAX {
-            let partition = &mut self.partitions[usize::from(place)];
-            if partition.can_go_to(hand.key) {
-                partition.hold(hand.key);
-                (partition.needs_snapshot, partition.wants_snapshot) = (false, false);
-                self.troubled.remove(usize::from(place));
-                held.push(place);
-            }
-        }
-        hand.wanted = false;
-        to.naming = Some(Naming { next: held.clone(), held, left: Vec::new(), told: 0 });
-        self.give_names(to, hand)
-    }
-
-    /// The next clients of a snapshot.
-    fn give_names(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
-        if !hand.has_room(NAMED * NAME_BYTES) {
-            return false;
-        }
-        let Some(naming) = &mut to.naming else { return false };
-        let mut clients = Vec::new();
-        while clients.len() < NAMED {
-            if naming.left.is_empty() {
-                let Some(place) = naming.next.pop() else { break };
-                naming.left.extend(&self.partitions[usize::from(place)].base);
-            }
-            let some = naming.left.len().min(NAMED - clients.len());
-            clients.extend(naming.left.drain(naming.left.len() - some..));
-        }
-        let nobody = |place: &Place| self.partitions[usize::from(*place)].base.is_empty();
-        let more = !naming.left.is_empty() || !naming.next.iter().all(nobody);
-        naming.told += clients.len();
-        let held = if more { None } else { to.naming.take() };
-        let held = held.map(|naming| {
-            (to.named, to.since) = (naming.told, 0);
-            naming.held
-        });
-        hand.bytes += clients.len() * NAME_BYTES;
-        let what = Delivered::Snapshot { clients, more };
-        self.hand_over(to, hand, (what, false), Item::Named(held.unwrap_or_default()));
-        true
     }
 
     /// The event with the smallest cursor.
-    fn give_event(&mut self, to: &mut Subscriber, hand: &mut Hand) -> bool {
+    fn give_event(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
         while let Some(Reverse((cursor, place))) = to.heads.peek().copied() {
             let partition = &mut self.partitions[usize::from(place)];
-            let head = partition.head().filter(|_| partition.can_go_to(hand.key));
+            let can_go = partition.can_go_to(hand.key) && !partition.is_unclear();
+            let head = partition.head().filter(|_| can_go);
             let Some((at, bytes)) = head.map(|entry| (entry.cursor, entry.event.weight())) else {
                 partition.offered = false;
                 to.heads.pop();
@@ -264,25 +182,106 @@ impl Group {
                 continue;
             }
             if !hand.has_room(bytes) {
-                return false;
+                return Given::NoRoom;
             }
             to.heads.pop();
-            let Some(entry) = partition.pop() else { return false };
-            partition.hold(hand.key);
-            match partition.head() {
-                Some(next) => to.heads.push(Reverse((next.cursor, place))),
-                None => partition.offered = false,
-            }
-            hand.bytes += bytes;
-            to.since += 1;
-            let what = Delivered::Event(Arc::clone(&entry.event));
-            let (cursor, redelivered) = (entry.cursor, entry.redelivered);
-            let flown = Flown { cursor, sent: hand.now, item: Item::Event(place, entry) };
-            to.flight.push_back(flown);
-            hand.taken.push(Delivery { cursor, redelivered, what });
-            return true;
+            self.give_head(to, hand, place);
+            return Given::Something;
         }
-        false
+        Given::Nothing
+    }
+
+    /// The event at the head of this partition, which has no place among the heads.
+    fn give_head(&mut self, to: &mut Subscriber, hand: &mut Hand, place: Place) {
+        let partition = &mut self.partitions[usize::from(place)];
+        let Some(entry) = partition.pop() else { return };
+        partition.hold(hand.key);
+        partition.offered = false;
+        to.look_at(place, partition);
+        to.owes = to.owes.saturating_sub(PAID);
+        hand.bytes += entry.event.weight();
+        let what = Delivered::Event(Arc::clone(&entry.event));
+        let (cursor, redelivered) = (entry.cursor, entry.redelivered);
+        let flown = Flown { cursor, sent: hand.now, item: Item::Event(place, entry) };
+        to.flight.push_back(flown);
+        hand.taken.push(Delivery { cursor, redelivered, what });
+    }
+
+    /// Clears up some partitions: what is missing, who is connected, and the next event.
+    fn clear_up(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
+        let places = self.next_unclear(hand.key);
+        let partition = |place: &Place| &self.partitions[usize::from(*place)];
+        let names = places.iter().map(|place| partition(place).base.len()).sum::<usize>();
+        let heads = places.iter().filter_map(|place| Some((partition(place).head()?, *place)));
+        let next = heads.min_by_key(|(head, _)| head.cursor);
+        let (next, bytes) = next.map_or((None, 0), |(head, at)| (Some(at), head.event.weight()));
+        if places.is_empty() {
+            return Given::Nothing;
+        }
+        if !hand.has_room(names * NAME_BYTES + bytes) {
+            return Given::NoRoom;
+        }
+        hand.bytes += names * NAME_BYTES;
+        self.give_missed(to, hand, &places);
+        self.give_snapshot(to, hand, &places);
+        to.owes += names;
+        for place in places.into_iter().filter(|place| Some(*place) != next) {
+            to.look_at(place, &mut self.partitions[usize::from(place)]);
+        }
+        if let Some(place) = next {
+            self.give_head(to, hand, place);
+        }
+        Given::Something
+    }
+
+    /// Unclear partitions that can go to `key`: those in which something has waited for longest,
+    /// and no more than have so many clients.
+    fn next_unclear(&self, key: Key) -> Vec<Place> {
+        let unclear = self.unclear.ones().filter_map(|place| Place::try_from(place).ok());
+        let mut places: Vec<(u64, Place)> = unclear
+            .map(|place| (&self.partitions[usize::from(place)], place))
+            .filter(|(partition, _)| partition.can_go_to(key))
+            .map(|(partition, place)| (partition.since(), place))
+            .collect();
+        places.sort_unstable();
+        let mut names = 0;
+        let fits = |(index, (_, place)): &(usize, (u64, Place))| {
+            names += self.partitions[usize::from(*place)].base.len();
+            *index == 0 || names <= NAMED
+        };
+        places.into_iter().enumerate().take_while(fits).map(|(_, (_, place))| place).collect()
+    }
+
+    /// What is missing of these partitions, if something is.
+    fn give_missed(&mut self, to: &mut Subscriber, hand: &mut Hand, places: &[Place]) {
+        let mut gaps = Vec::new();
+        for place in places {
+            let partition = &mut self.partitions[usize::from(*place)];
+            if let Some(gap) = partition.gap.take() {
+                partition.hold(hand.key);
+                gaps.push((*place, gap));
+            }
+        }
+        let Some(all) = gaps.iter().map(|(_, gap)| *gap).reduce(Gap::and) else { return };
+        let Gap { first, last, messages, changes, told, .. } = all;
+        let partitions = scope(gaps.iter().map(|(place, _)| *place));
+        let what = Delivered::Missed { partitions, first, last, messages, changes };
+        self.hand_over(to, hand, (what, told), Item::Missed(gaps));
+    }
+
+    /// Who is connected, of these partitions.
+    fn give_snapshot(&mut self, to: &mut Subscriber, hand: &mut Hand, places: &[Place]) {
+        let mut clients = Vec::new();
+        for place in places {
+            let partition = &mut self.partitions[usize::from(*place)];
+            partition.hold(hand.key);
+            partition.needs_snapshot = false;
+            self.unclear.remove(usize::from(*place));
+            clients.extend(&partition.base);
+        }
+        let partitions = scope(places.iter().copied());
+        let what = Delivered::Snapshot { partitions, clients };
+        self.hand_over(to, hand, (what, false), Item::Named(places.to_vec()));
     }
 
     /// An item that has no cursor yet.
@@ -293,9 +292,23 @@ impl Group {
         (what, redelivered): (Delivered, bool),
         item: Item,
     ) {
-        self.last += 1;
-        let cursor = self.last;
+        let cursor = if std::mem::take(&mut self.is_new) {
+            FIRST
+        } else {
+            self.last += 1;
+            self.last
+        };
         to.flight.push_back(Flown { cursor, sent: hand.now, item });
         hand.taken.push(Delivery { cursor, redelivered, what });
     }
+}
+
+/// These partitions, as subscribers know them.
+fn scope(places: impl ExactSizeIterator<Item = Place>) -> Partitions {
+    if places.len() == PARTITIONS {
+        return Partitions::All;
+    }
+    let mut numbers: Vec<u16> = places.map(number_of).collect();
+    numbers.sort_unstable();
+    Partitions::These(numbers)
 }

@@ -33,6 +33,17 @@ pub(super) fn place_of(client: ClientId) -> Place {
     mix(upper ^ mix(lower)).to_be_bytes()[7]
 }
 
+/// The number by which subscribers know a partition, from 1.
+pub(super) fn number_of(place: Place) -> u16 {
+    u16::from(place) + 1
+}
+
+/// The number of a client's partition: the same in each consumer group, and as long as it is
+/// connected.
+pub fn partition_of(client: ClientId) -> u16 {
+    number_of(place_of(client))
+}
+
 /// An event in a group's order.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -74,8 +85,6 @@ pub(super) struct Partition {
     pub(super) gap: Option<Gap>,
     /// Whether the base is to be told before the queue goes on.
     pub(super) needs_snapshot: bool,
-    /// Whether it is to be told some time: only messages are missing.
-    pub(super) wants_snapshot: bool,
     /// Who is to have it.
     pub(super) owner: Option<Key>,
     /// Who has something of it in flight.
@@ -95,6 +104,11 @@ pub(super) enum Back {
 }
 
 impl Partition {
+    /// One of which nothing was told yet.
+    pub(super) fn new() -> Self {
+        Self { needs_snapshot: true, ..Self::default() }
+    }
+
     /// Whether `key` can be given something of it now.
     pub(super) fn can_go_to(&self, key: Key) -> bool {
         self.owner == Some(key) && (self.in_flight == 0 || self.holder == Some(key))
@@ -196,13 +210,18 @@ impl Partition {
     /// Widens the gap.
     pub(super) fn miss_all(&mut self, more: Gap) {
         self.gap = Some(self.gap.map_or(more, |gap| gap.and(more)));
-        self.needs_snapshot |= more.changes > 0;
-        self.wants_snapshot = true;
+        self.needs_snapshot = true;
     }
 
-    /// Whether something is to be told beside the queue.
-    pub(super) fn is_troubled(&self) -> bool {
-        self.needs_snapshot || self.wants_snapshot || self.gap.is_some()
+    /// Whether what is missing, or who is connected, is to be told before the queue goes on.
+    pub(super) fn is_unclear(&self) -> bool {
+        self.needs_snapshot
+    }
+
+    /// The cursor of the first that is missing or waits.
+    pub(super) fn since(&self) -> u64 {
+        let head = self.head().map(|entry| entry.cursor);
+        self.gap.map(|gap| gap.first).into_iter().chain(head).min().unwrap_or_default()
     }
 
     /// What waits, the messages first, and of either the last first.

@@ -4,7 +4,7 @@
 //! one more or one less moves only what has to move. It goes to its new owner once nothing of it is
 //! in flight to the old one.
 
-use std::{cmp::Reverse, collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
     Group, Key,
@@ -12,6 +12,15 @@ use super::{
     mix,
     partition::{Back, Place},
 };
+
+/// On which terms a subscriber takes part.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::events) struct Terms {
+    /// Items that it can have in flight.
+    pub(in crate::events) window: usize,
+    /// Whether each partition that comes to it begins with a snapshot.
+    pub(in crate::events) snapshots: bool,
+}
 
 /// Nothing has had that cursor yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +31,10 @@ pub(in crate::events) struct Future {
 
 impl Group {
     /// Lets one more take part.
-    pub(in crate::events) fn join(&mut self, window: usize) -> Key {
+    pub(in crate::events) fn join(&mut self, terms: Terms) -> Key {
         self.keys += 1;
         let key = Key(self.keys);
-        self.subscribers.insert(key, Subscriber::new(window));
+        self.subscribers.insert(key, Subscriber::new(terms));
         self.share();
         key
     }
@@ -33,9 +42,6 @@ impl Group {
     /// Lets one go. What it has not acknowledged goes to others.
     pub(in crate::events) fn leave(&mut self, key: Key) {
         let Some(gone) = self.subscribers.remove(&key) else { return };
-        for place in gone.naming.into_iter().flat_map(|naming| naming.held) {
-            self.name_again(place);
-        }
         // The last first, so that each comes before what came after it.
         for flown in gone.flight.into_iter().rev() {
             self.put_back(flown.item);
@@ -109,7 +115,7 @@ impl Group {
                     let partition = &mut self.partitions[usize::from(place)];
                     partition.release();
                     partition.miss_all(gap);
-                    self.troubled.insert(usize::from(place));
+                    self.unclear.insert(usize::from(place));
                 }
             }
             Item::Named(places) => places.into_iter().for_each(|place| self.name_again(place)),
@@ -121,7 +127,7 @@ impl Group {
         let partition = &mut self.partitions[usize::from(place)];
         partition.release();
         partition.needs_snapshot = true;
-        self.troubled.insert(usize::from(place));
+        self.unclear.insert(usize::from(place));
     }
 
     /// Something of the partition was done: it may go to its new owner now.
@@ -139,6 +145,11 @@ impl Group {
         for place in Place::MIN..=Place::MAX {
             let heaviest = self.subscribers.keys().max_by_key(|key| weight(**key, place));
             let partition = &mut self.partitions[usize::from(place)];
+            let moves = heaviest.filter(|owner| partition.owner != Some(**owner));
+            if moves.is_some_and(|to| self.subscribers[to].terms.snapshots) {
+                partition.needs_snapshot = true;
+                self.unclear.insert(usize::from(place));
+            }
             partition.owner = heaviest.copied();
             partition.offered = false;
             self.offer(place);
@@ -151,15 +162,12 @@ impl Group {
         let Some(owner) = partition.owner.filter(|owner| partition.can_go_to(*owner)) else {
             return;
         };
-        let head = partition.head().map(|entry| entry.cursor);
-        if head.is_none() && !partition.is_troubled() {
+        let unclear = partition.is_unclear();
+        if partition.head().is_none() && !unclear {
             return;
         }
-        if let Some(head) = head.filter(|_| !partition.offered)
-            && let Some(subscriber) = self.subscribers.get_mut(&owner)
-        {
-            subscriber.heads.push(Reverse((head, place)));
-            partition.offered = true;
+        if let Some(subscriber) = self.subscribers.get_mut(&owner).filter(|_| !unclear) {
+            subscriber.look_at(place, partition);
         }
         self.stir(owner);
     }

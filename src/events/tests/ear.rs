@@ -24,7 +24,7 @@ async fn nothing_is_collected_for_nobody() {
     assert_eq!(say(&mut *ear, 1, "hello"), Heard::Taken);
     assert_eq!(ear.roll_call(), None);
     live.swap(configured(|_| {}));
-    let mut subscription = events.subscribe(&name("g"), None).unwrap();
+    let mut subscription = events.subscribe(&name("g"), Wish::default()).unwrap();
     assert!(ear.listens());
     ear.end_turn();
     assert_eq!(ear.roll_call(), Some(0));
@@ -37,7 +37,7 @@ async fn nothing_is_collected_for_nobody() {
 async fn a_turn_is_passed_on_at_its_end_or_when_it_is_much() {
     let (events, _live) = events(|_| {});
     let mut ear = ear(&events);
-    let mut subscription = events.subscribe(&name("g"), None).unwrap();
+    let mut subscription = subscribe(&events, "g").await;
     open(&mut *ear, 1);
     assert!(is_quiet(&mut subscription).await);
     ear.end_turn();
@@ -65,7 +65,7 @@ async fn a_roll_call_divides_what_a_new_group_is_told_from_what_it_is_not() {
     for slot in 0..6 {
         open(&mut *ear, slot);
     }
-    let mut new = events.subscribe(&name("new"), None).unwrap();
+    let mut new = events.subscribe(&name("new"), Wish::default()).unwrap();
     assert_eq!([&woken, &other_woken].map(|woken| woken.load(Ordering::SeqCst)), [1, 1]);
     // Before the first slot is named, nothing concerns it.
     close(&mut *ear, 0);
@@ -114,14 +114,14 @@ async fn roll_calls_come_one_after_the_other_and_end_with_their_group() {
     open(&mut *ear, 1);
     for names in [&["g", "h"][..], &["g", "h", "i"]] {
         live.swap(groups(names));
-        drop(events.subscribe(&name("g"), None).unwrap());
+        drop(events.subscribe(&name("g"), Wish::default()).unwrap());
     }
     assert_eq!(ear.roll_call(), Some(0));
     ear.present(&[client(1)], Some(100));
     assert_eq!(ear.roll_call(), Some(100));
     // The group goes before the answer comes, which then is for nobody.
     live.swap(groups(&["g", "i"]));
-    let mut last = events.subscribe(&name("i"), None).unwrap();
+    let mut last = events.subscribe(&name("i"), Wish::default()).unwrap();
     open(&mut *ear, 2);
     ear.present(&[], None);
     assert_eq!(ear.roll_call(), Some(0));
@@ -137,7 +137,7 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
         (config.buffer_messages, config.when_full) = (4, WhenFull::Pause);
     });
     let (mut ear, woken) = counted(&events);
-    let mut subscription = events.subscribe(&name("g"), None).unwrap();
+    let mut subscription = subscribe(&events, "g").await;
     open(&mut *ear, 1);
     for _ in 0..4 {
         assert_eq!(say(&mut *ear, 1, "a"), Heard::Taken);
@@ -151,7 +151,7 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
     ear.end_turn();
     assert_eq!(next(&mut subscription).await.len(), 6);
     assert_eq!(woken.load(Ordering::SeqCst), 0);
-    subscription.acknowledge(events.epoch(), 2).unwrap();
+    subscription.acknowledge(events.epoch(), 3).unwrap();
     assert_eq!(woken.load(Ordering::SeqCst), 1, "three of four is room again");
     assert!(ear.has_room());
     assert_eq!(say(&mut *ear, 2, "c"), Heard::Taken);
@@ -159,7 +159,7 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
     assert_eq!(say(&mut *ear, 2, "d"), Heard::NoRoom);
     // Another policy is room, too.
     live.swap(configured(|config| config.buffer_messages = 4));
-    drop(events.subscribe(&name("g"), None));
+    drop(events.subscribe(&name("g"), Wish::default()));
     assert_eq!(woken.load(Ordering::SeqCst), 2);
     assert_eq!(say(&mut *ear, 2, "d"), Heard::Taken);
 }
@@ -168,12 +168,12 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
 async fn a_group_that_is_full_tells_what_is_missing_and_who_is_there() {
     let (events, _live) = events(|config| config.buffer_messages = 2);
     let mut ear = ear(&events);
-    let mut subscription = events.subscribe(&name("g"), None).unwrap();
+    let mut subscription = subscribe(&events, "g").await;
     open(&mut *ear, 1);
     for text in ["a", "b", "c", "d"] {
         assert_eq!(say(&mut *ear, 1, text), Heard::Taken);
     }
     ear.end_turn();
-    let all = ["missed 2 to 3: 2 + 0", "there are []", "1 opened", "1 said c", "1 said d"];
+    let all = ["missed 3 to 4: 2 + 0", "there are []", "1 opened", "1 said c", "1 said d"];
     assert_eq!(next(&mut subscription).await, all);
 }

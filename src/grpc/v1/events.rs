@@ -84,9 +84,8 @@ async fn serve(
 ) -> Result<(), Status> {
     let time = live.snapshot().limits.handshake;
     let begun = timeout(time, asked.start()).await;
-    let (group, window) = begun.map_err(|_| asked::late(time))??;
-    let subscription =
-        events.subscribe(&group, window).map_err(|why| tell::refused(&why, &group))?;
+    let (group, wish) = begun.map_err(|_| asked::late(time))??;
+    let subscription = events.subscribe(&group, wish).map_err(|why| tell::refused(&why, &group))?;
     let hello = tell::hello(events.epoch(), subscription.window());
     // Only who is gone takes no first answer.
     let _ = answers.send(Ok(hello)).await;

@@ -1,6 +1,6 @@
 //! What subscribers of one group were told, held against what must be true of it at any time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use gateway_websocket::grpc::proto::v1::{Event, event::What};
 
@@ -11,10 +11,12 @@ pub struct Ledger {
     pub clients: HashMap<String, BTreeMap<u64, Told>>,
     /// Ranges that are missing.
     pub missed: Vec<Range>,
-    /// Who is connected, as a subscriber knows that is the only one.
-    pub connected: BTreeSet<String>,
-    /// Names of a snapshot that goes on.
-    naming: Option<BTreeSet<String>>,
+    /// Who is connected, and in which partition.
+    pub connected: BTreeMap<String, i32>,
+    /// The last change that was told of each client.
+    changes: HashMap<String, u64>,
+    /// The partition of each client.
+    partitions: HashMap<String, i32>,
     /// Cursors that were told as if for the first time.
     fresh: HashSet<u64>,
     /// Cursors of which it is known that their acknowledgement counts.
@@ -37,6 +39,8 @@ pub struct Range {
     pub last: u64,
     pub messages: i64,
     pub changes: i64,
+    /// Of these; none are all.
+    pub partitions: Vec<i32>,
 }
 
 /// What one stream was told.
@@ -53,6 +57,11 @@ impl Ledger {
         let cursor = event.cursor;
         assert!(!self.confirmed.contains(&cursor), "told after it was acknowledged: {event:?}");
         assert!(event.redelivered || self.fresh.insert(cursor), "twice, and not marked: {event:?}");
+        if event.client.is_empty() {
+            assert_eq!(event.partition, 0, "{event:?}");
+        } else {
+            self.is_in(&event.client, event.partition);
+        }
         let stream = self.streams.entry(stream).or_default();
         stream.cursors.push(cursor);
         if !event.client.is_empty() {
@@ -74,26 +83,44 @@ impl Ledger {
                     last: missed.last,
                     messages: missed.messages,
                     changes: missed.changes,
+                    partitions: missed.partitions.clone(),
                 });
             }
-            What::Snapshot(part) => {
-                let names = self.naming.get_or_insert_default();
-                names.extend(part.clients.iter().cloned());
-                if !part.more {
-                    self.connected = self.naming.take().unwrap_or_default();
+            What::Snapshot(snapshot) => {
+                let scope = &snapshot.partitions;
+                let is_of = |partition: &i32| scope.is_empty() || scope.contains(partition);
+                self.connected.retain(|_, partition| !is_of(partition));
+                for named in &snapshot.clients {
+                    assert!(is_of(&named.partition), "{event:?}");
+                    self.is_in(&named.client, named.partition);
+                    let before = self.connected.insert(named.client.clone(), named.partition);
+                    assert!(before.is_none(), "named twice: {event:?}");
                 }
             }
         }
     }
 
+    /// A client is in this partition, and always was.
+    fn is_in(&mut self, client: &str, partition: i32) {
+        assert!((1..=256).contains(&partition), "partition {partition} of {client}");
+        let before = self.partitions.insert(client.to_owned(), partition);
+        assert!(before.is_none_or(|before| before == partition), "{client} has moved");
+    }
+
     /// Takes note of what a client did.
     fn note(&mut self, event: &Event, told: Told) {
         let (client, cursor) = (&event.client, event.cursor);
-        match told {
-            Told::Opened => self.connected.insert(client.clone()),
-            Told::Closed => self.connected.remove(client),
-            Told::Said(_) => false,
-        };
+        if told == Told::Opened || told == Told::Closed {
+            // What came before it may be told again, and is over.
+            let last = self.changes.entry(client.clone()).or_default();
+            if cursor >= *last {
+                *last = cursor;
+                match told {
+                    Told::Opened => self.connected.insert(client.clone(), event.partition),
+                    _ => self.connected.remove(client),
+                };
+            }
+        }
         let before = self.clients.entry(client.clone()).or_default().insert(cursor, told);
         assert!(before.is_none_or(|before| before == told), "told otherwise before: {event:?}");
     }
@@ -149,7 +176,11 @@ impl Ledger {
 
     /// Something is missing between two cursors, and that was told.
     fn is_missing(&self, client: &str, after: u64, before: u64) {
-        let told = self.missed.iter().any(|it| it.last > after && it.first < before);
+        let is_of = |it: &Range| {
+            it.partitions.is_empty() || it.partitions.contains(&self.partitions[client])
+        };
+        let mut missed = self.missed.iter().filter(|it| it.last > after && it.first < before);
+        let told = missed.any(is_of);
         assert!(told, "{client}: between {after} and {before} of {:?}", self.missed);
     }
 }

@@ -69,7 +69,7 @@ fn token(name: &str, secret: &str) -> String {
 async fn chat(gateway: Channel) -> Result<(), tonic::Status> {
     let (says, said) = mpsc::unbounded_channel();
     let say = |step| says.send(SubscribeRequest { step: Some(step) }).unwrap_or_default();
-    say(Say::Start(SubscribeStart { group: "chat".to_owned(), window: 0 }));
+    say(Say::Start(SubscribeStart { group: "chat".to_owned(), ..SubscribeStart::default() }));
     let mut events = EventsClient::new(gateway.clone());
     let mut stream = events.subscribe(UnboundedReceiverStream::new(said)).await?.into_inner();
     let (mut epoch, mut places) = (0, Places::new());

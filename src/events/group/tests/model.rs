@@ -1,19 +1,22 @@
 //! Random walks: clients come, speak and go; subscribers join, stall, crash and acknowledge in
 //! parts; room runs out. A plain list of what has happened says what each may be told.
 
+mod peer;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use self::peer::Peer;
 use super::{
-    super::{Bounds, Group, Key, PARTITIONS, mix, partition::place_of},
+    super::{Bounds, Group, Key, PARTITIONS, Terms, mix, partition_of},
     event,
 };
 use crate::{
     config::WhenFull,
-    events::{Delivered, Delivery, Event, What},
+    events::{Delivered, Delivery, Event, Partitions, What},
     ids::ClientId,
 };
 
@@ -31,24 +34,6 @@ struct Record {
     event: Arc<Event>,
     fate: Fate,
     told: bool,
-}
-
-/// A subscriber, as it sees itself.
-struct Peer {
-    key: Key,
-    window: usize,
-    flight: VecDeque<Delivery>,
-    /// Whether it waits to be told that there is something.
-    idle: bool,
-    /// The snapshot that it is in the middle of, and who should be in it.
-    naming: Option<Naming>,
-}
-
-struct Naming {
-    named: BTreeSet<ClientId>,
-    expected: BTreeSet<ClientId>,
-    /// The changes that had been dropped when it began.
-    missed: u64,
 }
 
 struct Walk {
@@ -72,6 +57,8 @@ struct Walk {
     /// Ranges that were told to be missed, and acknowledged: first, last, messages, changes.
     missed: Vec<(u64, u64, u64, u64)>,
     snapshots: usize,
+    /// Partitions of which there was a snapshot.
+    cleared: BTreeSet<u16>,
 }
 
 impl Walk {
@@ -102,6 +89,7 @@ impl Walk {
             peers: Vec::new(),
             missed: Vec::new(),
             snapshots: 0,
+            cleared: BTreeSet::new(),
         };
         if seed % 2 == 1 {
             walk.group = Group::late(bounds, 1);
@@ -141,9 +129,8 @@ impl Walk {
             }
             36 if self.peers.len() < 6 => {
                 let window = 1 + self.draw(40);
-                let key = self.group.join(window);
-                let (flight, naming) = (VecDeque::new(), None);
-                self.peers.push(Peer { key, window, flight, idle: false, naming });
+                let snapshots = self.draw(2) == 0;
+                self.join(Terms { window, snapshots });
             }
             37 if self.draw(2) == 0 && !self.peers.is_empty() => {
                 let at = self.draw(self.peers.len());
@@ -213,9 +200,30 @@ impl Walk {
         self.log.insert(cursor, Record { event, fate: Fate::Kept, told: false });
     }
 
+    fn join(&mut self, terms: Terms) -> Key {
+        let owners = self.owners();
+        let key = self.group.join(terms);
+        self.peers.push(Peer::new(key, terms));
+        self.note_moves(&owners);
+        key
+    }
+
+    fn owners(&self) -> Vec<Option<Key>> {
+        self.group.partitions.iter().map(|partition| partition.owner).collect()
+    }
+
+    /// Partitions have other owners now.
+    fn note_moves(&mut self, before: &[Option<Key>]) {
+        for ((before, now), number) in before.iter().zip(self.owners()).zip(1..) {
+            self.peers.iter_mut().for_each(|peer| peer.note_move(number, *before, now));
+        }
+    }
+
     fn leave(&mut self, at: usize) {
         let peer = self.peers.swap_remove(at);
+        let owners = self.owners();
         self.group.leave(peer.key);
+        self.note_moves(&owners);
         for delivery in peer.flight {
             if let Some(record) = self.log.get_mut(&delivery.cursor) {
                 record.fate = Fate::Kept;
@@ -228,13 +236,15 @@ impl Walk {
         let most_bytes = 1 + self.draw(60_000);
         let in_flight = self.peers[at].flight.len();
         let taken = self.group.take(key, self.now, most, most_bytes);
-        assert!(taken.len() <= most && in_flight + taken.len() <= self.peers[at].window);
+        // One event may have what is missing and a snapshot before it.
+        assert!(taken.len() <= most + 2 && in_flight + taken.len() <= self.peers[at].window + 2);
         self.peers[at].idle = taken.is_empty();
         let events = taken.iter().filter_map(|delivery| match &delivery.what {
             Delivered::Event(event) => Some(event.weight()),
             _ => None,
         });
-        assert!(taken.len() <= 1 || events.sum::<usize>() <= most_bytes);
+        let (events, bytes) = events.fold((0, 0), |(events, sum), bytes| (events + 1, sum + bytes));
+        assert!(events <= 1 || bytes <= most_bytes);
         // What a snapshot should say is looked up when all is taken: what comes after it isn't in it.
         let mut later: BTreeSet<u64> = taken.iter().map(|delivery| delivery.cursor).collect();
         for delivery in taken {
@@ -249,7 +259,10 @@ impl Walk {
         let key = self.peers[at].key;
         match &delivery.what {
             Delivered::Event(event) => {
-                assert!(self.peers[at].naming.is_none(), "a snapshot was interrupted");
+                let partition = partition_of(event.client);
+                assert!(self.peers[at].unclear.is_empty(), "something is missing, and no snapshot");
+                let unknown = self.peers[at].unknown.contains(&partition);
+                assert!(self.cleared.contains(&partition) && !unknown, "who is connected?");
                 let pending = self.pending.entry(event.client).or_default();
                 let earlier: Vec<u64> = pending.range(..delivery.cursor).copied().collect();
                 for cursor in earlier {
@@ -268,45 +281,51 @@ impl Walk {
                 assert_eq!(record.told, delivery.redelivered);
                 (record.fate, record.told) = (Fate::InFlight(key), true);
             }
-            Delivered::Missed { first, last, messages, changes } => {
-                assert!(self.peers[at].naming.is_none(), "a snapshot was interrupted");
+            Delivered::Missed { partitions, first, last, messages, changes } => {
+                assert!(self.peers[at].unclear.is_empty(), "what is missing, and no snapshot");
+                self.peers[at].unclear = self.numbers(key, partitions);
                 assert!(messages + changes > 0 && first <= last);
                 assert!(last - first + 1 >= messages + changes);
             }
-            Delivered::Snapshot { clients, more } => {
-                let missed = self.group.stats().missed_changes;
-                if self.peers[at].naming.is_none() {
-                    let (named, expected) = (BTreeSet::new(), self.connected(key, later));
-                    self.peers[at].naming = Some(Naming { named, expected, missed });
-                    self.snapshots += 1;
-                }
-                assert!(clients.len() <= 1000 && (!more || clients.len() == 1000));
-                let peer = &mut self.peers[at];
-                let naming = peer.naming.as_mut().unwrap();
-                for client in clients {
-                    assert!(naming.named.insert(*client), "{client} is named twice");
-                }
-                if !more {
-                    // If a change was dropped meanwhile, another snapshot follows.
-                    assert!(naming.missed < missed || naming.named == naming.expected);
-                    peer.naming = None;
-                }
+            Delivered::Snapshot { partitions, clients } => {
+                let numbers = self.numbers(key, partitions);
+                let missing = std::mem::take(&mut self.peers[at].unclear);
+                assert!(missing.is_subset(&numbers), "of others than those that were missing");
+                assert!(clients.len() <= 1000 || numbers.len() == 1);
+                let named: BTreeSet<ClientId> = clients.iter().copied().collect();
+                assert_eq!(named.len(), clients.len(), "somebody is named twice");
+                assert_eq!(named, self.connected(&numbers, later));
+                self.peers[at].unknown.retain(|number| !numbers.contains(number));
+                self.cleared.extend(numbers);
+                self.snapshots += 1;
             }
         }
     }
 
-    /// Who is connected before what waits, or was just taken, of the partitions that `key` has.
-    fn connected(&self, key: Key, taken: &BTreeSet<u64>) -> BTreeSet<ClientId> {
+    /// The partitions, all of which can be told to `key`.
+    fn numbers(&self, key: Key, partitions: &Partitions) -> BTreeSet<u16> {
+        let numbers: BTreeSet<u16> = match partitions {
+            Partitions::All => (1..=256).collect(),
+            Partitions::These(numbers) => numbers.iter().copied().collect(),
+        };
+        let partition = |number: &u16| &self.group.partitions[usize::from(*number) - 1];
+        assert!(!numbers.is_empty() && numbers.iter().all(|it| partition(it).can_go_to(key)));
+        numbers
+    }
+
+    /// Who is connected before what waits, or was just taken, of these partitions.
+    fn connected(&self, numbers: &BTreeSet<u16>, taken: &BTreeSet<u64>) -> BTreeSet<ClientId> {
         let mut waiting: BTreeSet<u64> = taken.clone();
         for partition in &self.group.partitions {
             waiting.extend(partition.changes().map(|entry| entry.cursor));
         }
         let mut connected = BTreeSet::new();
         for (client, changes) in &self.changes {
-            let partition = &self.group.partitions[usize::from(place_of(*client))];
-            if !partition.can_go_to(key) {
+            let number = partition_of(*client);
+            if !numbers.contains(&number) {
                 continue;
             }
+            let partition = &self.group.partitions[usize::from(number) - 1];
             let over = changes.iter().rev().find(|(cursor, _)| !waiting.contains(cursor));
             let Some((cursor, is_there)) = over else { continue };
             // Nothing of it is told later that came before.
@@ -342,7 +361,7 @@ impl Walk {
                     self.log.get_mut(&delivery.cursor).unwrap().fate = Fate::Acknowledged;
                     self.pending.get_mut(&event.client).unwrap().remove(&delivery.cursor);
                 }
-                Delivered::Missed { first, last, messages, changes } => {
+                Delivered::Missed { first, last, messages, changes, .. } => {
                     self.missed.push((first, last, messages, changes));
                 }
                 Delivered::Snapshot { .. } => {}
@@ -380,12 +399,12 @@ impl Walk {
             let has_room = peer.flight.len() < peer.window;
             let waits = self.group.partitions.iter().any(|partition| {
                 partition.can_go_to(peer.key)
-                    && (partition.is_troubled() || partition.head().is_some())
+                    && (partition.is_unclear() || partition.head().is_some())
             });
             assert!(!(has_room && waits), "{:?} is not told that there is something", peer.key);
         }
         for (place, partition) in self.group.partitions.iter().enumerate() {
-            assert_eq!(partition.is_troubled(), self.group.troubled.contains(place));
+            assert_eq!(partition.is_unclear(), self.group.unclear.contains(place));
         }
         let heads = self.group.subscribers.values().map(|subscriber| subscriber.heads.len());
         assert!(heads.sum::<usize>() <= PARTITIONS);
@@ -399,9 +418,7 @@ impl Walk {
         while !self.peers.is_empty() {
             self.leave(0);
         }
-        let key = self.group.join(64);
-        let (flight, naming) = (VecDeque::new(), None);
-        self.peers.push(Peer { key, window: 64, flight, idle: false, naming });
+        let key = self.join(Terms { window: 64, snapshots: false });
         loop {
             self.take(0, 64);
             let Some(last) = self.peers[0].flight.back().map(|delivery| delivery.cursor) else {

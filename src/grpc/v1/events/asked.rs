@@ -19,6 +19,7 @@ use super::super::{
 use crate::{
     change::Change,
     config::{Config, Live, value::span},
+    events::Wish,
     ids::{ClientId, Name},
     message::{Payload, Target},
 };
@@ -64,8 +65,8 @@ impl Asked {
         Self { stream, live, next: None, end: None }
     }
 
-    /// Waits for the first request: the group, and how much may be under way.
-    pub(super) async fn start(&mut self) -> Result<(Name, Option<usize>), Status> {
+    /// Waits for the first request: the group, and what is wished.
+    pub(super) async fn start(&mut self) -> Result<(Name, Wish), Status> {
         let first = self.stream.next().await.transpose()?;
         let config = self.live.snapshot();
         let mut reading = Reading::new(&config);
@@ -133,13 +134,15 @@ pub(super) fn late(time: Duration) -> Status {
     Status::with_error_details(tonic::Code::DeadlineExceeded, text, details)
 }
 
-fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name, Option<usize>)> {
+fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name, Wish)> {
     let group = reading.name("start.group", &start.group);
     let window = usize::try_from(start.window);
     if window.is_err() {
         reading.fault("start.window", format_args!("is {}: it is from 1, or 0", start.window));
     }
-    group.zip(window.ok()).map(|(group, window)| (group, Some(window).filter(|it| *it > 0)))
+    let (group, window) = group.zip(window.ok())?;
+    let window = Some(window).filter(|window| *window > 0);
+    Some((group, Wish { window, snapshots: start.snapshots }))
 }
 
 fn read(request: SubscribeRequest, config: &Config) -> Result<Step, Faults> {

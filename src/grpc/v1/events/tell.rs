@@ -6,11 +6,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::super::{
     fault::{self, Faults},
     proto::{
-        self, Event, EventBatch, Hello, SubscribeResponse, event::What, subscribe_response::Step,
+        self, ConnectedClient, Event, EventBatch, Hello, SubscribeResponse, event::What,
+        subscribe_response::Step,
     },
 };
 use crate::{
-    events::{self, Delivered, Delivery, Ended, Newly, SubscribeError, WrongAck},
+    events::{
+        self, Delivered, Delivery, Ended, Newly, Partitions, SubscribeError, WrongAck, partition_of,
+    },
     ids::{ClientId, Name},
     message::Kind,
     sink::Closed,
@@ -33,22 +36,33 @@ fn event(delivery: Delivery) -> Event {
     told.what = Some(match what {
         Delivered::Event(event) => {
             told.client = event.client.to_string();
+            told.partition = partition_of(event.client).into();
             told.uid = event.uid.as_ref().map_or_else(String::new, Name::to_string);
             told.time = Some(event.at.into());
             did(&event.what)
         }
-        Delivered::Missed { first, last, messages, changes } => What::Missed(proto::Missed {
-            first,
-            last,
-            messages: count(messages),
-            changes: count(changes),
-        }),
-        Delivered::Snapshot { clients, more } => What::Snapshot(proto::Snapshot {
-            clients: clients.iter().map(ClientId::to_string).collect(),
-            more,
+        Delivered::Missed { partitions, first, last, messages, changes } => {
+            let (messages, changes) = (count(messages), count(changes));
+            let partitions = numbers(partitions);
+            What::Missed(proto::Missed { first, last, messages, changes, partitions })
+        }
+        Delivered::Snapshot { partitions, clients } => What::Snapshot(proto::Snapshot {
+            partitions: numbers(partitions),
+            clients: clients.into_iter().map(connected).collect(),
         }),
     });
     told
+}
+
+fn numbers(partitions: Partitions) -> Vec<i32> {
+    match partitions {
+        Partitions::All => Vec::new(),
+        Partitions::These(numbers) => numbers.into_iter().map(i32::from).collect(),
+    }
+}
+
+fn connected(client: ClientId) -> ConnectedClient {
+    ConnectedClient { client: client.to_string(), partition: partition_of(client).into() }
 }
 
 fn did(what: &events::What) -> What {
