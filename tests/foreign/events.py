@@ -53,6 +53,12 @@ class Subscriber:
             self.say(acknowledgement=at | work)
         return event
 
+    def begins(self):
+        """The group tells first who was there before it: nobody."""
+        first = self.hear()
+        assert first.HasField("snapshot") and not first.snapshot.clients, first
+        return self
+
     def leave(self):
         """Says no more; returns when the gateway has taken note of all that was said."""
         self.said.put(None)
@@ -70,7 +76,9 @@ class Subscriber:
 
 def what_a_client_does(binary):
     with gateway(binary, "events.groups=all,audit") as listeners:
-        subscriber, audit = (Subscriber(listeners["grpc"][0], name) for name in ("all", "audit"))
+        subscriber, audit = (
+            Subscriber(listeners["grpc"][0], name).begins() for name in ("all", "audit")
+        )
         assert subscriber.epoch == audit.epoch != 0
         with connect(f"ws://{listeners['websocket'][0]}/room?secret=1") as client:
             name = client.recv()
@@ -97,7 +105,7 @@ def redelivery(binary):
     with gateway(binary, "events.groups=all") as listeners:
         with connect(f"ws://{listeners['websocket'][0]}/") as client:
             client.recv()
-            first = Subscriber(listeners["grpc"][0], "all")
+            first = Subscriber(listeners["grpc"][0], "all").begins()
             for number in range(10):
                 client.send(str(number))
             told = [first.hear(acknowledge=False) for _ in range(11)]
@@ -128,14 +136,14 @@ def killable(binary, directory):
 def a_killed_gateway_begins_a_new_epoch(binary):
     with tempfile.TemporaryDirectory() as directory:
         with killable(binary, directory) as (listeners, process):
-            before = Subscriber(listeners["grpc"][0], "all")
+            before = Subscriber(listeners["grpc"][0], "all").begins()
             with connect(f"ws://{listeners['websocket'][0]}/") as client:
                 client.recv()
                 assert before.hear().HasField("opened")
                 process.kill()
                 assert before.code() is grpc.StatusCode.UNAVAILABLE
         with killable(binary, directory) as (listeners, _process):
-            after = Subscriber(listeners["grpc"][0], "all")
+            after = Subscriber(listeners["grpc"][0], "all").begins()
             assert after.epoch != before.epoch
             with connect(f"ws://{listeners['websocket'][0]}/") as client:
                 client.recv()
