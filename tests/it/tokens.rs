@@ -181,6 +181,10 @@ async fn a_token_of_a_megabyte_is_refused_by_what_a_head_may_be() {
     // Answered, or reset while it was still being sent.
     assert!(head.is_empty() || head.starts_with("HTTP/1.1 431 "), "{head}");
     enter(&gateway, &by_secret(SECRET, &json!({}))).await;
+    // Where a head may be as large, the token is at fault.
+    let (gateway, _files) = keyed(&["limits.head=2MiB"]).await;
+    refused(&gateway, &[&bearer(&"x".repeat(1 << 20))], TokenFault::TooLarge).await;
+    enter(&gateway, &by_secret(SECRET, &json!({}))).await;
 }
 
 #[tokio::test]

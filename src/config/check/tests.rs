@@ -78,7 +78,7 @@ fn zero_turns_off_what_can_be_turned_off() {
 
 #[test]
 fn what_is_allowed_is_said_in_the_units_of_the_file() {
-    assert_eq!(range_of("limits.head").unwrap(), "a size from \"8 KiB\" to \"1 MiB\"");
+    assert_eq!(range_of("limits.head").unwrap(), "a size from \"8 KiB\" to \"2 MiB\"");
     assert_eq!(
         range_of("websocket.ping_interval").unwrap(),
         "\"0s\" (off), or a duration from \"1ms\" to \"24h\""

@@ -147,7 +147,7 @@ fn all_faults_of_all_sources_are_listed_at_once() {
             "FILE: log.level = 7: expected \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\"",
             "FILE: log.file = []: expected text",
             "FILE: shards = 0: expected \"auto\" or a whole number from 1 to 1024",
-            "FILE: limits.head = \"1 KiB\": expected a size from \"8 KiB\" to \"1 MiB\"",
+            "FILE: limits.head = \"1 KiB\": expected a size from \"8 KiB\" to \"2 MiB\"",
             "--set: limits.inbox = 0: expected a whole number from 1 to 1000000",
         ]
     );
