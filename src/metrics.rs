@@ -180,6 +180,8 @@ pub struct ShardStats {
     pub queued_bytes: Single,
     /// Memory that incomplete inbound messages take now.
     pub partial_bytes: Single,
+    /// Clients connected now that aren't read until there is room for what they said.
+    pub waiting_clients: Single,
     /// Panics kept to one session.
     pub panics: Single,
 }

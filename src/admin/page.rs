@@ -99,6 +99,12 @@ fn clients(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
     for (at, bits) in ["9", "10", "11", "12", "13", "14", "15"].into_iter().enumerate() {
         rows.row(&[("window_bits", bits)], sum(hub, |shard| &shard.windows[at]))?;
     }
+    sheet.gauge(
+        "waiting_clients",
+        None,
+        "Clients connected now that aren't read until there is room for what they said.",
+        sum(hub, |shard| &shard.waiting_clients),
+    )?;
     sheet.gauge("users", None, "Distinct uids that have a client now.", hub.count_users())?;
     sheet.gauge("groups", None, "Groups that have a member now.", hub.count_groups())?;
     let panics = sum(hub, |shard| &shard.panics);
