@@ -300,6 +300,16 @@ async fn reloads_are_counted_by_their_outcome() {
 
 #[expect(clippy::float_cmp, reason = "counts are whole numbers")]
 #[tokio::test]
+async fn the_bounds_of_events_are_those_of_the_configuration() {
+    let gateway = Gateway::with(&["events.buffer_messages=7"]).await;
+    let page = Page::of(&gateway).await;
+    assert_eq!(page.get(r#"events_held_limit{kind="message"}"#), 7.0);
+    assert_eq!(page.get(r#"events_held_limit{kind="change"}"#), 65_536.0);
+    assert_eq!(page.get("events_held_limit_bytes"), 67_108_864.0);
+}
+
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
+#[tokio::test]
 async fn who_waits_for_room_is_counted_until_it_is_heard_or_gone() {
     let sets = ["events.groups=all", "events.buffer_messages=1", "events.when_full=pause"];
     let gateway = Gateway::with(&sets).await;
