@@ -13,7 +13,7 @@ fn shipped(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The page of a gateway that has TLS and has seen a client and a call.
+/// The page of a gateway that has TLS and a consumer group, and has seen a client and a call.
 async fn page() -> Page {
     let directory = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
@@ -24,7 +24,7 @@ async fn page() -> Page {
     };
     let certificate = format!("tls.certificate={}", file("certificate.pem", made.cert.pem()));
     let key = format!("tls.key={}", file("key.pem", made.signing_key.serialize_pem()));
-    let gateway = Gateway::with(&[&certificate, &key]).await;
+    let gateway = Gateway::with(&[&certificate, &key, "events.groups=all"]).await;
     let client = gateway.connect().await;
     gateway.send_message_to_client(client.id(), "hello").await;
     Page::of(&gateway).await
@@ -84,15 +84,37 @@ async fn each_metric_of_the_dashboard_and_of_the_alerts_is_on_the_page() {
     }
 }
 
+#[tokio::test]
+async fn all_that_is_measured_of_events_tokens_and_the_hook_is_drawn() {
+    let page = page().await;
+    let drawn = metrics_in(&shipped("grafana/gateway-websocket.json"));
+    let of = ["events_", "waiting_clients", "tokens_", "jwks_", "hook_"];
+    let is_theirs = |name: &str| {
+        let name = name.strip_prefix("gateway_websocket_").unwrap_or_default();
+        of.iter().any(|beginning| name.starts_with(beginning))
+    };
+    let families: Vec<_> = page.families.keys().filter(|name| is_theirs(name)).collect();
+    assert!(families.len() > 20, "{families:?}");
+    let missing: Vec<_> = families
+        .into_iter()
+        .filter(|name| !drawn.contains(*name) && !drawn.contains(&format!("{name}_bucket")))
+        .collect();
+    assert_eq!(missing, Vec::<&String>::new(), "it is measured, and nobody sees it");
+}
+
 #[test]
 fn each_panel_has_a_place_and_asks_for_the_instances_that_were_chosen() {
     let dashboard: serde_json::Value =
         serde_json::from_str(&shipped("grafana/gateway-websocket.json")).unwrap();
-    let mut ids = BTreeSet::new();
+    let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().unwrap() {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
         let place = &panel["gridPos"];
-        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|name| place[name].as_u64().unwrap());
+        assert!(x + w <= 24, "{panel}");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "it stands upon another one: {panel}");
+        }
         if panel["type"] == "row" {
             continue;
         }
