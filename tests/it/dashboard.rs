@@ -131,16 +131,64 @@ fn each_panel_has_a_place_and_asks_for_the_instances_that_were_chosen() {
 }
 
 #[test]
-fn each_alert_has_an_expression_a_severity_and_a_summary() {
+fn each_alert_has_an_expression_a_severity_a_summary_and_a_description() {
     let alerts = shipped("prometheus/alerts.yaml");
     let rules: Vec<_> = alerts.split("\n      - alert: ").skip(1).collect();
     assert!(rules.len() > 10);
     let mut names = BTreeSet::new();
     for rule in rules {
         assert!(names.insert(rule.lines().next().unwrap()), "{rule}");
-        for part in ["\n        expr: ", "\n          severity: ", "\n          summary: \""] {
+        for part in [
+            "\n        expr: ",
+            "\n          severity: ",
+            "\n          summary: \"",
+            "\n          description: \"",
+        ] {
             assert_eq!(rule.matches(part).count(), 1, "{part:?} in {rule}");
         }
         assert!(!rule.contains('\t'), "{rule}");
     }
+}
+
+/// The parts of a text that stand between `open` and the next `close`.
+fn between<'t>(text: &'t str, open: &'t str, close: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0))
+}
+
+#[tokio::test]
+async fn each_alert_asks_for_what_can_be_and_tells_of_what_it_asks_for() {
+    let page = page().await;
+    let known = page.label_values();
+    let alerts = shipped("prometheus/alerts.yaml");
+    let (mut values, mut told) = (0, 0);
+    for rule in alerts.split("\n      - alert: ").skip(1) {
+        let expression = between(rule, "expr: ", "\n        labels:").next().unwrap();
+        let count = |what: char| expression.matches(what).count();
+        assert_eq!((count('('), count('{')), (count(')'), count('}')), "{expression}");
+        // Codes of gRPC are on the page once there were any; `job` is Prometheus' own, as `other` is
+        // a group's once somebody made one.
+        for matcher in between(expression, "{", "}").flat_map(|matchers| matchers.split(',')) {
+            let (label, value) = matcher.split_once(['=', '!']).unwrap();
+            let options = value.trim_matches(['=', '~', '"']).split('|');
+            for option in
+                options.filter(|option| !["code", "job"].contains(&label) && *option != "other")
+            {
+                assert!(known.contains(option), "{option} is nowhere on the page: {expression}");
+                values += 1;
+            }
+        }
+        // What is summed has the labels that it is summed by, and no others.
+        for label in between(rule, "{{ $labels.", " }}") {
+            let mut groups = between(expression, "sum by (", ")").peekable();
+            let has = |group: &str| group.split(", ").any(|it| it == label);
+            let is_there = if groups.peek().is_some() {
+                groups.any(has)
+            } else {
+                label == "instance" || page.text.contains(&format!("{label}=\""))
+            };
+            assert!(is_there, "{label} is told and not asked for: {rule}");
+            told += 1;
+        }
+    }
+    assert!(values > 10 && told > 20, "{values} values, {told} labels");
 }
