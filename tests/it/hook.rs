@@ -274,6 +274,7 @@ async fn new_authorities_under_way_refuse_nobody() {
         back_end.address()
     ))
     .await;
+    site.gateway().connect().await;
     let address = site.gateway().websocket();
     let over = Arc::new(AtomicBool::new(false));
     let mut comers = tokio::task::JoinSet::new();
