@@ -9,6 +9,23 @@
 //!
 //! All that is waited for is within `hook.timeout`. So a back end that hangs costs each client that
 //! time at most, and the gateway a bounded number of calls, however many clients come.
+//!
+//! # What opens the breaker
+//!
+//! The breaker leaves a back end alone that is in trouble. So it counts what shows trouble, and nothing
+//! that a client could bring about: else five requests of one stranger would shut out everybody.
+//!
+//! | the back end | counts |
+//! |---|---|
+//! | can't be reached, is silent, breaks off, answers in HTTP alone | as a failure |
+//! | answers `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `INTERNAL`, `UNKNOWN`, `DATA_LOSS`, `UNIMPLEMENTED`, `ABORTED`, `CANCELLED` | as a failure |
+//! | answers `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `PERMISSION_DENIED`, `FAILED_PRECONDITION`, `OUT_OF_RANGE`, `UNAUTHENTICATED` | as an answer |
+//! | answers nonsense, such as a uid that is too long | as an answer |
+//!
+//! That is how Envoy's outlier detection tells 5xx from others, but for three statuses that are none
+//! there: `RESOURCE_EXHAUSTED` asks to be left alone, `ABORTED` and `CANCELLED` are said by servers that
+//! are going down or can't keep up. Whatever counts as an answer here is still no verdict: `hook.fail`
+//! decides on the client.
 
 mod answer;
 mod breaker;
@@ -75,6 +92,9 @@ pub enum Failure {
     /// The back end told of an error, or broke off.
     #[error("the back end fails: {0}")]
     Error(String),
+    /// The back end is well, and says that it should not have been asked like this.
+    #[error("the back end rejects the question: {0}")]
+    Declined(String),
     /// It answered something that can't be.
     #[error("the back end's answer makes no sense: {0}")]
     Nonsense(#[from] Nonsense),
@@ -140,7 +160,8 @@ impl Shares {
         // Others may have failed while this one waited.
         let trial = Trial::begin(self).ok_or(Failure::Breaker)?;
         let verdict = self.call(question, goal, config, deadline).await;
-        trial.end(if verdict.is_ok() { End::Answered } else { End::Failed });
+        let is_well = verdict.as_ref().err().is_none_or(Failure::shows_life);
+        trial.end(if is_well { End::Answered } else { End::Failed });
         verdict
     }
 
@@ -193,6 +214,7 @@ impl Shares {
                 }
                 Ok(Err(Trouble::Unsent)) => {}
                 Ok(Err(Trouble::Error(why))) => return Err(Failure::Error(why)),
+                Ok(Err(Trouble::Declined(why))) => return Err(Failure::Declined(why)),
                 Ok(Err(Trouble::Nonsense(why))) => return Err(why.into()),
                 Ok(Ok(answer)) => {
                     let (token, offers) = (question.change, question.offers);
@@ -258,6 +280,11 @@ impl Drop for Took<'_> {
 }
 
 impl Failure {
+    /// Whether the back end is well: then it is no matter of the breaker's.
+    fn shows_life(&self) -> bool {
+        matches!(self, Self::Declined(_) | Self::Nonsense(_))
+    }
+
     /// The name of the cause, as it is counted.
     pub fn cause(&self) -> &'static str {
         match self {
@@ -266,6 +293,7 @@ impl Failure {
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
             Self::Error(_) => "error",
+            Self::Declined(_) => "declined",
             Self::Nonsense(_) => "nonsense",
         }
     }
@@ -277,6 +305,7 @@ impl Failure {
             Self::Unreachable(_) => &stats.unreachable,
             Self::Timeout => &stats.timeouts,
             Self::Error(_) => &stats.errors,
+            Self::Declined(_) => &stats.declined,
             Self::Nonsense(_) => &stats.nonsense,
         }
     }
@@ -296,6 +325,7 @@ mod tests {
             Failure::Unreachable(String::new()),
             Failure::Timeout,
             Failure::Error(String::new()),
+            Failure::Declined(String::new()),
             Failure::Nonsense(Nonsense::NoVerdict),
         ];
         for failure in &failures {
@@ -306,6 +336,6 @@ mod tests {
                 before.iter().zip(count()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
             assert_eq!(changed, [failure.cause()]);
         }
-        assert_eq!(stats.failures().iter().map(|(_, n)| n.get()).sum::<u64>(), 7);
+        assert_eq!(stats.failures().iter().map(|(_, n)| n.get()).sum::<u64>(), 8);
     }
 }

@@ -180,6 +180,8 @@ pub struct ShardStats {
     pub queued_bytes: Single,
     /// Memory that incomplete inbound messages take now.
     pub partial_bytes: Single,
+    /// Clients connected now that aren't read until there is room for what they said.
+    pub waiting_clients: Single,
     /// Panics kept to one session.
     pub panics: Single,
 }
@@ -227,7 +229,7 @@ pub struct HandshakeStats {
     pub tls: Shared,
     /// Clients of a uid of which there were as many as `auth.max_clients_per_uid` allows.
     pub uid: Shared,
-    /// Requests without a good token, by what was wrong.
+    /// Tokens that were believed, and requests without a good one, by what was wrong.
     pub tokens: TokenStats,
     /// How it went with the keys for tokens.
     pub keys: KeyStats,

@@ -114,6 +114,9 @@ pub struct Messages {
     pub queued_bytes: u64,
     /// Memory that incomplete inbound messages take now, in bytes.
     pub partial_bytes: u64,
+    /// Clients that aren't read now until there is room for what they said.
+    #[serde(default)]
+    pub waiting_clients: u64,
 }
 
 /// Which configuration is in force and what became of the last attempt to change it.

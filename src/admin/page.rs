@@ -99,6 +99,12 @@ fn clients(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
     for (at, bits) in ["9", "10", "11", "12", "13", "14", "15"].into_iter().enumerate() {
         rows.row(&[("window_bits", bits)], sum(hub, |shard| &shard.windows[at]))?;
     }
+    sheet.gauge(
+        "waiting_clients",
+        None,
+        "Clients connected now that aren't read until there is room for what they said.",
+        sum(hub, |shard| &shard.waiting_clients),
+    )?;
     sheet.gauge("users", None, "Distinct uids that have a client now.", hub.count_users())?;
     sheet.gauge("groups", None, "Groups that have a member now.", hub.count_groups())?;
     let panics = sum(hub, |shard| &shard.panics);
@@ -144,6 +150,8 @@ fn handshakes(sheet: &mut Sheet<'_>, hub: &Hub) -> fmt::Result {
     for (cause, failed) in stats.failures() {
         rows.row(&[("cause", cause)], failed.get())?;
     }
+    let accepted = stats.tokens.accepted.get();
+    sheet.counter("tokens_accepted", None, "Tokens of clients that were believed.", accepted)?;
     let keys = &stats.keys;
     let help = "Questions for the key set at the URL of auth.jwks, by outcome.";
     let mut rows = sheet.counters("jwks_fetches", None, help)?;
@@ -227,7 +235,20 @@ fn limits(sheet: &mut Sheet<'_>, hub: &Hub, live: &Live) -> fmt::Result {
     let queue = limits.queued_budget();
     sheet.gauge("queue_limit", BYTES, "limits.queued_bytes, for all shards together.", queue)?;
     let partial = limits.partial_budget();
-    sheet.gauge("partial_limit", BYTES, "limits.partial_bytes, for all shards together.", partial)
+    sheet.gauge(
+        "partial_limit",
+        BYTES,
+        "limits.partial_bytes, for all shards together.",
+        partial,
+    )?;
+    let events = &config.events;
+    let help = "events.buffer_messages and events.buffer_changes, of each group.";
+    let mut rows = sheet.gauges("events_held_limit", None, help)?;
+    rows.row(&[("kind", "message")], most(events.buffer_messages))?;
+    rows.row(&[("kind", "change")], most(events.buffer_changes))?;
+    let bytes = most(events.buffer_bytes.bytes());
+    let help = "events.buffer_bytes, of each group for messages, and again for changes.";
+    sheet.gauge("events_held_limit", BYTES, help, bytes)
 }
 
 fn certificates(sheet: &mut Sheet<'_>, live: &Live) -> fmt::Result {

@@ -80,6 +80,10 @@ pub(super) fn status(status: &Status) -> String {
         amount(messages.partial_bytes)
     );
     table.row("waiting", waiting);
+    if messages.waiting_clients > 0 {
+        let waiting = counted(messages.waiting_clients, "client");
+        table.row("paused", format!("{waiting} not read: no room for events (events.when_full)"));
+    }
     table.some("dropped", by_cause(&messages.dropped));
     table.row("opened", grouped(status.opened));
     table.some("closed", by_cause(&status.closed));
@@ -295,6 +299,14 @@ opened         20,000
 closed         peer 2,000
 configuration  no file, generation 2, loaded 1m 40s ago";
         assert_eq!(status(&picture()), expected);
+    }
+
+    #[test]
+    fn a_status_tells_of_clients_that_are_not_read() {
+        let mut picture = picture();
+        picture.messages.waiting_clients = 12;
+        let told = "paused         12 clients not read: no room for events (events.when_full)\n";
+        assert!(status(&picture).contains(told), "{}", status(&picture));
     }
 
     #[test]

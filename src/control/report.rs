@@ -59,6 +59,7 @@ fn messages(hub: &Hub) -> Messages {
         bytes_sent: sum(hub, |shard| &shard.bytes_out),
         queued_bytes: sum(hub, |shard| &shard.queued_bytes),
         partial_bytes: sum(hub, |shard| &shard.partial_bytes),
+        waiting_clients: sum(hub, |shard| &shard.waiting_clients),
     }
 }
 

@@ -37,8 +37,10 @@ const GRPC: &str = "application/grpc";
 pub(super) enum Trouble {
     /// The connection was at its end before the back end could see anything of the call.
     Unsent,
-    /// The back end said no, or nothing more.
+    /// The back end fails, or said nothing more.
     Error(String),
+    /// The back end is well and rejects the question.
+    Declined(String),
     /// It said something strange.
     Nonsense(Nonsense),
 }
@@ -109,10 +111,36 @@ async fn read(response: Response<Incoming>, most: usize) -> Result<AdmitResponse
     let Some(status) = told.or_else(|| status(&trailers)) else {
         return Err(Trouble::Error("its answer ends without a status".to_owned()));
     };
-    if status.code() != Code::Ok {
-        return Err(Trouble::Error(shown(&status)));
+    match status.code() {
+        Code::Ok => {}
+        code if declines(code) => return Err(Trouble::Declined(shown(&status))),
+        _ => return Err(Trouble::Error(shown(&status))),
     }
     decode(body).map_err(Trouble::Nonsense)
+}
+
+/// Whether a status is about this question, and says that the back end works. The rest says that it
+/// fails, has too much to do or isn't there, or may say so.
+fn declines(code: Code) -> bool {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unauthenticated => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => false,
+    }
 }
 
 fn status(headers: &HeaderMap) -> Option<Status> {

@@ -19,6 +19,8 @@ pub struct HookStats {
     pub timeouts: Shared,
     /// Calls that were answered with an error, or broke.
     pub errors: Shared,
+    /// Calls that were rejected by a back end that is well.
+    pub declined: Shared,
     /// Calls that were answered with nonsense.
     pub nonsense: Shared,
     /// Calls under way now.
@@ -38,13 +40,14 @@ impl HookStats {
     }
 
     /// Why there was no verdict, each cause under its name.
-    pub fn failures(&self) -> [(&'static str, &Shared); 6] {
+    pub fn failures(&self) -> [(&'static str, &Shared); 7] {
         [
             ("busy", &self.busy),
             ("breaker", &self.breaker),
             ("unreachable", &self.unreachable),
             ("timeout", &self.timeouts),
             ("error", &self.errors),
+            ("declined", &self.declined),
             ("nonsense", &self.nonsense),
         ]
     }

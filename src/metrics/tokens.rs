@@ -85,14 +85,19 @@ impl TokenFault {
     }
 }
 
-/// Tokens that were refused, by what was wrong.
+/// Tokens that clients brought.
 #[derive(Debug, Default)]
-pub struct TokenStats([Shared; TokenFault::ALL.len()]);
+pub struct TokenStats {
+    /// Those that were believed, whatever became of their clients.
+    pub accepted: Shared,
+    /// Those that were refused, by what was wrong.
+    refused: [Shared; TokenFault::ALL.len()],
+}
 
 impl TokenStats {
     /// The counter of one fault.
     pub fn of(&self, fault: TokenFault) -> &Shared {
-        &self.0[fault as usize]
+        &self.refused[fault as usize]
     }
 }
 

@@ -49,7 +49,7 @@ impl Loop {
         if let Some(wait) = wait
             && let Some(session) = self.sessions.get_mut(slot as usize)
         {
-            session.flags.hearing = Hearing::Leaves;
+            self.desk.set_hearing(session, Hearing::Leaves);
             let client = session.id;
             let unanswered = self.ear.unanswered(client);
             let until = self.desk.tick.saturating_add(wait);

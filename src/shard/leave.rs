@@ -102,7 +102,7 @@ impl Loop {
         session.out.append(frame, Sort::Close, &self.desk.meter);
         // Listened to again, if only for the client's own close frame.
         if !session.is_heard() {
-            session.flags.hearing = Hearing::Heard;
+            self.desk.set_hearing(session, Hearing::Heard);
             self.read_later(slot);
         }
         if let Some(session) = self.sessions.get_mut(slot as usize) {
@@ -173,6 +173,7 @@ impl Loop {
         };
         let door = self.doors.take(slot);
         self.desk.laden.remove(slot as usize);
+        self.desk.set_hearing(&mut session, Hearing::Heard);
         let mut dropped = session.out.abandon(&self.desk.meter);
         if let (Some(door), Some(mut tunnel)) = (door, self.desk.tunnels.take(slot)) {
             dropped += tunnel.messages();

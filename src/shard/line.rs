@@ -19,12 +19,14 @@
 //! * It can be closed by all else: a call, a drain, its expiry, a broken socket. Then its message is
 //!   dropped with all that it said after it, before its `closed`.
 //! * What is kept back counts for `limits.partial_bytes`, like what is incomplete.
+//! * Who stands here is counted (`waiting_clients`), until it is listened to again or closed.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::{
+    deliver::Desk,
     run::Loop,
-    session::{Allowance, Hearing, Rates},
+    session::{Allowance, Hearing, Rates, Session},
     wheel::Tick,
 };
 use crate::{config::Messages, ids::ClientId, sink::Heard};
@@ -85,6 +87,19 @@ impl Line {
     }
 }
 
+impl Desk {
+    /// Whether a client is listened to from now on; who waits in the line is counted.
+    pub(super) fn set_hearing(&self, session: &mut Session, hearing: Hearing) {
+        let waited = session.waits();
+        session.flags.hearing = hearing;
+        match (waited, session.waits()) {
+            (false, true) => self.stats.waiting_clients.add(1),
+            (true, false) => self.stats.waiting_clients.sub(1),
+            _ => {}
+        }
+    }
+}
+
 impl Loop {
     /// Puts back a message that found no room, with what its client could say `before` it, and its
     /// client into the line.
@@ -100,7 +115,7 @@ impl Loop {
         if grace > 0 {
             self.line.waited.insert(slot, grace);
         }
-        session.flags.hearing = Hearing::Waits;
+        self.desk.set_hearing(session, Hearing::Waits);
         self.partial += message.len();
         session.unread = Some(message);
         self.line.places.push_back((session.id, self.desk.tick));
@@ -149,7 +164,7 @@ impl Loop {
     /// Listens to a client that has waited.
     fn hear_waiting(&mut self, slot: u32, since: Tick) {
         let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-        session.flags.hearing = Hearing::Heard;
+        self.desk.set_hearing(session, Hearing::Heard);
         // What answers a ping may have come long ago.
         session.asked = None;
         if self.desk.caps.rates != Rates::default() {

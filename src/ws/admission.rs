@@ -37,8 +37,9 @@ pub(super) async fn identify(
     config: &InForce,
 ) -> Result<Option<Verified>, Refusal> {
     let Some(token) = token else { return Ok(None) };
-    let verified = context.identity.verify(&token, config).await;
-    verified.map(Some).map_err(Refusal::Token)
+    let verified = context.identity.verify(&token, config).await.map_err(Refusal::Token)?;
+    context.hub.handshakes().tokens.accepted.increment();
+    Ok(Some(verified))
 }
 
 /// A place for the client that the request is to become. If another one has to make room for it,

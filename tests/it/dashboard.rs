@@ -13,7 +13,7 @@ fn shipped(file: &str) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The page of a gateway that has TLS and has seen a client and a call.
+/// The page of a gateway that has TLS and a consumer group, and has seen a client and a call.
 async fn page() -> Page {
     let directory = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
@@ -24,7 +24,7 @@ async fn page() -> Page {
     };
     let certificate = format!("tls.certificate={}", file("certificate.pem", made.cert.pem()));
     let key = format!("tls.key={}", file("key.pem", made.signing_key.serialize_pem()));
-    let gateway = Gateway::with(&[&certificate, &key]).await;
+    let gateway = Gateway::with(&[&certificate, &key, "events.groups=all"]).await;
     let client = gateway.connect().await;
     gateway.send_message_to_client(client.id(), "hello").await;
     Page::of(&gateway).await
@@ -84,15 +84,37 @@ async fn each_metric_of_the_dashboard_and_of_the_alerts_is_on_the_page() {
     }
 }
 
+#[tokio::test]
+async fn all_that_is_measured_of_events_tokens_and_the_hook_is_drawn() {
+    let page = page().await;
+    let drawn = metrics_in(&shipped("grafana/gateway-websocket.json"));
+    let of = ["events_", "waiting_clients", "tokens_", "jwks_", "hook_"];
+    let is_theirs = |name: &str| {
+        let name = name.strip_prefix("gateway_websocket_").unwrap_or_default();
+        of.iter().any(|beginning| name.starts_with(beginning))
+    };
+    let families: Vec<_> = page.families.keys().filter(|name| is_theirs(name)).collect();
+    assert!(families.len() > 20, "{families:?}");
+    let missing: Vec<_> = families
+        .into_iter()
+        .filter(|name| !drawn.contains(*name) && !drawn.contains(&format!("{name}_bucket")))
+        .collect();
+    assert_eq!(missing, Vec::<&String>::new(), "it is measured, and nobody sees it");
+}
+
 #[test]
 fn each_panel_has_a_place_and_asks_for_the_instances_that_were_chosen() {
     let dashboard: serde_json::Value =
         serde_json::from_str(&shipped("grafana/gateway-websocket.json")).unwrap();
-    let mut ids = BTreeSet::new();
+    let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().unwrap() {
         assert!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
         let place = &panel["gridPos"];
-        assert!(place["x"].as_u64().unwrap() + place["w"].as_u64().unwrap() <= 24, "{panel}");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|name| place[name].as_u64().unwrap());
+        assert!(x + w <= 24, "{panel}");
+        for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "it stands upon another one: {panel}");
+        }
         if panel["type"] == "row" {
             continue;
         }
@@ -109,16 +131,64 @@ fn each_panel_has_a_place_and_asks_for_the_instances_that_were_chosen() {
 }
 
 #[test]
-fn each_alert_has_an_expression_a_severity_and_a_summary() {
+fn each_alert_has_an_expression_a_severity_a_summary_and_a_description() {
     let alerts = shipped("prometheus/alerts.yaml");
     let rules: Vec<_> = alerts.split("\n      - alert: ").skip(1).collect();
     assert!(rules.len() > 10);
     let mut names = BTreeSet::new();
     for rule in rules {
         assert!(names.insert(rule.lines().next().unwrap()), "{rule}");
-        for part in ["\n        expr: ", "\n          severity: ", "\n          summary: \""] {
+        for part in [
+            "\n        expr: ",
+            "\n          severity: ",
+            "\n          summary: \"",
+            "\n          description: \"",
+        ] {
             assert_eq!(rule.matches(part).count(), 1, "{part:?} in {rule}");
         }
         assert!(!rule.contains('\t'), "{rule}");
     }
+}
+
+/// The parts of a text that stand between `open` and the next `close`.
+fn between<'t>(text: &'t str, open: &'t str, close: &'t str) -> impl Iterator<Item = &'t str> {
+    text.split(open).skip(1).filter_map(move |rest| Some(rest.split_once(close)?.0))
+}
+
+#[tokio::test]
+async fn each_alert_asks_for_what_can_be_and_tells_of_what_it_asks_for() {
+    let page = page().await;
+    let known = page.label_values();
+    let alerts = shipped("prometheus/alerts.yaml");
+    let (mut values, mut told) = (0, 0);
+    for rule in alerts.split("\n      - alert: ").skip(1) {
+        let expression = between(rule, "expr: ", "\n        labels:").next().unwrap();
+        let count = |what: char| expression.matches(what).count();
+        assert_eq!((count('('), count('{')), (count(')'), count('}')), "{expression}");
+        // Codes of gRPC are on the page once there were any; `job` is Prometheus' own, as `other` is
+        // a group's once somebody made one.
+        for matcher in between(expression, "{", "}").flat_map(|matchers| matchers.split(',')) {
+            let (label, value) = matcher.split_once(['=', '!']).unwrap();
+            let options = value.trim_matches(['=', '~', '"']).split('|');
+            for option in
+                options.filter(|option| !["code", "job"].contains(&label) && *option != "other")
+            {
+                assert!(known.contains(option), "{option} is nowhere on the page: {expression}");
+                values += 1;
+            }
+        }
+        // What is summed has the labels that it is summed by, and no others.
+        for label in between(rule, "{{ $labels.", " }}") {
+            let mut groups = between(expression, "sum by (", ")").peekable();
+            let has = |group: &str| group.split(", ").any(|it| it == label);
+            let is_there = if groups.peek().is_some() {
+                groups.any(has)
+            } else {
+                label == "instance" || page.text.contains(&format!("{label}=\""))
+            };
+            assert!(is_there, "{label} is told and not asked for: {rule}");
+            told += 1;
+        }
+    }
+    assert!(values > 10 && told > 20, "{values} values, {told} labels");
 }

@@ -3,7 +3,13 @@
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use gateway_websocket::{
     grpc::proto::v1::{Allow, Client as Described, DescribeClientsRequest, Kind, Message},
@@ -13,7 +19,7 @@ use tonic::Status;
 
 use crate::{
     backend::{BackEnd, allow, allow_as, always, refuse, waiting},
-    client::soon,
+    client::{Client, soon},
     gateway::Gateway,
     issuer::Issuer,
     program::Program,
@@ -221,10 +227,87 @@ async fn over_tls_the_back_end_is_the_one_that_the_authority_vouches_for() {
     site.gateway().connect().await;
 }
 
+#[tokio::test]
+async fn new_authorities_cost_nobody_who_is_being_asked_about_the_answer() {
+    let (ours, theirs) = (Issuer::new("ours"), Issuer::new("theirs"));
+    let made = ours.server();
+    let (voice, mut questions) = waiting();
+    let back_end = BackEnd::over_tls(server(&made.certificate, &made.key), voice).await;
+    let mut site = Site::new();
+    let ca = site.write("ca", &ours.certificate());
+    site.start(&format!(
+        "hook.address = \"https://{}\"\nhook.ca = {ca}\nhook.timeout = \"1h\"\n\
+         limits.handshake = \"1h\"\nhook.max_waiting = 1\nhook.max_concurrent = 100\n",
+        back_end.address()
+    ))
+    .await;
+    let gateway = site.gateway();
+    let mut asked = Vec::new();
+    for turn in 0..6 {
+        let mut raw = Raw::open(gateway.websocket()).await;
+        raw.send(request(&[])).await;
+        asked.push((raw, questions.next().await));
+        assert_eq!(back_end.connections(), turn + 1, "asked by the authorities in force");
+        let both = [ours.certificate(), theirs.certificate()].concat();
+        site.write("ca", &if turn % 2 == 0 { both } else { ours.certificate() });
+        site.reread().await;
+    }
+    // The connections on which they were asked about are none that would be used again.
+    for (mut raw, asked) in asked {
+        asked.answer(allow_as("ada"));
+        let head = raw.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn new_authorities_under_way_refuse_nobody() {
+    let (ours, theirs) = (Issuer::new("ours"), Issuer::new("theirs"));
+    let made = ours.server();
+    let config = server(&made.certificate, &made.key);
+    let back_end = BackEnd::over_tls(config, always(allow_as("ada"))).await;
+    let mut site = Site::new();
+    let ca = site.write("ca", &ours.certificate());
+    site.start(&format!(
+        "hook.address = \"https://{}\"\nhook.ca = {ca}\nhook.timeout = \"1h\"\n\
+         limits.handshake = \"1h\"\n",
+        back_end.address()
+    ))
+    .await;
+    site.gateway().connect().await;
+    let address = site.gateway().websocket();
+    let over = Arc::new(AtomicBool::new(false));
+    let mut comers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let over = Arc::clone(&over);
+        comers.spawn(async move {
+            let mut came = 0;
+            while !over.load(Ordering::SeqCst) {
+                // Would panic if it were refused.
+                Client::connect(address).await;
+                came += 1;
+            }
+            came
+        });
+    }
+    for turn in 0..20 {
+        let both = [ours.certificate(), theirs.certificate()].concat();
+        site.write("ca", &if turn % 2 == 0 { both } else { ours.certificate() });
+        site.reread().await;
+        site.gateway().connect().await;
+    }
+    over.store(true, Ordering::SeqCst);
+    let came: Vec<u64> = soon("all who came", comers.join_all()).await;
+    assert!(came.iter().all(|came| *came > 0), "{came:?}");
+    assert!(back_end.connections() > 20, "one for each authority: {}", back_end.connections());
+    let page = Page::of(site.gateway()).await;
+    assert_eq!(page.sum("hook_failures_total"), 0.0);
+}
+
 /// What a server with this certificate works with.
-pub fn server(certificate: &str, key: &str) -> std::sync::Arc<rustls::ServerConfig> {
+pub fn server(certificate: &str, key: &str) -> Arc<rustls::ServerConfig> {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -298,7 +381,7 @@ async fn who_hangs_up_is_not_asked_about_any_longer() {
     // Its turn is the next one's.
     let next = tokio::spawn({
         let address = gateway.websocket();
-        async move { crate::client::Client::connect(address).await }
+        async move { Client::connect(address).await }
     });
     questions.next().await.answer(allow_as("eve"));
     soon("the next client", next).await.unwrap();

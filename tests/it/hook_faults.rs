@@ -10,7 +10,7 @@ use std::sync::{
 
 use gateway_websocket::grpc::proto::v1::{AdmitResponse, Allow, Message};
 use tokio::task::JoinSet;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     backend::{BackEnd, Voice, allow, allow_as, always, refuse, waiting},
@@ -73,10 +73,78 @@ async fn the_handshakes_deadline_stands_above_all() {
 
 #[tokio::test]
 async fn an_error_is_no_answer() {
-    for code in [tonic::Code::Internal, tonic::Code::PermissionDenied, tonic::Code::Unimplemented] {
+    for (code, cause) in [
+        (Code::Internal, "error"),
+        (Code::Unimplemented, "error"),
+        (Code::PermissionDenied, "declined"),
+    ] {
         let back_end = BackEnd::with(always(Err(Status::new(code, "out of order")))).await;
         let gateway = Gateway::with(&[&back_end.key()]).await;
+        is_closed_for(&gateway, cause).await;
+    }
+}
+
+const ONE_FAILURE: [&str; 2] = ["hook.breaker_failures=1", "hook.breaker_pause=1h"];
+
+#[tokio::test]
+async fn a_status_that_says_that_the_back_end_fails_opens_the_breaker() {
+    for code in [
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::ResourceExhausted,
+        Code::Internal,
+        Code::Unknown,
+        Code::DataLoss,
+        Code::Unimplemented,
+        Code::Aborted,
+        Code::Cancelled,
+    ] {
+        let back_end = BackEnd::with(always(Err(Status::new(code, "out of order")))).await;
+        let gateway = Gateway::with(&[&[back_end.key().as_str()], &ONE_FAILURE[..]].concat()).await;
         is_closed_for(&gateway, "error").await;
+        assert_eq!(Page::of(&gateway).await.get("hook_breaker_open"), 1.0, "{code:?}");
+        is_closed_for(&gateway, "breaker").await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_may_have_brought_about_opens_no_breaker() {
+    let declined = [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::PermissionDenied,
+        Code::FailedPrecondition,
+        Code::OutOfRange,
+        Code::Unauthenticated,
+    ];
+    let declined = declined.map(|code| (Err(Status::new(code, "not like this")), "declined"));
+    let nonsense = (allow_as(&"x".repeat(257)), "nonsense");
+    for (said, cause) in declined.into_iter().chain([nonsense]) {
+        let back_end = BackEnd::with(always(said.clone())).await;
+        let gateway = Gateway::with(&[&[back_end.key().as_str()], &ONE_FAILURE[..]].concat()).await;
+        for _ in 0..3 {
+            is_closed_for(&gateway, cause).await;
+        }
+        assert_eq!(Page::of(&gateway).await.get("hook_breaker_open"), 0.0, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_question_that_is_rejected_ends_a_row_of_failures() {
+    let (voice, _) = counting(|before| match before {
+        2 | 5 => Err(Status::invalid_argument("not like this")),
+        _ => Err(Status::unavailable("out of order")),
+    });
+    let back_end = BackEnd::with(voice).await;
+    let sets = [&back_end.key(), "hook.breaker_failures=3", "hook.breaker_pause=1h"];
+    let gateway = Gateway::with(&sets).await;
+    for cause in ["error", "error", "declined", "error", "error", "declined"] {
+        is_closed_for(&gateway, cause).await;
+    }
+    assert_eq!(Page::of(&gateway).await.get("hook_breaker_open"), 0.0);
+    for cause in ["error", "error", "error", "breaker"] {
+        is_closed_for(&gateway, cause).await;
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use gateway_websocket::{
+    grpc::proto::v1::event::What,
     lifecycle::Reloaded,
     message::Kind,
     sink::{Ear, EventSink, Heard, Wake, Who},
@@ -17,8 +18,10 @@ use tonic::Code;
 use crate::{
     client::soon,
     gateway::Gateway,
-    raw::{self, Raw, TEXT, frame},
+    raw::{self, CLOSE, Raw, TEXT, frame},
     scrape::{Page, request},
+    subscriber::{Subscriber, said},
+    v1::{clients, send},
 };
 
 /// Asks until the page says it: what a socket does is counted a moment after its peer sees it.
@@ -144,7 +147,7 @@ async fn nothing_that_came_over_the_network_is_on_the_page() {
     let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
     let reason = [&4711_u16.to_be_bytes()[..], SECRET.as_bytes()].concat();
     raw.send(frame(TEXT, SECRET.as_bytes())).await;
-    raw.send(frame(raw::CLOSE, &reason)).await;
+    raw.send(frame(CLOSE, &reason)).await;
     raw.ended().await;
 
     let after =
@@ -293,4 +296,72 @@ async fn reloads_are_counted_by_their_outcome() {
         assert_eq!(page.get(row), expected, "{row}");
     }
     assert!(page.get("config_last_reload_timestamp_seconds") > 1.7e9);
+}
+
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
+#[tokio::test]
+async fn the_bounds_of_events_are_those_of_the_configuration() {
+    let gateway = Gateway::with(&["events.buffer_messages=7"]).await;
+    let page = Page::of(&gateway).await;
+    assert_eq!(page.get(r#"events_held_limit{kind="message"}"#), 7.0);
+    assert_eq!(page.get(r#"events_held_limit{kind="change"}"#), 65_536.0);
+    assert_eq!(page.get("events_held_limit_bytes"), 67_108_864.0);
+}
+
+#[expect(clippy::float_cmp, reason = "counts are whole numbers")]
+#[tokio::test]
+async fn who_waits_for_room_is_counted_until_it_is_heard_or_gone() {
+    let sets = ["events.groups=all", "events.buffer_messages=1", "events.when_full=pause"];
+    let gateway = Gateway::with(&sets).await;
+    let waiting = async |expected: f64| {
+        let what = format!("{expected} clients that wait");
+        page_that(&gateway, &what, |page| page.get("waiting_clients") == expected).await
+    };
+    let [mut first, mut ada, mut bob] = gateway.connect_n().await;
+    first.say("fills the buffer").await;
+    page_that(&gateway, "the message", |page| {
+        page.get(r#"events_held{group="all",kind="message"}"#) == 1.0
+    })
+    .await;
+    assert_eq!(Page::of(&gateway).await.get("waiting_clients"), 0.0);
+    let (mut goes, _) = Raw::welcomed(gateway.websocket()).await;
+    let (mut breaks, broken) = Raw::welcomed(gateway.websocket()).await;
+    ada.say("ada").await;
+    waiting(1.0).await;
+    bob.say("bob").await;
+    waiting(2.0).await;
+    goes.send([frame(TEXT, b"said before"), frame(CLOSE, &[])].concat()).await;
+    waiting(3.0).await;
+    breaks.send(frame(TEXT, b"never heard")).await;
+    let page = waiting(4.0).await;
+    assert_eq!(page.get(r#"connections{state="open"}"#), 5.0);
+
+    // Closed by a call, and because its connection broke.
+    assert!(gateway.clonse_client(bob.id()).await.result);
+    waiting(3.0).await;
+    breaks.stream().set_zero_linger().unwrap();
+    drop(breaks);
+    // That is seen when something is written.
+    gateway.send(send(clients([&broken]), "for nobody")).await;
+    page_that(&gateway, "the end of a broken connection", |page| {
+        page.get(r#"clients_closed_total{cause="lost",code="none"}"#) == 1.0
+    })
+    .await;
+    waiting(2.0).await;
+
+    // With room both are heard, and the goodbye of the one as well.
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        let event = subscriber.hear().await;
+        if let Some(What::Message(_)) = event.what {
+            heard.push(said(&event));
+        }
+    }
+    // Of clients on several shards, in any order.
+    heard.sort_unstable();
+    assert_eq!(heard, ["ada", "fills the buffer", "said before"]);
+    assert_eq!(goes.close_code().await, 1000);
+    let page = waiting(0.0).await;
+    assert_eq!(page.get(r#"connections{state="open"}"#), 2.0);
 }

@@ -111,6 +111,7 @@ async fn who_brings_a_good_token_is_who_it_says_before_anybody_is_told() {
     assert_eq!(attributes.iter().collect::<Vec<_>>(), [("role", "admin")]);
     assert_eq!(gateway.send_message_to_group("lobby", "hello").await.arrive, 1);
     assert_eq!(ada.data().await.text(), "hello");
+    assert_eq!(gateway.hub().handshakes().tokens.accepted.get(), 1);
 }
 
 #[tokio::test]
@@ -166,6 +167,7 @@ async fn a_bad_token_is_refused_with_its_reason_and_counted() {
     refused(&gateway, &[&twice[0], &twice[1]], TokenFault::Several).await;
     assert_eq!(gateway.hub().count_sockets(), 0);
     assert_eq!(gateway.hub().count_users(), 0, "nothing of a bad token was used");
+    assert_eq!(gateway.hub().handshakes().tokens.accepted.get(), 0);
     enter(&gateway, &fine).await;
 }
 
