@@ -6,20 +6,37 @@
 //! ```text
 //!   fuzz_targets/*.rs  ──►┐
 //!   (libFuzzer's bytes)   ├── checks ──► wire::{Decoder, Inflater, Deflater}, ws::rehearse,
-//!                         │      │       net::proxy::parse
+//!                         │      │       net::proxy::parse, identity::Identity, access::Keys
 //!   tests/it/corpus.rs ──►┘      └─────► code that is wrong on purpose, to see them fail
 //!   (fuzz/corpus/*/*)
 //! ```
 
+mod claims;
 pub mod codec;
 pub mod head;
 pub mod inflate;
+pub mod keys;
+mod members;
 mod peer;
 pub mod proxy;
+pub mod token;
 
 /// The first `N` bytes of an input are settings; the rest is what came from the network.
 fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {
     input.split_first_chunk().map(|(settings, rest)| (*settings, rest))
+}
+
+/// Bytes in base64url, as tokens and keys have them.
+mod number {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    pub(super) fn text(bytes: impl AsRef<[u8]>) -> String {
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    pub(super) fn read(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
+        URL_SAFE_NO_PAD.decode(text).ok()
+    }
 }
 
 /// The entry of `table` that the bits of `choice` from `shift` on stand for.

@@ -45,13 +45,23 @@ struct Jwk {
 
 /// Reads a set.
 pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
-    // What the error says of the text is where it broke off, and never what stands there.
-    let set: Set = serde_json::from_slice(bytes)
-        .map_err(|error| KeyProblem::NoSet(format!("line {} is something else", error.line())))?;
+    // What is said of the text is where it broke off, and never what stands there.
+    let no_set = |line: usize| KeyProblem::NoSet(format!("line {line} is something else"));
+    // UTF-8 in all of its members, also in those that don't matter.
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        no_set(before.split(|byte| *byte == b'\n').count())
+    })?;
+    let set: Set = serde_json::from_str(text).map_err(|error| no_set(error.line()))?;
+    // An array of the values alone would be read, too; so it is with each key.
+    if !text.trim_ascii_start().starts_with('{') {
+        return Err(no_set(1));
+    }
     if set.keys.len() > MAX_KEYS {
         return Err(KeyProblem::TooMany);
     }
-    let keys = set.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
+    let keys = set.keys.into_iter().filter(Value::is_object);
+    let keys = keys.filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     let keys = keys.filter_map(Jwk::key);
     let keys: Vec<Key> = keys
         .filter(|key| secrets == Secrets::Taken || !matches!(key.kind, Kind::Secret(_)))

@@ -158,7 +158,7 @@ impl Keys {
     /// secret that is open to everybody on the machine.
     pub fn read(path: &Path, algorithms: &[Algorithm]) -> (Result<Self, KeyError>, Option<String>) {
         let blame = |problem| KeyError { path: path.to_owned(), problem };
-        match read(path).and_then(|bytes| from_file(&bytes, algorithms)) {
+        match read(path).and_then(|bytes| Self::key(&bytes, algorithms)) {
             Ok(keys) => {
                 let exposed = keys.has_secrets().then(|| tokens::exposure(path)).flatten();
                 (Ok(keys), exposed)
@@ -173,14 +173,37 @@ impl Keys {
         algorithms: &[Algorithm],
     ) -> (Result<Self, KeyError>, Option<String>) {
         let blame = |problem| KeyError { path: path.to_owned(), problem };
-        let keys = read(path).and_then(|bytes| jwk::set(&bytes, jwk::Secrets::Taken));
-        match keys.and_then(|keys| keys.fitting(algorithms)) {
+        match read(path).and_then(|bytes| Self::set(&bytes, algorithms)) {
             Ok(keys) => {
                 let exposed = keys.has_secrets().then(|| tokens::exposure(path)).flatten();
                 (Ok(keys), exposed)
             }
             Err(problem) => (Err(blame(problem)), None),
         }
+    }
+
+    /// Reads what the file of `auth.key` holds: a PEM file, or a secret, which is the bytes as they
+    /// stand, without the line's end.
+    pub fn key(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyProblem> {
+        if bytes.windows(PEM.len()).any(|window| window == PEM) {
+            return Self::of(public_keys(bytes)?).fitting(algorithms);
+        }
+        let secret = bytes.trim_ascii_end();
+        for algorithm in algorithms {
+            if let Some(least) = algorithm.least_secret().filter(|least| secret.len() < *least) {
+                return Err(KeyProblem::ShortSecret {
+                    bytes: secret.len(),
+                    algorithm: *algorithm,
+                    least,
+                });
+            }
+        }
+        Self::of(vec![Key::plain(Kind::Secret(secret.into()))]).fitting(algorithms)
+    }
+
+    /// Reads what the file of `auth.jwks` holds. Secrets in it are keys like the others.
+    pub fn set(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyProblem> {
+        jwk::set(bytes, jwk::Secrets::Taken)?.fitting(algorithms)
     }
 
     /// Reads a key set that came over the network. Secrets in it are left alone: what everybody can
@@ -333,24 +356,6 @@ fn read(path: &Path) -> Result<Vec<u8>, KeyProblem> {
 
 /// What a PEM file has somewhere in its beginning. No secret does.
 const PEM: &[u8] = b"-----BEGIN ";
-
-/// Reads a PEM file, or a secret: the bytes as they stand, without the line's end.
-fn from_file(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Keys, KeyProblem> {
-    if bytes.windows(PEM.len()).any(|window| window == PEM) {
-        return Keys::of(public_keys(bytes)?).fitting(algorithms);
-    }
-    let secret = bytes.trim_ascii_end();
-    for algorithm in algorithms {
-        if let Some(least) = algorithm.least_secret().filter(|least| secret.len() < *least) {
-            return Err(KeyProblem::ShortSecret {
-                bytes: secret.len(),
-                algorithm: *algorithm,
-                least,
-            });
-        }
-    }
-    Keys::of(vec![Key::plain(Kind::Secret(secret.into()))]).fitting(algorithms)
-}
 
 fn public_keys(text: &[u8]) -> Result<Vec<Key>, KeyProblem> {
     match PrivateKeyDer::from_pem_slice(text) {

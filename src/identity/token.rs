@@ -42,8 +42,14 @@ impl<'t> Token<'t> {
         else {
             return Err(TokenFault::Malformed);
         };
-        let read: Header =
-            serde_json::from_slice(&decode(header)?).map_err(|_| TokenFault::Malformed)?;
+        let bytes = decode(header)?;
+        // A JSON object is UTF-8 in all of its members, also in those that don't matter; and an
+        // array of the values alone would be read, too.
+        let object = str::from_utf8(&bytes).map_err(|_| TokenFault::Malformed)?;
+        if !object.trim_ascii_start().starts_with('{') {
+            return Err(TokenFault::Malformed);
+        }
+        let read: Header = serde_json::from_str(object).map_err(|_| TokenFault::Malformed)?;
         // What it says must be understood (RFC 7515 §4.1.11), and nothing of that kind is.
         if read.crit.is_some() {
             return Err(TokenFault::Malformed);

@@ -37,11 +37,13 @@ const HEARD_PER_TURN: usize = 256;
 /// Places of the line that may be stale beyond one for each client.
 const STALE: usize = 64;
 
+/// The places of a line: clients, and since when; some may have gone.
+type Places = VecDeque<(ClientId, Tick)>;
+
 /// Who waits, in the order in which they began to.
 #[derive(Default)]
 pub(super) struct Line {
-    /// The clients, and since when; some may have gone.
-    places: VecDeque<(ClientId, Tick)>,
+    places: Places,
     /// Whose turn it is.
     turn: Option<u32>,
     /// Something was taken of what that client said.
@@ -119,12 +121,9 @@ impl Loop {
         self.partial += message.len();
         session.unread = Some(message);
         self.line.places.push_back((session.id, self.desk.tick));
-        if self.line.places.len() > 2 * self.sessions.len() + STALE {
-            // Clients came, waited, were closed and came again while there was no room at all.
-            let mut places = std::mem::take(&mut self.line.places);
-            places.retain(|&(client, _)| self.waiting(client).is_some());
-            self.line.places = places;
-        }
+        let mut places = std::mem::take(&mut self.line.places);
+        close_ranks(&mut places, self.sessions.len(), |client| self.waiting(client).is_some());
+        self.line.places = places;
     }
 
     /// The slot of a client, if it still waits.
@@ -181,6 +180,126 @@ impl Loop {
             && (timer <= now || timer > next.max(now + 1))
         {
             self.schedule(slot);
+        }
+    }
+}
+
+/// Takes those out of a line who have gone, if there may be many of them: clients came, waited, were
+/// closed and came again while there was no room at all.
+fn close_ranks(places: &mut Places, clients: usize, waits: impl Fn(ClientId) -> bool) {
+    let most = 2 * clients + STALE;
+    if places.len() > most {
+        places.retain(|&(client, _)| waits(client));
+        places.shrink_to(most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A line, and beside it who waits, in the order in which they began to.
+    #[derive(Default)]
+    struct Model {
+        places: Places,
+        waiting: BTreeMap<Tick, ClientId>,
+        /// Clients that are there and don't wait.
+        others: usize,
+        began: u32,
+        /// The most places there ever were, and the room for them.
+        most: (usize, usize),
+    }
+
+    impl Model {
+        fn begins(&mut self) {
+            self.began += 1;
+            // The slot of one that has gone is given to the next, as a shard does it.
+            let slot = u32::try_from(self.waiting.len()).unwrap();
+            let client = ClientId::new(0, slot, self.began, 0);
+            self.waiting.insert(self.began, client);
+            self.places.push_back((client, self.began));
+            let waiting: Vec<_> = self.waiting.values().copied().collect();
+            let clients = waiting.len() + self.others;
+            close_ranks(&mut self.places, clients, |client| waiting.contains(&client));
+            assert!(self.places.len() <= 2 * clients + STALE);
+            self.most.0 = self.most.0.max(self.places.len());
+            self.most.1 = self.most.1.max(self.places.capacity());
+        }
+
+        /// One goes without being heard.
+        fn goes(&mut self, which: usize) {
+            if let Some(&began) = self.waiting.keys().nth(which % self.waiting.len().max(1)) {
+                self.waiting.remove(&began);
+            }
+        }
+
+        /// The first that still waits is listened to.
+        fn is_heard(&mut self) {
+            let first = std::iter::from_fn(|| self.places.pop_front())
+                .find(|(client, began)| self.waiting.get(began) == Some(client));
+            assert_eq!(first.map(|(client, began)| (began, client)), self.waiting.pop_first());
+        }
+    }
+
+    #[test]
+    fn who_has_gone_takes_up_no_room_however_many_they_were() {
+        let mut line = Model { others: 3, ..Model::default() };
+        line.begins();
+        let first = line.places[0];
+        for _ in 0..100_000 {
+            line.begins();
+            line.goes(1);
+        }
+        let (places, room) = line.most;
+        // Two waited at a time, of five clients.
+        assert_eq!(places, 2 * 5 + STALE);
+        assert!(room <= 2 * places.next_power_of_two(), "{room}");
+        line.begins();
+        assert_eq!(line.places[0], first, "it has kept its place");
+        line.is_heard();
+        line.is_heard();
+        assert!(line.waiting.is_empty());
+    }
+
+    #[test]
+    fn after_a_crowd_has_gone_its_room_is_given_back() {
+        let mut line = Model::default();
+        for _ in 0..10_000 {
+            line.begins();
+        }
+        assert_eq!(line.places.len(), 10_000, "nobody who waits is taken out");
+        for _ in 1..10_000 {
+            line.goes(0);
+        }
+        line.begins();
+        assert_eq!(line.places.len(), 2);
+        assert!(line.places.capacity() <= 2 * (4 + STALE), "{}", line.places.capacity());
+        line.is_heard();
+        line.is_heard();
+        line.is_heard();
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_kept_whoever_goes(
+            steps in prop::collection::vec((0u8..8, 0usize..1000), 0..1500),
+            others in 0usize..10,
+        ) {
+            let mut line = Model { others, ..Model::default() };
+            for (step, which) in steps {
+                match step {
+                    0..4 => line.begins(),
+                    4..7 => line.goes(which),
+                    _ => line.is_heard(),
+                }
+            }
+            while !line.waiting.is_empty() {
+                line.is_heard();
+            }
         }
     }
 }

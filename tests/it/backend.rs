@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,10 +22,12 @@ use http_body_util::{BodyExt as _, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Request, Response,
     body::{Frame, Incoming},
+    header::{HeaderMap, HeaderName, HeaderValue},
     server::conn::http2,
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -35,6 +38,8 @@ use tokio_rustls::TlsAcceptor;
 use tonic::{Response as Answer, Status, codegen::Service as _, metadata::MetadataMap};
 
 use crate::client::soon;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 type Said = Result<AdmitResponse, Status>;
 type Saying = Pin<Box<dyn Future<Output = Said> + Send>>;
@@ -117,6 +122,41 @@ pub fn waiting() -> (Voice, Questions) {
     (Arc::new(voice), Questions(questions))
 }
 
+/// An answer that comes a byte at a time.
+struct Trickle {
+    bytes: Bytes,
+    taken: usize,
+    pause: Duration,
+    tell: mpsc::UnboundedSender<usize>,
+}
+
+impl Trickle {
+    async fn next(mut self) -> Option<(Result<Frame<Bytes>, String>, Self)> {
+        // How slow it is, is what the test is about.
+        tokio::time::sleep(self.pause).await;
+        let byte = self.bytes.get(self.taken..=self.taken).expect("it is never at its end");
+        let frame = Frame::data(Bytes::copy_from_slice(byte));
+        self.taken += 1;
+        Some((Ok(frame), self))
+    }
+}
+
+impl Drop for Trickle {
+    fn drop(&mut self) {
+        // A test that has ended asks for nothing more.
+        let _ = self.tell.send(self.taken);
+    }
+}
+
+/// How much was taken of each answer that was given up, in their order.
+pub struct Given(mpsc::UnboundedReceiver<usize>);
+
+impl Given {
+    pub async fn next(&mut self) -> usize {
+        soon("the end of an answer", self.0.recv()).await.expect("the back end is there")
+    }
+}
+
 impl BackEnd {
     /// A back end with a voice, on a port of its own.
     pub async fn with(voice: Voice) -> Self {
@@ -161,6 +201,32 @@ impl BackEnd {
             Ok(answer.unwrap())
         })
         .await
+    }
+
+    /// Answers each question with `said`, a byte at a time with a pause before each; but at once what
+    /// comes after the first `slow` questions. Beside it, how many bytes of each slow answer were
+    /// taken before it was given up.
+    pub async fn trickling(said: AdmitResponse, slow: usize, pause: Duration) -> (Self, Given) {
+        let (tell, given) = mpsc::unbounded_channel();
+        let message = said.encode_to_vec();
+        let len = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let bytes: Bytes = [&[0], &len[..], &message].concat().into();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let address = "127.0.0.1:0".parse().unwrap();
+        let service = move |_: Request<Incoming>| {
+            let before = asked.fetch_add(1, Ordering::SeqCst);
+            let body = if before < slow {
+                let trickle = Trickle { bytes: bytes.clone(), taken: 0, pause, tell: tell.clone() };
+                StreamBody::new(stream::unfold(trickle, Trickle::next)).boxed_unsync()
+            } else {
+                let trailers = HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from_static("0"))]);
+                let frames = [Frame::data(bytes.clone()), Frame::trailers(trailers)];
+                StreamBody::new(stream::iter(frames.map(Ok))).boxed_unsync()
+            };
+            let answer = Response::builder().header("content-type", "application/grpc").body(body);
+            std::future::ready(Ok(answer.unwrap()))
+        };
+        (Self::serving(address, None, service).await, Given(given))
     }
 
     async fn serving<S, F>(

@@ -11,6 +11,7 @@ use gateway_websocket::{
 
 #[path = "../../fuzz/checks/lib.rs"]
 mod checks;
+mod tokens;
 
 use checks::{
     codec::{self, Receiver},

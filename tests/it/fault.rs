@@ -1,8 +1,11 @@
 //! A fault stays where it is: a panic costs the one client in whose step it happened.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use gateway_websocket::{
@@ -16,7 +19,7 @@ use gateway_websocket::{
 use crate::{
     client::Client,
     gateway::Gateway,
-    raw::{Raw, TEXT, frame, head},
+    raw::{Raw, TEXT, frame, head, request},
 };
 
 /// Where a [`Faulty`] sink panics.
@@ -39,6 +42,8 @@ struct Faulty {
     at: At,
     opened: Arc<AtomicUsize>,
     refused: Arc<AtomicUsize>,
+    /// How clients were said to have gone.
+    gone: Arc<Mutex<Vec<Closed>>>,
 }
 
 impl EventSink for Faulty {
@@ -81,16 +86,24 @@ impl Ear for Faulty {
         assert!(self.at != At::EndTurn, "injected");
     }
 
-    fn closed(&mut self, _: Who<'_>, _: &Closed) {
+    fn closed(&mut self, _: Who<'_>, closed: &Closed) {
         assert!(self.at != At::Closed, "injected");
+        self.gone.lock().unwrap().push(*closed);
     }
 }
 
 /// A gateway of one shard, so that a fault that spreads has somewhere to go.
 async fn faulty(at: At, sets: &[&str]) -> Gateway {
+    faulty_noting(at, sets).await.0
+}
+
+/// The same, and how its clients go.
+async fn faulty_noting(at: At, sets: &[&str]) -> (Gateway, Arc<Mutex<Vec<Closed>>>) {
     let (opened, refused) = <(Arc<_>, Arc<_>)>::default();
+    let gone = Arc::<Mutex<_>>::default();
     let sets: Vec<_> = sets.iter().copied().chain(["shards=1"]).collect();
-    Gateway::listening_to(Arc::new(Faulty { at, opened, refused }), &sets).await
+    let sink = Faulty { at, opened, refused, gone: Arc::clone(&gone) };
+    (Gateway::listening_to(Arc::new(sink), &sets).await, gone)
 }
 
 /// The client is still served: it hears from the business system and is answered.
@@ -141,6 +154,23 @@ async fn a_panic_closes_its_own_client_with_1011_and_no_other() {
     still_works(&gateway, &mut bob).await;
     still_works(&gateway, &mut eve).await;
     still_works(&gateway, &mut gateway.connect().await).await;
+}
+
+#[tokio::test]
+async fn who_brings_a_panic_is_told_as_closed_with_1011() {
+    let (gateway, gone) = faulty_noting(At::Message, &[]).await;
+    let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
+    let said = frame(TEXT, b"panic");
+    raw.send(&said).await;
+    assert_eq!(raw.close_code().await, 1011);
+    let gone = gone.lock().unwrap().clone();
+    let [Closed { cause, code, lasted, bytes_in, bytes_out }] = gone[..] else {
+        panic!("{gone:?}")
+    };
+    assert_eq!((cause, code), (Cause::Fault, 1011));
+    assert!(lasted < Duration::from_mins(10), "{lasted:?}");
+    assert_eq!(bytes_in, (request(&[]).len() + said.len()) as u64);
+    assert!((38 + 100..38 + 400).contains(&bytes_out), "the id, and the answer to it: {bytes_out}");
 }
 
 #[tokio::test]

@@ -3,12 +3,15 @@
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use gateway_websocket::grpc::proto::v1::{AdmitResponse, Allow, Message};
+use gateway_websocket::grpc::proto::v1::{AdmitResponse, Allow, Message, admit_response::Verdict};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
@@ -194,6 +197,44 @@ async fn an_answer_without_an_end_is_cut_off_at_its_size() {
         let gateway = Gateway::with(&[&back_end.key(), AMPLE, UNHURRIED]).await;
         is_closed_for(&gateway, cause).await;
     }
+}
+
+/// Each byte comes soon after the one before; all of them would take minutes.
+#[tokio::test]
+async fn an_answer_that_trickles_in_is_waited_for_no_longer_than_any_other() {
+    const SLOW: usize = 3;
+    let uid = "a".repeat(200);
+    let groups = (0..100).map(|number| format!("{uid}{number}")).collect();
+    let said = Allow { uid: uid.clone(), groups, ..Allow::default() };
+    let said = AdmitResponse { verdict: Some(Verdict::Allow(said)) };
+    let pause = Duration::from_millis(10);
+    let (back_end, mut given) = BackEnd::trickling(said.clone(), SLOW, pause).await;
+    let sets =
+        [&back_end.key(), "hook.timeout=400ms", NO_BREAKER, UNHURRIED, "hook.max_concurrent=1"];
+    let gateway = Gateway::with(&sets).await;
+    for _ in 0..SLOW {
+        is_closed_for(&gateway, "timeout").await;
+        let taken = given.next().await;
+        assert!((2..1000).contains(&taken), "it came byte by byte: {taken}");
+        let page = Page::of(&gateway).await;
+        assert_eq!((page.get("hook_calls_under_way"), page.get("hook_waiting")), (0.0, 0.0));
+    }
+    // The only place is free for who is answered well.
+    let client = gateway.connect().await;
+    assert_eq!(gateway.get_client_by_uid(client.id()).await.uid, uid);
+    let page = Page::of(&gateway).await;
+    assert_eq!(page.get(r#"hook_verdicts_total{verdict="allowed"}"#), 1.0);
+    assert_eq!(page.get(r#"hook_failures_total{cause="timeout"}"#), 3.0);
+
+    // It fails as it is told to.
+    let (back_end, mut given) = BackEnd::trickling(said, SLOW, pause).await;
+    let sets = [&back_end.key(), "hook.timeout=400ms", NO_BREAKER, UNHURRIED, "hook.fail=open"];
+    let gateway = Gateway::with(&sets).await;
+    let client = gateway.connect().await;
+    assert!((2..1000).contains(&given.next().await));
+    let uid = gateway.get_client_by_uid(client.id()).await.uid;
+    assert_eq!(uid, "", "nothing of half an answer is believed");
+    assert_eq!(failures(&gateway, "timeout").await, 1.0);
 }
 
 #[tokio::test]

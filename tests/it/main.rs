@@ -22,6 +22,7 @@ mod effects;
 mod events;
 mod events_acks;
 mod events_bounds;
+mod events_endings;
 mod events_farewells;
 mod events_shared;
 mod events_stop;

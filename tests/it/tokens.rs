@@ -28,7 +28,7 @@ pub(super) async fn keyed(sets: &[&str]) -> (Gateway, tempfile::TempDir) {
     keyed_at(Clock::default(), sets).await
 }
 
-async fn keyed_at(clock: Clock, sets: &[&str]) -> (Gateway, tempfile::TempDir) {
+pub(super) async fn keyed_at(clock: Clock, sets: &[&str]) -> (Gateway, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("secret");
     std::fs::write(&path, SECRET).unwrap();

@@ -1,6 +1,7 @@
 //! Clients over TLS: what they are told, what they say, and what becomes of those that don't read.
 
 mod hostile;
+mod pause;
 mod records;
 mod renewal;
 mod slow;

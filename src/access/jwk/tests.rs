@@ -103,6 +103,15 @@ fn the_whole_must_be_a_set_of_no_unusual_size() {
         assert!(said.contains("expected {\"keys\": [") && !said.contains("Sign"), "{said}");
     }
     let alone = said(key(&json!({})).to_string().as_bytes());
+    let values = |key: &Value| {
+        json!(["EC", null, null, null, null, "P-256", null, null, key["x"], key["y"], null])
+    };
+    let array = values(&key(&json!({})));
+    assert!(said(json!([[key(&json!({}))]]).to_string().as_bytes()).contains("expected {\"keys\""));
+    assert!(of(&[array]).is_err(), "the values alone are no key");
+    let good = key(&json!({})).to_string();
+    let elsewhere = [b"{\"a\":\n\"\xff\",\"keys\":[", good.as_bytes(), b"]}"];
+    assert!(said(&elsewhere.concat()).ends_with("line 2 is something else"));
     assert!(alone.contains("expected {\"keys\""), "a key is no set: {alone}");
     assert_eq!(of(&vec![key(&json!({})); MAX_KEYS]), Ok(MAX_KEYS));
     assert_eq!(of(&vec![key(&json!({})); MAX_KEYS + 1]), Err("holds more than 32 keys".to_owned()));

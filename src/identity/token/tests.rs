@@ -161,6 +161,7 @@ fn what_is_no_token_is_malformed() {
         format!("{}.e30.AAAA", encode("")),
         format!("{}.e30.AAAA", encode("null")),
         format!("{}.e30.AAAA", encode("[]")),
+        format!("{}.e30.AAAA", encode(r#"["HS256",null,null]"#)), // values without their names
         format!("{}.e30.AAAA", encode("{}")),
         format!("{}.e30.AAAA", encode(r#"{"alg":7}"#)),
         format!("{}.e30.AAAA", encode(r#"{"alg":null}"#)),
@@ -169,6 +170,7 @@ fn what_is_no_token_is_malformed() {
         format!("{}.e30.AAAA", encode(r#"{"alg":"HS256","crit":["b64"],"b64":false}"#)),
         format!("{}.e30.AAAA", encode(r#"{"alg":"HS256"} more"#)),
         format!("{}.e30.AAAA", encode(b"{\"alg\":\"HS256\xff\"}")),
+        format!("{}.e30.AAAA", encode(b"{\"alg\":\"HS256\",\"typ\":\"\xff\"}")),
         format!("{}.e30.AAAA", encode(format!("{}1{}", "[".repeat(500), "]".repeat(500)))),
     ];
     for token in cases {

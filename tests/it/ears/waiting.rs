@@ -147,6 +147,37 @@ async fn a_message_that_is_too_large_for_what_room_there_is_keeps_its_place() {
 }
 
 #[tokio::test]
+async fn those_who_go_while_they_wait_leave_the_others_in_their_order() {
+    let listener = Listener::with_room(0);
+    let gateway = listener.gateway(&[]).await;
+    let mut ada = gateway.connect().await;
+    ada.say("first").await;
+    listener.refuses(&gateway, 1).await;
+    let mut bob = None;
+    for number in 0..300 {
+        let kept = partial(&gateway);
+        let (mut raw, id) = Raw::welcomed(gateway.websocket()).await;
+        raw.send(frame(TEXT, b"never heard")).await;
+        keeps(&gateway, &listener, kept + 1).await;
+        gateway.clonse_client(id.as_str()).await;
+        listener.wait(&gateway, "its end", |_| partial(&gateway) == kept).await;
+        if number == 150 {
+            let bob = bob.insert(gateway.connect().await);
+            bob.say("second").await;
+            keeps(&gateway, &listener, kept + 1).await;
+        }
+    }
+    let kept = partial(&gateway);
+    let mut eve = gateway.connect().await;
+    eve.say("third").await;
+    keeps(&gateway, &listener, kept + 1).await;
+    listener.make_room(9);
+    listener.hears(&gateway, 3).await;
+    assert_eq!(listener.texts(), ["first", "second", "third"]);
+    assert_eq!(partial(&gateway), 0);
+}
+
+#[tokio::test]
 async fn more_than_a_turn_can_hear_are_all_heard() {
     let listener = Listener::with_room(0);
     let gateway = listener.gateway(&["websocket.welcome=none"]).await;

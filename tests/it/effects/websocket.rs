@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     listeners::{address, free_port},
     raw::{PING, Raw, TEXT, frame},
+    subscriber::{Subscriber, opened, said},
 };
 
 #[tokio::test]
@@ -31,6 +32,35 @@ pub(super) async fn websocket_messages() {
     client.send(frame(TEXT, b"echoed")).await;
     assert_eq!(client.data().await.text(), "echoed");
     stage.change("websocket.messages", "\"drop\"").await;
+    client.send([frame(TEXT, b"dropped"), frame(TEXT, b"ping")].concat()).await;
+    assert_eq!(client.data().await.text(), "pong");
+    messages_are_events_where_they_are_to_be().await;
+}
+
+/// With a consumer group: whatever is not dropped is told to it.
+async fn messages_are_events_where_they_are_to_be() {
+    let mut stage = Stage::new(&[("events.groups", "[\"g\"]")]).await;
+    let mut subscriber = Subscriber::of(&stage.gateway, "g").await;
+    let (mut client, id) = stage.raw().await;
+    // Two bystanders and the client.
+    for _ in 0..3 {
+        opened(&subscriber.hear().await);
+    }
+    for value in ["drop", "forward", "echo", "auto"] {
+        stage.change("websocket.messages", &format!("\"{value}\"")).await;
+        client.send([frame(TEXT, value.as_bytes()), frame(TEXT, b"ping")].concat()).await;
+        if value == "echo" {
+            assert_eq!(client.data().await.text(), "echo");
+        }
+        assert_eq!(client.data().await.text(), "pong");
+        // What was dropped would be heard here.
+        if value != "drop" {
+            let event = subscriber.hear().await;
+            assert_eq!((said(&event).as_str(), &event.client), (value, &id));
+        }
+    }
+    // Where there is no group any more it drops again.
+    stage.change("events.groups", "[]").await;
     client.send([frame(TEXT, b"dropped"), frame(TEXT, b"ping")].concat()).await;
     assert_eq!(client.data().await.text(), "pong");
 }
