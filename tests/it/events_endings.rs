@@ -194,9 +194,10 @@ async fn who_holds_too_much_of_the_memory() {
     let before = stay.received;
     stay.say([head(BINARY, 3 << 20), vec![0; SAID]].concat()).await;
     let event = stay.is_told(1013, "budget").await;
-    // It may not have come whole before it was too much.
+    // It need not have come whole: a shard has its share of the budget, and what is incomplete takes
+    // memory by doubling it.
     let received = u64::try_from(closed(&event).bytes_received).unwrap();
-    assert!((before + (1 << 20)..=stay.received).contains(&received), "{received}");
+    assert!((before + (1 << 17)..=stay.received).contains(&received), "{received}");
     assert_eq!(closed(&event).bytes_sent, i64::try_from(stay.sent).unwrap());
     assert_eq!(stay.raw.close_code().await, 1013);
 }
