@@ -184,6 +184,7 @@ impl Group {
             if !hand.has_room(bytes) {
                 return Given::NoRoom;
             }
+            partition.offered = false;
             to.heads.pop();
             self.give_head(to, hand, place);
             return Given::Something;
@@ -191,12 +192,11 @@ impl Group {
         Given::Nothing
     }
 
-    /// The event at the head of this partition, which has no place among the heads.
+    /// The event at the head of this partition.
     fn give_head(&mut self, to: &mut Subscriber, hand: &mut Hand, place: Place) {
         let partition = &mut self.partitions[usize::from(place)];
         let Some(entry) = partition.pop() else { return };
         partition.hold(hand.key);
-        partition.offered = false;
         to.look_at(place, partition);
         to.owes = to.owes.saturating_sub(PAID);
         hand.bytes += entry.event.weight();

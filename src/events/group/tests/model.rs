@@ -406,8 +406,11 @@ impl Walk {
         for (place, partition) in self.group.partitions.iter().enumerate() {
             assert_eq!(partition.is_unclear(), self.group.unclear.contains(place));
         }
-        let heads = self.group.subscribers.values().map(|subscriber| subscriber.heads.len());
-        assert!(heads.sum::<usize>() <= PARTITIONS);
+        let heads = self.group.subscribers.values().flat_map(|subscriber| &subscriber.heads);
+        let mut offered: Vec<usize> = heads.map(|head| usize::from(head.0.1)).collect();
+        offered.sort_unstable();
+        let expected = (0..PARTITIONS).filter(|place| self.group.partitions[*place].offered);
+        assert_eq!(offered, expected.collect::<Vec<_>>(), "each is offered once");
     }
 
     /// One subscriber is left and does everything; then nothing is left.
