@@ -48,7 +48,8 @@ async fn echo() -> Result<(), Box<dyn Error>> {
     // What is said goes into a bounded queue: where the gateway doesn't take it, events wait.
     let (says, said) = mpsc::channel(4);
     let say = async |step| says.send(SubscribeRequest { step: Some(step) }).await;
-    say(Say::Start(SubscribeStart { group: GROUP.to_owned(), ..SubscribeStart::default() })).await?;
+    say(Say::Start(SubscribeStart { group: GROUP.to_owned(), ..SubscribeStart::default() }))
+        .await?;
     let mut stream = events.subscribe(ReceiverStream::new(said)).await?.into_inner();
     let mut epoch = 0;
     while let Some(heard) = stream.message().await? {
