@@ -12,8 +12,9 @@
 //!
 //! # What opens the breaker
 //!
-//! The breaker leaves a back end alone that is in trouble. So it counts what shows trouble, and nothing
-//! that a client could bring about: else five requests of one stranger would shut out everybody.
+//! The breaker leaves a back end alone that is in trouble. So it counts what shows trouble, and not
+//! what a sound back end says of a single client: else five requests of one stranger would shut out
+//! everybody.
 //!
 //! | the back end | counts |
 //! |---|---|

@@ -41,7 +41,8 @@ pub(super) use share::{Future, Terms};
 use super::event::{Event, What};
 use crate::{config::WhenFull, ids::ClientId};
 
-/// The cursor of a group's first snapshot, kept for it so that it is before what follows.
+/// The cursor of what a group tells first, which is no event: kept for it, so that it is before what
+/// follows.
 const FIRST: u64 = 1;
 
 /// A subscriber of a group.
@@ -52,7 +53,7 @@ pub(super) struct Key(u64);
 #[derive(Debug)]
 pub(super) struct Group {
     partitions: Box<[Partition]>,
-    /// Partitions of which something is to be told before their queues go on.
+    /// The partitions that are unclear, see [`flight`].
     unclear: FixedBitSet,
     subscribers: BTreeMap<Key, flight::Subscriber>,
     /// The last cursor that was given out.
@@ -161,6 +162,8 @@ impl Group {
         if !room {
             self.drop_up_to(place, cursor);
         }
+        // Messages may have gone with changes.
+        self.refill();
     }
 
     /// Drops the oldest messages that wait until there is room for these too.

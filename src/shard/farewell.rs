@@ -5,7 +5,7 @@
 //! its end is put off until all that it said before was answered:
 //!
 //! ```text
-//!  goodbye ─► nothing unanswered ───────────────────────► close
+//!  goodbye ─► nothing unanswered ─► inbox carried out ──► close
 //!      └────► unanswered: not read any more ─► answered ───►│
 //!                    still open, can be sent to └─ time over ►│
 //! ```

@@ -12,8 +12,9 @@
 //! * Who is connected is named for as many partitions at once as have [`NAMED`] clients, and for the
 //!   next ones after events have paid for it: a group of many clients which is always full would
 //!   otherwise tell hardly anything but names.
-//! * With it goes an event, whatever the window says. So also a group that is always full, and drops
-//!   what comes next while its subscriber thinks, gets on.
+//! * With it goes an event of these partitions, if one waits, whatever the window says; and before the
+//!   next are cleared up, one of the clear partitions. So also a group that is always full, and drops
+//!   what comes next while its subscriber thinks, gets on with all of them.
 
 use std::{
     cmp::Reverse,
@@ -100,7 +101,7 @@ struct Hand {
     most: usize,
     most_bytes: usize,
     bytes: usize,
-    /// Whether none of its partitions is unclear.
+    /// Whether it is known that none of its partitions is unclear.
     all_clear: bool,
     taken: Vec<Delivery>,
 }
@@ -123,8 +124,8 @@ impl Hand {
 
 impl Group {
     /// Gives `key` what there is for it: at most `most` items, no more than its window allows, and
-    /// more than one only if they have at most `most_bytes` together. What clears up partitions and
-    /// the event behind it count as one.
+    /// more than one only if they have at most `most_bytes` together. Where an event still fits, what
+    /// clears up its partition goes before it all the same: up to two items more.
     pub(in crate::events) fn take(
         &mut self,
         key: Key,
@@ -224,7 +225,9 @@ impl Group {
         hand.bytes += names * NAME_BYTES;
         self.give_missed(to, hand, &places);
         self.give_snapshot(to, hand, &places);
-        to.owes += names;
+        // One event more than is to pay for them: it leaves the place to one of the clear partitions,
+        // which would wait as long as something is missing of others.
+        to.owes += names.max(1) + PAID;
         for place in places.into_iter().filter(|place| Some(*place) != next) {
             to.look_at(place, &mut self.partitions[usize::from(place)]);
         }
@@ -234,8 +237,9 @@ impl Group {
         Given::Something
     }
 
-    /// Unclear partitions that can go to `key`: those in which something has waited for longest,
-    /// and no more than have so many clients.
+    /// Unclear partitions that can go to `key`, no more than have so many clients: first those in
+    /// which nothing waits or is missing, which only have to be named, then those in which something
+    /// has waited for longest.
     fn next_unclear(&self, key: Key) -> Vec<Place> {
         let unclear = self.unclear.ones().filter_map(|place| Place::try_from(place).ok());
         let mut places: Vec<(u64, Place)> = unclear

@@ -285,6 +285,55 @@ fn a_group_that_is_always_full_gets_on() {
 }
 
 #[test]
+fn a_clear_partition_is_heard_while_others_are_always_full() {
+    for window in [1, 10, 100] {
+        let mut group = group(|bounds| bounds.messages = 10);
+        let key = group.join(plain(window));
+        // Clients of partitions of their own.
+        let mut partitions = HashSet::new();
+        let alone: Vec<ClientId> =
+            (0..200).map(client).filter(|it| partitions.insert(partition_of(*it))).collect();
+        let (quiet, loud) = alone.split_first().unwrap();
+        let mut told = 0;
+        for round in 0..1500 {
+            for some in 0..3 {
+                let client = loud[(3 * round + some) % loud.len()];
+                group.append(&Arc::new(event::message(client, 1)));
+            }
+            if round == 1000 {
+                group.append(&Arc::new(event::closed(*quiet)));
+            }
+            let taken = group.take(key, Instant::now(), 1000, usize::MAX);
+            let is_quiet =
+                |it: &&Delivery| matches!(&it.what, Delivered::Event(it) if it.client == *quiet);
+            told += taken.iter().filter(is_quiet).count();
+            // One at a time.
+            if let Some(first) = group.subscribers[&key].flight.front().map(|flown| flown.cursor) {
+                group.acknowledge(key, first).unwrap();
+            }
+        }
+        assert_eq!(told, 1, "with a window of {window}");
+        assert!(group.stats().missed_messages > 1000);
+    }
+}
+
+#[test]
+fn who_pauses_has_room_also_when_messages_have_gone_with_changes() {
+    let mut group = group(|bounds| {
+        (bounds.messages, bounds.changes, bounds.when_full) = (4, 2, WhenFull::Pause);
+    });
+    for _ in 0..4 {
+        group.append(&Arc::new(event::message(client(1), 1)));
+    }
+    group.append(&Arc::new(event::closed(client(1))));
+    assert!(group.pauses());
+    group.append(&Arc::new(event::opened(client(2))));
+    group.append(&Arc::new(event::opened(client(3))));
+    assert_eq!(group.stats().missed_messages, 4);
+    assert!(!group.pauses());
+}
+
+#[test]
 fn who_pauses_keeps_what_was_underway_and_has_room_when_some_is_done() {
     let mut group = group(|bounds| (bounds.messages, bounds.when_full) = (8, WhenFull::Pause));
     let key = group.join(plain(1000));

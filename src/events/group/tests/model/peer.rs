@@ -26,6 +26,7 @@ impl Peer {
         let (flight, unclear, unknown) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
         Self { key, window, flight, idle: false, unclear, snapshots, unknown }
     }
+
     /// A partition that belonged to one belongs to another, or to the same.
     pub(super) fn note_move(&mut self, number: u16, before: Option<Key>, now: Option<Key>) {
         if Some(self.key) != now {
