@@ -15,10 +15,12 @@ pub(crate) const SERVER: usize = 0;
 /// The core of the generators and of the publisher.
 pub(crate) const CLIENTS: usize = 1;
 
-/// Lets the calling thread, and what it starts from now on, run on one core only.
-pub(crate) fn pin(core: usize) -> Outcome<()> {
+/// Lets the calling thread, and what it starts from now on, run on these cores only.
+pub(crate) fn pin(cores: &[usize]) -> Outcome<()> {
     let mut only = CpuSet::new();
-    only.set(core);
+    for &core in cores {
+        only.set(core);
+    }
     Ok(sched_setaffinity(None, &only)?)
 }
 
@@ -30,10 +32,10 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts the command on `core`.
-    pub(crate) fn start(mut command: Command, core: usize) -> Outcome<Self> {
+    /// Starts the command on `cores`.
+    pub(crate) fn start(mut command: Command, cores: &[usize]) -> Outcome<Self> {
         let ours = sched_getaffinity(None)?;
-        pin(core)?;
+        pin(cores)?;
         let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         sched_setaffinity(None, &ours)?;
         let mut process = spawned?;

@@ -42,7 +42,7 @@ impl Plan {
 
     /// A connect about which a back end is asked, against one without.
     pub(crate) fn hook(&self, report: &mut Report) -> Outcome<()> {
-        let back_end = BackEnd::new()?;
+        let back_end = BackEnd::new(Everybody)?;
         let address = format!("hook.address=http://{}", back_end.address);
         let with = Side::gateway(&self.gateway, &[&address])?;
         self.connects("a back end that is asked", with, report)
@@ -93,23 +93,25 @@ fn token(pair: &KeyPair) -> Outcome<String> {
     Ok(format!("{said}.{}", BASE64.encode(signature)))
 }
 
-/// A back end in a thread of its own that lets everybody in, as one user.
-struct BackEnd {
-    address: SocketAddr,
+/// A back end in a thread of its own.
+pub(crate) struct BackEnd {
+    pub(crate) address: SocketAddr,
     _runtime: Runtime,
 }
 
 impl BackEnd {
-    fn new() -> Outcome<Self> {
+    /// Answers questions about clients as `admission` says.
+    pub(crate) fn new(admission: impl Admission + Clone) -> Outcome<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = service_fn(|request: Request<Incoming>| async move {
-                    let request = request.map(tonic::body::Body::new);
-                    AdmissionServer::new(Everybody).call(request).await
+                let admission = admission.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let mut server = AdmissionServer::new(admission.clone());
+                    async move { server.call(request.map(tonic::body::Body::new)).await }
                 });
                 let connection = http2::Builder::new(TokioExecutor::new());
                 tokio::spawn(connection.serve_connection(TokioIo::new(stream), service));
@@ -119,6 +121,8 @@ impl BackEnd {
     }
 }
 
+/// Lets everybody in, as one user.
+#[derive(Clone)]
 struct Everybody;
 
 #[tonic::async_trait]

@@ -20,6 +20,7 @@
     reason = "figures for people, of at most four digits"
 )]
 
+mod attack;
 mod child;
 mod frame;
 mod generator;
@@ -30,6 +31,7 @@ mod publisher;
 mod raw;
 mod rows;
 mod secure;
+mod server;
 mod side;
 mod stamp;
 mod table;
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: Arguments) -> Outcome<()> {
-    child::pin(child::CLIENTS)?;
+    child::pin(&[child::CLIENTS])?;
     let version = std::process::Command::new(&arguments.gateway).arg("--version").output()?;
     let version = String::from_utf8(version.stdout)?.trim().to_owned();
     let mut report = table::Report::new(version);

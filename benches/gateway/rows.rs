@@ -28,9 +28,9 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 16] = [
+pub(crate) const NAMES: [&str; 17] = [
     "setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm", "stream",
-    "groups", "apply", "events", "listened", "tokens", "hook",
+    "groups", "apply", "events", "listened", "tokens", "hook", "attack",
 ];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
@@ -52,6 +52,17 @@ impl Plan {
 
     /// Runs everything that is asked for.
     pub(crate) fn run(&self, report: &mut Report) -> Outcome<()> {
+        if self.only.iter().any(|only| only != "attack") || self.only.is_empty() {
+            self.compare(report)?;
+        }
+        if self.has("attack") {
+            self.attack(report)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of what the gateway does and costs when nobody means it ill.
+    fn compare(&self, report: &mut Report) -> Outcome<()> {
         let mut raw = Side::raw_loop()?;
         let mut gateway = self.gateway()?;
         if self.has("setup") {
@@ -445,7 +456,7 @@ pub(crate) fn figures(what: &str, values: Vec<f64>, must: f64) -> Row {
 }
 
 /// A row without a baseline.
-fn alone(what: &str, unit: &'static str, value: f64, must: f64, goal: f64) -> Row {
+pub(crate) fn alone(what: &str, unit: &'static str, value: f64, must: f64, goal: f64) -> Row {
     let pairs = Pairs { gateway: vec![value], ..Pairs::default() };
     Row { raw_loop: None, ..pairs.absolute(what, unit, must, goal) }
 }

@@ -1,22 +1,20 @@
 //! One side of the comparison: a server, all its clients, and who publishes to it.
 
 use std::{
-    fs::File,
     net::SocketAddr,
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::atomic::{AtomicU8, Ordering},
     thread,
     time::{Duration, Instant},
 };
-
-use gateway_websocket::status::Status;
 
 use crate::{
     Outcome,
     child::{CLIENTS, Child, SERVER},
     generator::Tally,
     publisher::Publisher,
+    server::{Options, Server},
     usage::{Cpu, memory},
 };
 
@@ -25,7 +23,7 @@ use crate::{
 static SOURCE: AtomicU8 = AtomicU8::new(2);
 
 /// Only ends a run that would hang.
-const HANG: Duration = Duration::from_secs(30);
+pub(crate) const HANG: Duration = Duration::from_secs(30);
 
 pub(crate) struct Side {
     server: Child,
@@ -57,9 +55,9 @@ impl Window {
 
 impl Side {
     pub(crate) fn raw_loop() -> Outcome<Self> {
-        let mut server = Child::start(myself(&["raw-loop"])?, SERVER)?;
+        let mut server = Child::start(myself(&["raw-loop"])?, &[SERVER])?;
         let address = server.line()?;
-        let generator = Child::start(myself(&["generator", &address, "1"])?, CLIENTS)?;
+        let generator = Child::start(myself(&["generator", &address, "1"])?, &[CLIENTS])?;
         let publisher = Publisher::of_raw_loop(&address)?;
         let grpc = String::new();
         Ok(Self { server, generator, publisher, clients: 0, grpc, tls: None, _directory: None })
@@ -67,32 +65,17 @@ impl Side {
 
     /// A gateway with one shard, otherwise as it comes but for what is `set`.
     pub(crate) fn gateway(binary: &Path, set: &[&str]) -> Outcome<Self> {
-        let directory = tempfile::tempdir()?;
-        let socket = directory.path().join("control.sock");
-        let log = directory.path().join("log");
-        let mut command = Command::new(binary);
-        command.arg("--socket").arg(&socket);
-        let places = ["websocket.listen", "grpc.listen", "admin.listen"];
-        for place in places {
-            command.arg(format!("--set={place}=127.0.0.1:0"));
-        }
-        for setting in ["shards=1", "log.level=warn"].iter().chain(set) {
-            command.arg(format!("--set={setting}"));
-        }
-        command.arg("serve").stderr(File::create(&log)?);
-        let server = Child::start(command, SERVER)?;
-        let Some(status) = ready(binary, &socket) else {
-            return Err(
-                format!("the gateway did not start: {}", std::fs::read_to_string(log)?).into()
-            );
-        };
+        let set: Vec<_> = ["shards=1", "log.level=warn"].iter().chain(set).copied().collect();
+        let server = Server::start(binary, &Options { set: &set, ..Options::default() })?;
         let address = |addresses: &[SocketAddr]| addresses.first().map(ToString::to_string);
-        let websocket = address(&status.listeners.websocket).ok_or("no WebSocket address")?;
-        let grpc = address(&status.listeners.grpc).ok_or("no gRPC address")?;
+        let listeners = &server.listeners;
+        let websocket = address(&listeners.websocket).ok_or("no WebSocket address")?;
+        let grpc = address(&listeners.grpc).ok_or("no gRPC address")?;
+        let tls = listeners.tls.first().copied();
         let source = SOURCE.fetch_add(1, Ordering::Relaxed).to_string();
-        let generator = Child::start(myself(&["generator", &websocket, &source])?, CLIENTS)?;
+        let generator = Child::start(myself(&["generator", &websocket, &source])?, &[CLIENTS])?;
         let publisher = Publisher::of_gateway(&grpc)?;
-        let tls = status.listeners.tls.first().copied();
+        let (server, directory) = server.into_parts();
         let directory = Some(directory);
         Ok(Self { server, generator, publisher, clients: 0, grpc, tls, _directory: directory })
     }
@@ -237,20 +220,4 @@ fn myself(arguments: &[&str]) -> Outcome<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(arguments);
     Ok(command)
-}
-
-/// Waits until the gateway is in service.
-fn ready(binary: &Path, socket: &Path) -> Option<Status> {
-    let began = Instant::now();
-    while began.elapsed() < HANG {
-        let mut command = Command::new(binary);
-        command.arg("--socket").arg(socket).args(["status", "--json"]).stderr(Stdio::null());
-        if let Ok(output) = command.output()
-            && let Ok(status) = serde_json::from_slice(&output.stdout)
-        {
-            return Some(status);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    None
 }
