@@ -17,6 +17,7 @@ mod compression;
 mod connections;
 mod corpus;
 mod dashboard;
+mod drains;
 mod ears;
 mod effects;
 mod events;
