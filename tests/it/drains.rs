@@ -1,7 +1,11 @@
 //! The window of a drain is a promise: clients are closed evenly over all of it, whether there are
 //! three or thousands, and whoever looks on sees how far it is.
 
-use std::{process::Command, time::Duration};
+use std::{
+    io::Read as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use gateway_websocket::{
     close::{Cause, Close},
@@ -12,6 +16,7 @@ use crate::{
     client::Client,
     gateway::Gateway,
     program::Program,
+    raw::{CLOSE, Raw, frame},
     site::until,
 };
 
@@ -89,6 +94,54 @@ async fn thousands_of_clients_take_the_whole_window_and_no_longer() {
         let due = (at * LOOKS).div_ceil(count - 1);
         assert!(look.abs_diff(due) <= 1, "client {at} at {look}, not {due}");
     }
+}
+
+#[tokio::test]
+async fn a_drain_is_followed_in_the_status_on_the_terminal_and_in_the_log() {
+    let mut program = Program::new();
+    let config = program
+        .config("drain.window = \"0s\"\ndrain.timeout = \"30m\"\nlimits.close_wait = \"30m\"\n");
+    let status = program.serve(&["--config", &config]).await;
+    assert_eq!(status.drain, None);
+    let (mut client, _) = Raw::welcomed(status.listeners.websocket[0]).await;
+
+    // A terminal for the command, which script(1) makes.
+    let stop = program.command(&["stop"]);
+    let words = std::iter::once(stop.get_program()).chain(stop.get_args());
+    let words: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &words.join(" "), "/dev/null"]);
+    let script = script.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+    let mut script = script.expect("script(1) is a part of every Debian (bsdutils)");
+    let mut screen = script.stdout.take().unwrap();
+    let shown = tokio::task::spawn_blocking(move || {
+        let (mut text, mut buffer) = (String::new(), [0; 4096]);
+        while !text.contains("1 of 1 client closed") {
+            let count = screen.read(&mut buffer).unwrap();
+            assert!(count > 0, "it ended without it: {text:?}");
+            text.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        (text, screen)
+    });
+    let (text, mut screen) = shown.await.unwrap();
+    assert!(text.contains("draining: 1 of 1 client closed, at most "), "{text:?}");
+    let drain = program.status().drain.expect("a drain is under way");
+    assert_eq!((drain.closed, drain.left, drain.connections), (1, 0, 1));
+    assert!((1_700..=1_801).contains(&drain.seconds_left), "{drain:?}");
+    program.run(&["status"]).expect(0, &["drain ", "1 of 1 client closed, at most "]);
+    let logged = async || program.log().contains("\"message\":\"draining\"");
+    until("a line about it", logged).await;
+
+    assert_eq!(client.close_code().await, 1001);
+    client.send(frame(CLOSE, &1001_u16.to_be_bytes())).await;
+    client.ended_well().await;
+    assert_eq!(program.ended().await, Some(0), "{}", program.log());
+    let mut rest = String::new();
+    screen.read_to_string(&mut rest).unwrap();
+    assert!(script.wait().unwrap().success());
+    // What was there is wiped out before the rest is said.
+    let wiped = rest.contains("  \r") && rest.contains("closed 1 client");
+    assert!(wiped && rest.contains("stopped"), "{rest:?}");
 }
 
 #[tokio::test]
