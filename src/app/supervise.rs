@@ -209,6 +209,10 @@ impl Gateway {
                 format!("{clients}, {groups}; last reload refused: {faults}")
             }
         };
+        let now = match &self.drain {
+            Some(drain) => format!("draining, at most {} s left: {now}", drain.at_most().as_secs()),
+            None => now,
+        };
         if now != said {
             systemd::status(&now);
         }

@@ -57,6 +57,10 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
     };
+    if let Err(error) = leave_descriptors_here() {
+        complain(&format!("can't start: {error}"));
+        return Exit::Failed;
+    }
     let socket = loaded.config.control.socket.set().map(PathBuf::as_path);
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -71,10 +75,7 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
                 return Exit::Failed;
             }
         }
-        let child = leave_descriptors_here()
-            .and_then(|()| command(global))
-            .and_then(|mut command| command.spawn());
-        let child = match child {
+        let child = match command(global).and_then(|mut command| command.spawn()) {
             Ok(child) => child,
             Err(error) => {
                 complain(&format!("can't start: {error}"));
@@ -95,7 +96,8 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
 }
 
 /// Closes what the caller has open as soon as another program runs: a lock, a pipe or a listener of
-/// its own is nothing that the gateway should hold for months. Standard streams are replaced.
+/// its own is nothing that the gateway should hold for months. Standard streams are replaced. To be
+/// called before any thread is started.
 fn leave_descriptors_here() -> io::Result<()> {
     // Not close_range(2) with CLOSE_RANGE_CLOEXEC, which older kernels refuse.
     for entry in fs::read_dir("/proc/self/fd")? {
@@ -109,8 +111,8 @@ fn leave_descriptors_here() -> io::Result<()> {
 
 #[expect(unsafe_code, reason = "what was inherited is only a number")]
 fn mark(number: RawFd) -> io::Result<()> {
-    // SAFETY: the number was just listed as open, and there is no other thread that could close it.
-    // The flag matters to nobody in this process.
+    // SAFETY: the number was just listed as open, and no other thread of this program, if the allocator
+    // has any, closes descriptors. The flag matters to nobody in this process.
     let inherited = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(fcntl_setfd(inherited, FdFlags::CLOEXEC)?)
 }
