@@ -12,6 +12,7 @@ mod drain;
 mod listeners;
 mod pulse;
 mod reload;
+mod stop_time;
 mod supervise;
 mod systemd;
 
@@ -103,8 +104,6 @@ pub struct Gateway {
     watch: Watch,
     /// The drain under way, if there is one.
     drain: Option<drain::Drain>,
-    /// When the supervisor was last seen to be at work.
-    ticked: watch::Sender<tokio::time::Instant>,
     /// What is behind the listeners: the gRPC server; the control socket; the shards' pulse.
     surfaces: JoinSet<Result<(), String>>,
     /// Ends gRPC, once the clients are gone: until then they can still be sent to.
@@ -177,8 +176,7 @@ impl Gateway {
         };
         let path = control.as_ref().map(|socket| socket.path().to_owned());
         let listeners = listeners::Set::serve(contexts, bound, path);
-        let (ticked, tick) = watch::channel(tokio::time::Instant::now());
-        let pulse = pulse::keep(hub.clone(), tick, control_stopping.clone());
+        let pulse = pulse::keep(hub.clone(), handle.clone(), control_stopping.clone());
         surfaces.spawn(async {
             pulse.await;
             Ok(())
@@ -209,7 +207,6 @@ impl Gateway {
             listeners,
             watch,
             drain: None,
-            ticked,
             surfaces,
             stop_grpc,
             stop_control,

@@ -131,7 +131,8 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Exit codes:
   0   done; also: start when already running, stop when not running
-  1   failed; the reason is on standard error
+  1   failed, or no answer in time (5 s; stop, drain, reload: 10 s without a sign of life);
+      the reason, and what to do, are on standard error
   2   wrong usage
   3   not running (status, reload, drain, health)
   78  the configuration has faults; all of them are listed

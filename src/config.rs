@@ -8,6 +8,7 @@
 //! A [`Config`] is a plain value; only [`load()`] checks it. [`Material`] is what the files it names
 //! hold: certificates, keys, tokens. Both are [`InForce`] together. Nothing here acts on a setting.
 
+pub mod base;
 pub mod check;
 pub mod diff;
 pub mod keys;
@@ -24,6 +25,7 @@ use std::{ops::Deref, sync::Arc};
 use arc_swap::{ArcSwap, Cache};
 use tokio::sync::watch::{Receiver, Sender};
 
+pub use base::leave_directory;
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
 pub use load::{

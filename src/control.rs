@@ -19,6 +19,7 @@ pub mod client;
 pub mod place;
 mod report;
 pub mod socket;
+mod stuck;
 
 pub use client::{Client, ClientError};
 pub use socket::{NoPlace, PlaceError, Socket};

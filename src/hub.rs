@@ -33,7 +33,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 pub use pages::{GroupEntry, NamePlace, Page};
-pub use pulse::{Lag, Pulse};
+pub use pulse::{Beat, Lag, Pulse};
 pub use query::Place;
 
 use crate::{
@@ -45,7 +45,7 @@ use crate::{
     ids::{ClientId, Name},
     message::{Payload, Receipt, Target},
     metrics::{BusyStats, HandshakeStats, ShardStats},
-    shard::{self, Bounds, Clock, Command, Newcomer, Seat, Seats, Shard, Threads},
+    shard::{self, Bounds, Clock, Command, Newcomer, Pace, Seat, Seats, Shard, Threads},
     sink::EventSink,
     wire,
 };
@@ -291,12 +291,13 @@ impl Hub {
         self.0.shards.iter().map(|shard| shard.inbox.calls())
     }
 
-    /// Begins to refuse newcomers and to close all clients, spread over the time. What is queued
-    /// for a client goes out before its close frame.
-    pub fn drain(&self, close: &Close, over: Duration) {
+    /// Begins to refuse newcomers and to close all clients, evenly over the window: the first at
+    /// once, the last at its end. What is queued for a client goes out before its close frame.
+    pub fn drain(&self, close: &Close, window: Duration) {
         self.refuse_newcomers();
+        let pace = Pace::new(window, self.shard_stats().map(|stats| stats.clients.get()));
         for shard in &self.0.shards {
-            shard.inbox.push(Command::Drain(close.clone(), over));
+            shard.inbox.push(Command::Drain(close.clone(), pace.clone()));
         }
     }
 

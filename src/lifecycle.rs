@@ -3,7 +3,10 @@
 //! Only the asking lives here; what is done about it is `app`'s. A [`Handle`] is cheap to clone.
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use crate::status::{ConfigStatus, Phase};
 
@@ -13,6 +16,17 @@ pub struct Handle {
     asks: mpsc::Sender<Ask>,
     phase: watch::Receiver<Phase>,
     config: watch::Receiver<ConfigStatus>,
+    drain: watch::Receiver<Option<DrainBounds>>,
+    at_work: watch::Receiver<Instant>,
+}
+
+/// What a drain under way began with, and when it is over at the latest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainBounds {
+    /// Clients that drains had closed before this one.
+    pub closed_before: u64,
+    /// Connections that are left then are cut off.
+    pub until: Instant,
 }
 
 /// What `app` hears.
@@ -82,6 +96,10 @@ pub struct Asks {
     pub phase: watch::Sender<Phase>,
     /// Which configuration is in force.
     pub config: watch::Sender<ConfigStatus>,
+    /// The drain under way, if there is one.
+    pub drain: watch::Sender<Option<DrainBounds>>,
+    /// When the supervisor was last at work.
+    pub at_work: watch::Sender<Instant>,
 }
 
 /// Asks that may wait at once; more wait in the asking connection.
@@ -92,8 +110,16 @@ pub fn channel() -> (Handle, Asks) {
     let (asks, heard) = mpsc::channel(WAITING);
     let (phase, phase_seen) = watch::channel(Phase::Starting);
     let (config, config_seen) = watch::channel(ConfigStatus::default());
-    let handle = Handle { asks, phase: phase_seen, config: config_seen };
-    (handle, Asks { asks: heard, phase, config })
+    let (drain, drain_seen) = watch::channel(None);
+    let (at_work, work_seen) = watch::channel(Instant::now());
+    let handle = Handle {
+        asks,
+        phase: phase_seen,
+        config: config_seen,
+        drain: drain_seen,
+        at_work: work_seen,
+    };
+    (handle, Asks { asks: heard, phase, config, drain, at_work })
 }
 
 impl Handle {
@@ -110,6 +136,16 @@ impl Handle {
     /// Which configuration is in force.
     pub fn config(&self) -> ConfigStatus {
         self.config.borrow().clone()
+    }
+
+    /// The drain under way, if there is one.
+    pub fn drain_bounds(&self) -> Option<DrainBounds> {
+        *self.drain.borrow()
+    }
+
+    /// When the supervisor, which does what is asked here, was last at work.
+    pub fn last_at_work(&self) -> Instant {
+        *self.at_work.borrow()
     }
 
     /// Stops the process; answers when the clients are closed and just the end is left.

@@ -48,6 +48,34 @@ pub struct Status {
     pub certificates: Vec<CertificateStatus>,
     /// The configuration in force.
     pub config: ConfigStatus,
+    /// The drain under way, if there is one.
+    #[serde(default)]
+    pub drain: Option<DrainStatus>,
+    /// Seconds since the supervisor, which carries out stop, drain and reload, was last at work.
+    #[serde(default)]
+    pub supervisor_idle_seconds: u64,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainStatus {
+    /// Clients that it has closed.
+    pub closed: u64,
+    /// Clients that it has still to close.
+    pub left: u64,
+    /// Connections that have not ended yet, those of closed clients among them.
+    pub connections: u64,
+    /// Seconds until it is over at the latest.
+    pub seconds_left: u64,
+}
+
+impl DrainStatus {
+    /// `812 of 3,000 clients closed, at most 9 s left`
+    pub fn text(&self) -> String {
+        let all = counted(self.closed + self.left, "client");
+        let Self { closed, seconds_left, .. } = self;
+        format!("{} of {all} closed, at most {seconds_left} s left", grouped(*closed))
+    }
 }
 
 /// One server certificate in force.

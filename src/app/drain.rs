@@ -22,7 +22,7 @@ use crate::{
     config,
     events::Events,
     hub::Hub,
-    lifecycle::Drained,
+    lifecycle::{DrainBounds, Drained},
 };
 
 /// How often it is looked for sockets and events that are left.
@@ -155,6 +155,18 @@ impl Drain {
             Step::Close { until } => (until, Duration::ZERO),
         };
         until.saturating_duration_since(Instant::now()) + more
+    }
+
+    /// What it began with, and when it is over at the latest.
+    pub(super) fn bounds(&self) -> DrainBounds {
+        DrainBounds { closed_before: self.before, until: Instant::now() + self.at_most() }
+    }
+
+    /// A line for the log about how far it is.
+    pub(super) fn say_how_far(&self) {
+        let closed = closed(&self.hub) - self.before;
+        let (left, seconds) = (self.hub.count_clients(), self.at_most().as_secs());
+        tracing::info!(closed, left, at_most_seconds = seconds, "draining");
     }
 
     /// It is not waited for any longer: everybody who is left is cut off.

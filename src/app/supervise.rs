@@ -30,7 +30,7 @@ use super::{
     Gateway, RunError, Surface,
     drain::{Drain, Event},
     reload::Why,
-    systemd,
+    stop_time, systemd,
 };
 use crate::{
     lifecycle::{Ask, Drained, Reloaded},
@@ -48,6 +48,9 @@ const LAST_TURN: Duration = Duration::from_secs(3);
 
 /// How often it is looked whether they have.
 const LOOK: Duration = Duration::from_millis(5);
+
+/// How many checks there are between two lines about a drain that is under way.
+const CHECKS_PER_LINE: u32 = 5;
 
 /// What a stop may take beyond what is known of, on a machine that is busy.
 const BUSY: Duration = Duration::from_secs(2);
@@ -76,6 +79,7 @@ impl Gateway {
     pub async fn run(mut self, mut signals: Signals) -> Result<(), RunError> {
         let mut check = tokio::time::interval(CHECK);
         let mut said = String::new();
+        let mut checks = 0_u32;
         loop {
             let wake = tokio::select! {
                 Some(ask) = self.asks.asks.recv() => Wake::Ask(ask),
@@ -88,7 +92,7 @@ impl Gateway {
                 files = self.watch.rested() => Wake::Files(files),
                 error = self.listeners.failed() => Wake::Listener(error),
             };
-            self.ticked.send_replace(Instant::now());
+            self.asks.at_work.send_replace(Instant::now());
             match wake {
                 Wake::Ask(ask) => self.answer(ask),
                 Wake::Files(files) => {
@@ -118,6 +122,7 @@ impl Gateway {
                     if let Some(drain) = self.drain.take() {
                         drain.end(drained);
                     }
+                    self.show_drain();
                     if self.is_stopping() {
                         return self.end().await;
                     }
@@ -126,6 +131,13 @@ impl Gateway {
                 Wake::Check => {
                     said = self.say_how_it_is(&said);
                     self.show_config();
+                    self.show_drain();
+                    checks += 1;
+                    if checks.is_multiple_of(CHECKS_PER_LINE)
+                        && let Some(drain) = &self.drain
+                    {
+                        drain.say_how_far();
+                    }
                 }
                 Wake::Surface(Ok(())) => {
                     return Err(RunError::Surface("a server ended unexpectedly".to_owned()));
@@ -181,6 +193,11 @@ impl Gateway {
         self.asks.config.send_if_modified(|shown| std::mem::replace(shown, now.clone()) != now);
     }
 
+    /// Keeps up to date what `status` says of the drain.
+    fn show_drain(&self) {
+        self.asks.drain.send_replace(self.drain.as_ref().map(Drain::bounds));
+    }
+
     /// Keeps the line of `systemctl status` up to date; answers what it is.
     fn say_how_it_is(&self, said: &str) -> String {
         let clients = counted(self.hub.count_clients(), "client");
@@ -191,6 +208,10 @@ impl Gateway {
                 let faults = counted(faults as u64, "fault");
                 format!("{clients}, {groups}; last reload refused: {faults}")
             }
+        };
+        let now = match &self.drain {
+            Some(drain) => format!("draining, at most {} s left: {now}", drain.at_most().as_secs()),
+            None => now,
         };
         if now != said {
             systemd::status(&now);
@@ -218,7 +239,9 @@ impl Gateway {
         if last && !drain.is_last() {
             drain.make_last();
             self.asks.phase.send_replace(Phase::Stopping);
-            systemd::stopping(drain.at_most() + GRACE + LAST_TURN + BUSY);
+            let at_most = drain.at_most();
+            let asked = systemd::stopping(at_most + GRACE + LAST_TURN + BUSY);
+            stop_time::warn_if_too_long(at_most, asked);
             if drain.closes() {
                 // Newcomers are refused already; now they can't even come.
                 drop(self.listeners.close(CLIENTS));
@@ -226,6 +249,7 @@ impl Gateway {
         } else if in_service {
             self.asks.phase.send_replace(Phase::Draining);
         }
+        self.show_drain();
     }
 
     /// The delay of the drain is over.

@@ -17,32 +17,37 @@ use super::listeners::Surface;
 
 /// All listeners are bound and served.
 pub(super) fn ready() {
-    say(&[NotifyState::Ready]);
+    let _ = say(&[NotifyState::Ready]);
 }
 
 /// A reload begins; [`ready`] ends it. The time tells systemd which reload this answers.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         // In one datagram, or systemd doesn't see the two together.
-        Ok(time) => say(&[NotifyState::Reloading, time]),
+        Ok(time) => {
+            let _ = say(&[NotifyState::Reloading, time]);
+        }
         Err(error) => tracing::warn!(%error, "the monotonic clock can't be read"),
     }
 }
 
-/// The stop begins and will take at most so long.
-pub(super) fn stopping(at_most: Duration) {
-    let micros = u32::try_from(at_most.as_micros()).unwrap_or(u32::MAX);
-    say(&[NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(micros)]);
+/// The stop begins and will take at most so long, whatever `TimeoutStopSec=` says; answers whether
+/// there is a service manager that could be asked for the time.
+pub(super) fn stopping(at_most: Duration) -> bool {
+    // The type of sd-notify for it ends at 71 minutes; a drain may take three hours.
+    let extend = format!("EXTEND_TIMEOUT_USEC={}", at_most.as_micros());
+    let told = say(&[NotifyState::Stopping, NotifyState::Custom(&extend)]);
+    told && std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// One line for `systemctl status`.
 pub(super) fn status(line: &str) {
-    say(&[NotifyState::Status(line)]);
+    let _ = say(&[NotifyState::Status(line)]);
 }
 
 /// All is well, for another while.
 pub(super) fn alive() {
-    say(&[NotifyState::Watchdog]);
+    let _ = say(&[NotifyState::Watchdog]);
 }
 
 /// How often [`alive`] has to be said at the least, if anybody waits for it.
@@ -50,13 +55,14 @@ pub(super) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
-fn say(states: &[NotifyState]) {
+/// Answers whether it could be said; without a service manager there is nobody to miss it.
+fn say(states: &[NotifyState]) -> bool {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if let Err(error) = sd_notify::notify(states)
-        && !SAID.swap(true, Ordering::Relaxed)
-    {
+    let Err(error) = sd_notify::notify(states) else { return true };
+    if !SAID.swap(true, Ordering::Relaxed) {
         tracing::warn!(%error, "the service manager can't be told anything (NOTIFY_SOCKET)");
     }
+    false
 }
 
 /// Sockets that were handed over and can't be used.

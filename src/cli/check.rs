@@ -16,6 +16,9 @@ pub(super) fn run(source: &Source) -> Exit {
         let key = &overridden.key;
         complain(&format!("note: {key} of the file is overridden by {}", overridden.by.name()));
     }
+    if let Some(long) = config::check::long_stop(&loaded.config.drain) {
+        complain(&format!("note: {long}"));
+    }
     match &loaded.file {
         Some(file) => say(&format!("configuration is valid (file {})", file.display())),
         None => say("configuration is valid (no file)"),

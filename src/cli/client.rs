@@ -1,5 +1,6 @@
 //! The commands that ask the running gateway, over its control socket.
 
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use super::{Exit, complain, render, say};
 use crate::config::{self, Source};
 use crate::control::{Client, ClientError};
 use crate::lifecycle::Reloaded;
-use crate::status::Phase;
+use crate::status::{Phase, Status};
 
 /// What the running gateway is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +47,64 @@ pub(super) fn run(source: &Source, ask: Ask) -> Exit {
     }
 }
 
-/// The gateway that runs already, in words, if one does.
-pub(super) fn running(socket: Option<&Path>) -> Result<Option<String>, String> {
+/// The gateway that runs already, in words, if one does. One that is starting is waited for.
+pub(super) fn running(
+    socket: Option<&Path>,
+    patience: Duration,
+) -> Result<Option<String>, ClientError> {
     let found = block_on(async {
         let mut client = Client::connect(socket).await?;
         let pid = client.pid();
-        let version = client.status().await.map(|status| status.version);
-        Ok((pid, version))
+        match client.status_within(patience).await {
+            Ok(status) => Ok(format!("pid {pid}, version {}", status.version)),
+            Err(error @ (ClientError::Broken { .. } | ClientError::Silent { .. })) => Err(error),
+            // It holds the socket, even if it is too different to say more.
+            Err(_) => Ok(format!("pid {pid}")),
+        }
     });
     match found {
-        Ok((pid, Ok(version))) => Ok(Some(format!("pid {pid}, version {version}"))),
-        // It holds the socket, even if it is too busy or too different to say more.
-        Ok((pid, Err(_))) => Ok(Some(format!("pid {pid}"))),
-        Err(ClientError::NotRunning { .. }) => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Ok(running) => Ok(Some(running)),
+        // It ended before it was ready.
+        Err(ClientError::NotRunning { .. } | ClientError::Broken { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// How far a drain is: one line on the terminal, written over as long as it goes on. Where nobody
+/// looks on, nothing; the gateway's log has lines of its own.
+struct Progress {
+    terminal: bool,
+    /// Length of what stands there.
+    shown: usize,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { terminal: std::io::stderr().is_terminal(), shown: 0 }
+    }
+
+    fn show(&mut self, status: &Status) {
+        if let Some(drain) = &status.drain {
+            self.write(&format!("draining: {}", drain.text()));
+        }
+    }
+
+    fn write(&mut self, line: &str) {
+        if self.terminal {
+            let mut terminal = std::io::stderr().lock();
+            let _ = write!(terminal, "\r{line:width$}", width = self.shown);
+            let _ = terminal.flush();
+            self.shown = line.len();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown > 0 {
+            self.write("");
+            let _ = write!(std::io::stderr().lock(), "\r");
+        }
     }
 }
 
@@ -93,7 +138,10 @@ async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
             Ok(if ready { Exit::Done } else { Exit::Failed })
         }
         Ask::Drain { wait: true } => {
-            say(&render::drained(client.drain().await?));
+            let mut progress = Progress::new();
+            let drained = client.drain(|status| progress.show(status)).await;
+            drop(progress);
+            say(&render::drained(drained?));
             Ok(Exit::Done)
         }
         Ask::Drain { wait: false } => begin_drain(client, socket).await,
@@ -124,13 +172,19 @@ fn tell_outcome(outcome: &Reloaded, plan: bool) -> Exit {
 
 async fn stop(mut client: Client) -> Result<Exit, ClientError> {
     let pid = client.pid();
-    say(&render::drained(client.stop().await?));
+    let mut progress = Progress::new();
+    let drained = client.stop(|status| progress.show(status)).await;
+    drop(progress);
+    say(&render::drained(drained?));
     if client.wait_for_exit(LAST_BREATH).await? {
         say("stopped");
         return Ok(Exit::Done);
     }
     let waited = LAST_BREATH.as_secs();
-    complain(&format!("the clients are gone, but process {pid} has not ended within {waited} s"));
+    complain(&format!(
+        "the clients are gone, but process {pid} has not ended within {waited} s: its log says what it \
+         waits for; kill -9 {pid} ends it"
+    ));
     Ok(Exit::Failed)
 }
 
@@ -138,7 +192,7 @@ async fn stop(mut client: Client) -> Result<Exit, ClientError> {
 /// the answer that is not waited for here would only bring the numbers.
 async fn begin_drain(mut client: Client, socket: Option<&Path>) -> Result<Exit, ClientError> {
     let mut watcher = Client::connect(socket).await?;
-    let drained = client.drain();
+    let drained = client.drain(|_| ());
     tokio::pin!(drained);
     loop {
         tokio::select! {

@@ -34,7 +34,8 @@ const FILES: [(&str, &str); 4] = [
     (
         "/run/gateway-websocket/control.sock",
         "The socket over which the commands reach the running gateway, for root and the user \
-         that the gateway runs as.",
+         that the gateway runs as. Users who can't write there have it in \
+         $XDG_RUNTIME_DIR/gateway-websocket, or in /tmp/gateway-websocket-UID.",
     ),
     (
         "/lib/systemd/system/gateway-websocket.service",

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::start::Announcement;
 use crate::config::value::Size;
 use crate::lifecycle::{ChangedKey, Drained, Reloaded};
-use crate::status::{CertificateStatus, Listeners, Phase, Status, counted, grouped};
+use crate::status::{CertificateStatus, DrainStatus, Listeners, Phase, Status, counted, grouped};
 
 /// Lines of a name and a value, the values one under the other.
 #[derive(Default)]
@@ -35,6 +35,9 @@ impl Table {
 /// A certificate that has fewer days left needs attention: by then it should have been renewed.
 const EXPIRING: i64 = 14;
 
+/// The supervisor shows itself every second, but for the time that a reload takes.
+const STUCK: u64 = 10;
+
 /// The answer of `status`: what is wrong stands at the top, if anything is.
 pub(super) fn status(status: &Status) -> String {
     let mut table = Table::default();
@@ -45,6 +48,14 @@ pub(super) fn status(status: &Status) -> String {
         Phase::Stopping => "stopping",
     };
     table.row("state", phase);
+    table.some("drain", status.drain.as_ref().map(DrainStatus::text).unwrap_or_default());
+    if status.supervisor_idle_seconds >= STUCK {
+        let idle = age(status.supervisor_idle_seconds);
+        table.row(
+            "STUCK",
+            format!("the supervisor has done nothing for {idle}: no stop, no reload"),
+        );
+    }
     for fault in &status.config.faults {
         let ago = age(status.taken_at.saturating_sub(status.config.tried_at));
         table.row("FAULT", format!("reload refused {ago} ago: {fault}"));
@@ -272,6 +283,8 @@ mod tests {
                 tried_at: 1_900_000_090,
                 ..ConfigStatus::default()
             },
+            drain: None,
+            supervisor_idle_seconds: 0,
         }
     }
 
@@ -317,9 +330,17 @@ configuration  no file, generation 2, loaded 1m 40s ago";
         picture.config.unwatched = Some("/etc: too many watches".into());
         picture.config.pending = vec!["shards".into(), "grpc.listen".into()];
         picture.certificates[0].days_left = 3;
+        let drain = DrainStatus { closed: 812, left: 2_188, connections: 2_190, seconds_left: 9 };
+        picture.drain = Some(drain);
+        picture.supervisor_idle_seconds = 75;
         let text = status(&picture);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "state          draining: no new clients");
+        let drain = "drain          812 of 3,000 clients closed, at most 9 s left";
+        assert_eq!(lines[1], drain);
+        let stuck = "STUCK          the supervisor has done nothing for 1m 15s: no stop, no reload";
+        assert_eq!(lines[2], stuck);
+        let lines = &lines[2..];
         assert_eq!(lines[1], "FAULT          reload refused 10s ago: x.toml: shards = 0");
         let unwatched =
             "UNWATCHED      /etc: too many watches (SIGHUP and `reload` read the files)";

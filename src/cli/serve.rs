@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Exit, complain, complain_of, start};
 use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
+use crate::control::PlaceError;
 use crate::shard::Clock;
 use crate::telemetry;
 
@@ -17,7 +18,14 @@ const CONTROL_THREADS: usize = 4;
 const LAST_BREATH: Duration = Duration::from_secs(1);
 
 /// Loads, checks and runs; returns when the gateway has ended.
-pub(super) fn run(source: Source, detached: bool) -> Exit {
+pub(super) fn run(mut source: Source, detached: bool) -> Exit {
+    if detached {
+        if let Err(error) = config::leave_directory() {
+            complain(&format!("can't leave the directory: {error}"));
+            return Exit::Failed;
+        }
+        source.file = source.file.map(config::base::absolute);
+    }
     let loaded = match config::load_to_run(&source, std::env::vars_os()) {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
@@ -29,6 +37,12 @@ pub(super) fn run(source: Source, detached: bool) -> Exit {
     let logs_to_file = !loaded.config.log.file.as_os_str().is_empty();
     match serve(loaded, source, detached) {
         Ok(()) => Exit::Done,
+        Err(ServeError::Start(StartError::Control(PlaceError::AlreadyRunning { pid, .. })))
+            if detached =>
+        {
+            announce(&start::Word::AlreadyRunning { pid });
+            Exit::Failed
+        }
         Err(error) => {
             // Before it is ready, a detached gateway still has its parent's ear.
             complain(&format!("{error}"));
@@ -47,6 +61,11 @@ enum ServeError {
     Start(#[from] StartError),
     #[error(transparent)]
     Run(#[from] RunError),
+    #[error(
+        "no control socket, so nobody could stop it: run it in the foreground (serve), or set \
+         control.socket to a path that it can make"
+    )]
+    OutOfReach,
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
@@ -77,6 +96,9 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
         let options = Options { loaded, source, telemetry, sink: None, inherited, clock };
         let gateway = Gateway::start(options).await?;
         if detached {
+            if gateway.listeners().control.is_none() {
+                return Err(ServeError::OutOfReach);
+            }
             let_go(&gateway)?;
         }
         Ok(gateway.run(signals).await?)
@@ -93,7 +115,13 @@ fn let_go(gateway: &Gateway) -> io::Result<()> {
     rustix::stdio::dup2_stderr(&nowhere)?;
     let announcement =
         start::Announcement { pid: std::process::id(), listeners: gateway.listeners() };
-    super::say(&serde_json::to_string(&announcement)?);
+    announce(&start::Word::Ready(announcement));
     rustix::stdio::dup2_stdout(&nowhere)?;
     Ok(())
+}
+
+/// Says the line that `start` waits for.
+fn announce(word: &start::Word) {
+    // It has no key that could fail to be written.
+    super::say(&serde_json::to_string(word).unwrap_or_default());
 }

@@ -2,17 +2,23 @@
 //!
 //! ```text
 //! start ──► serve --detached ──► ready: one JSON line on stdout ──► start prints it, ends with 0
+//!   │                       ├──► another was faster: another line ──► start asks that one
 //!   │                       └──► not ready: text on stderr, exit code ──► start passes them on
 //!   └─ no word within 30 s: ends the child it started, says so
 //! ```
+//!
+//! However many are started at once, one gateway runs in the end, and every `start` returns when it
+//! is ready. Nothing of the caller's stays with it: no descriptor, no directory, no terminal.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
-use std::{io, thread};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
 
+use rustix::io::{FdFlags, fcntl_setfd};
 use serde::{Deserialize, Serialize};
 
 use super::{Exit, Global, client, complain, complain_of, render, say};
@@ -24,6 +30,19 @@ use crate::status::Listeners;
 pub(super) struct Announcement {
     pub(super) pid: u32,
     pub(super) listeners: Listeners,
+}
+
+/// The line that a detached gateway says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    /// It is ready.
+    Ready(Announcement),
+    /// It ends, as another one was faster.
+    AlreadyRunning {
+        /// The other one.
+        pid: u32,
+    },
 }
 
 /// A gateway is ready within milliseconds; what takes longer is stuck.
@@ -38,30 +57,64 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
         Ok(loaded) => loaded,
         Err(faults) => return complain_of(&faults),
     };
-    let socket = loaded.config.control.socket.set();
-    match client::running(socket.map(PathBuf::as_path)) {
-        Ok(None) => {}
-        Ok(Some(running)) => {
-            say(&format!("already running: {running}"));
-            return Exit::Done;
+    if let Err(error) = leave_descriptors_here() {
+        complain(&format!("can't start: {error}"));
+        return Exit::Failed;
+    }
+    let socket = loaded.config.control.socket.set().map(PathBuf::as_path);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client::running(socket, PATIENCE) {
+            Ok(None) => {}
+            Ok(Some(running)) => {
+                say(&format!("already running: {running}"));
+                return Exit::Done;
+            }
+            Err(problem) => {
+                complain(&problem.to_string());
+                return Exit::Failed;
+            }
         }
-        Err(problem) => {
-            complain(&problem);
-            return Exit::Failed;
+        let child = match command(global).and_then(|mut command| command.spawn()) {
+            Ok(child) => child,
+            Err(error) => {
+                complain(&format!("can't start: {error}"));
+                return Exit::Failed;
+            }
+        };
+        let outcome = watch(child, PATIENCE);
+        match &outcome {
+            // It is asked whether it gets ready; if it doesn't, it is our turn again.
+            Outcome::AlreadyRunning { .. } if Instant::now() < deadline => continue,
+            Outcome::Ready(announcement) => {
+                say(&render::started(announcement, &loaded.config.log.file));
+            }
+            _ => {}
+        }
+        return outcome.report();
+    }
+}
+
+/// Closes what the caller has open as soon as another program runs: a lock, a pipe or a listener of
+/// its own is nothing that the gateway should hold for months. Standard streams are replaced. To be
+/// called before any thread is started.
+fn leave_descriptors_here() -> io::Result<()> {
+    // Not close_range(2) with CLOSE_RANGE_CLOEXEC, which older kernels refuse.
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(number) = number.filter(|number| *number > 2) {
+            mark(number)?;
         }
     }
-    let child = match command(global).and_then(|mut command| command.spawn()) {
-        Ok(child) => child,
-        Err(error) => {
-            complain(&format!("can't start: {error}"));
-            return Exit::Failed;
-        }
-    };
-    let outcome = watch(child, PATIENCE);
-    if let Outcome::Ready(announcement) = &outcome {
-        say(&render::started(announcement, &loaded.config.log.file));
-    }
-    outcome.report()
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "what was inherited is only a number")]
+fn mark(number: RawFd) -> io::Result<()> {
+    // SAFETY: the number was just listed as open, and no other thread of this program, if the allocator
+    // has any, closes descriptors. The flag matters to nobody in this process.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(fcntl_setfd(inherited, FdFlags::CLOEXEC)?)
 }
 
 /// This program again, with the same configuration.
@@ -82,6 +135,7 @@ fn command(global: &Global) -> io::Result<Command> {
 #[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Ready(Announcement),
+    AlreadyRunning { pid: u32 },
     Ended { code: Option<i32>, complaints: String },
     Stuck { complaints: String },
     Lost(String),
@@ -92,6 +146,10 @@ impl Outcome {
     fn report(self) -> Exit {
         match self {
             Self::Ready(_) => Exit::Done,
+            Self::AlreadyRunning { pid } => {
+                say(&format!("already running: pid {pid}"));
+                Exit::Done
+            }
             Self::Ended { code, complaints } => {
                 if complaints.trim().is_empty() {
                     complain("the gateway ended before it was ready, without a word");
@@ -130,7 +188,11 @@ fn watch(mut child: Child, patience: Duration) -> Outcome {
     let complaints = thread::spawn(move || read_text(stderr));
 
     match heard.recv_timeout(patience) {
-        Ok(Some(announcement)) => Outcome::Ready(announcement),
+        Ok(Some(Word::Ready(announcement))) => Outcome::Ready(announcement),
+        Ok(Some(Word::AlreadyRunning { pid })) => {
+            let _ = child.wait();
+            Outcome::AlreadyRunning { pid }
+        }
         // It closed its output, so it is ending.
         Ok(None) | Err(mpsc::RecvTimeoutError::Disconnected) => match child.wait() {
             Ok(status) => Outcome::Ended {
@@ -169,7 +231,7 @@ mod tests {
     #[test]
     fn a_child_that_announces_itself_is_ready() {
         let announcement = Announcement { pid: 7, listeners: Listeners::default() };
-        let line = serde_json::to_string(&announcement).unwrap();
+        let line = serde_json::to_string(&Word::Ready(announcement.clone())).unwrap();
         let outcome = shell(&format!("echo '{line}'"), PATIENCE);
         assert_eq!(outcome, Outcome::Ready(announcement));
         assert_eq!(outcome.report(), Exit::Done);

@@ -5,10 +5,11 @@
 mod auth;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::machine::{self, RESERVED_FILES};
 use super::value::{Auto, Memory, Size, span};
-use super::{Config, Grpc, ProxyHeader, machine::MAX_SHARDS};
+use super::{Config, Drain, Grpc, ProxyHeader, machine::MAX_SHARDS};
 
 /// A value that is of the right kind, but not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Range {
         let write = |number| match self.unit {
             Unit::Count => u64::to_string(&number),
             Unit::Bytes => format!("\"{}\"", Size(number)),
-            Unit::Time => format!("\"{}\"", span::format(std::time::Duration::from_millis(number))),
+            Unit::Time => format!("\"{}\"", span::format(Duration::from_millis(number))),
         };
         let what = match self.unit {
             Unit::Count => "a whole number",
@@ -181,7 +182,7 @@ fn amount(value: Memory) -> Option<u64> {
 
 /// In milliseconds, rounded up, so that a shorter time is never taken for zero.
 #[expect(clippy::unnecessary_wraps, reason = "the table has one type")]
-fn time(value: std::time::Duration) -> Option<u64> {
+fn time(value: Duration) -> Option<u64> {
     let millis = value.as_nanos().div_ceil(1_000_000);
     Some(u64::try_from(millis).unwrap_or(u64::MAX))
 }
@@ -349,6 +350,27 @@ pub fn warnings(config: &Config) -> Vec<String> {
     }
     warnings
 }
+
+/// What is to be known where whoever stops the process doesn't wait for as long as it may take: none
+/// if the shortest of the usual patiences is enough.
+pub fn long_stop(drain: &Drain) -> Option<String> {
+    let longest = drain.delay + drain.window + drain.timeout + STOP_BESIDES;
+    (longest > DOCKER).then(|| {
+        format!(
+            "a stop may take {} s (drain.delay, drain.window and drain.timeout together). systemd is \
+             asked for the time, whatever TimeoutStopSec= says, if the unit is Type=notify. Docker \
+             and Kubernetes can't be asked: docker stop gives 10 s (--time, stop_grace_period), a pod \
+             has 30 s (terminationGracePeriodSeconds); then clients that are left are cut off",
+            longest.as_secs(),
+        )
+    })
+}
+
+/// What `docker stop` gives a process if nothing else is said.
+const DOCKER: Duration = Duration::from_secs(10);
+
+/// What a stop takes beside its drain.
+const STOP_BESIDES: Duration = Duration::from_secs(1);
 
 /// What does not fit together in `[hook]`.
 fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {

@@ -27,7 +27,7 @@ pub use fault::{Fault, Faults, Origin};
 pub(super) use layer::read_toml;
 
 use super::keys::KEYS;
-use super::{Config, InForce, Material, check, diff};
+use super::{Config, InForce, Material, base, check, diff};
 use layer::{Layer, insert};
 
 /// Read if no other file is named and this one exists.
@@ -255,8 +255,11 @@ where
     }
     let (tree, wrong) = extract_leaves(&figment, &origins);
     faults.extend(wrong);
-    match Value::from(tree).deserialize() {
-        Ok(config) => Some(Read { layers, origins, figment, config }),
+    match Value::from(tree).deserialize::<Config>() {
+        Ok(mut config) => {
+            base::resolve(&mut config);
+            Some(Read { layers, origins, figment, config })
+        }
         Err(error) => {
             faults.push(Fault::of(Origin::Default, "", error.to_string()));
             None

@@ -18,9 +18,12 @@ use hyper_util::rt::TokioIo;
 use mio::{Events, Interest, Poll, Token, unix::SourceFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
-use super::{Fault, Health, place::places};
+use super::{Fault, Health, place::places_to_ask, stuck::advice};
 use crate::{
     lifecycle::{Drained, Reloaded},
     status::Status,
@@ -71,13 +74,31 @@ pub enum ClientError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No answer came.
-    #[error("the gateway at {} gave no answer within {waited:?}", path.display())]
+    /// No answer came, and no sign of life.
+    #[error(
+        "the gateway at {} gives no answer ({} s): {}", path.display(), waited.as_secs(),
+        advice(*pid, path)
+    )]
     Silent {
         /// The control socket.
         path: PathBuf,
+        /// The process at its other end; 0 if it is out of sight.
+        pid: u32,
         /// How long was waited.
         waited: Duration,
+    },
+    /// The process lives, but the part of it that would carry the command out does nothing.
+    #[error(
+        "the gateway at {} answers, but its supervisor has done nothing for {} s: {}",
+        path.display(), idle.as_secs(), advice(*pid, path)
+    )]
+    Stuck {
+        /// The control socket.
+        path: PathBuf,
+        /// The process at its other end; 0 if it is out of sight.
+        pid: u32,
+        /// For how long.
+        idle: Duration,
     },
     /// The gateway said no.
     #[error("{0}")]
@@ -93,9 +114,22 @@ pub enum ClientError {
     },
 }
 
-/// Time for an answer that nothing has to be waited for. Stop and drain have none: they answer
-/// when the clients are gone, and the gateway's own settings bound that.
-const PROMPT: Duration = Duration::from_mins(1);
+/// Time for an answer that nothing has to be waited for.
+const PROMPT: Duration = Duration::from_secs(5);
+
+/// Stop, drain and reload take as long as they take: the gateway's own settings bound a drain. So
+/// they are waited for as long as the process shows that it lives, which it does at least so often,
+const ALIVE: Duration = Duration::from_secs(10);
+
+/// and its supervisor that it is at work: a reload is a single step of it.
+const AT_WORK: Duration = Duration::from_mins(1);
+
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How often it is tried to connect to a socket whose queue is full.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
 /// Most bytes of an answer; a status has a few thousand.
 const LARGEST: usize = 1 << 20;
 
@@ -113,11 +147,18 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let mut tried = Vec::new();
         let mut trouble = None;
-        for place in places(explicit, env) {
+        for place in places_to_ask(explicit, env) {
+            let connected = match place.check() {
+                Ok(()) => dial(&place.path).await,
+                Err(source) => Err(source),
+            };
             let path = place.path;
-            match UnixStream::connect(&path).await {
+            match connected {
                 Ok(stream) => return Self::over(stream, path).await,
                 Err(source) => match source.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        return Err(ClientError::Silent { path, pid: 0, waited: PROMPT });
+                    }
                     io::ErrorKind::NotFound
                     | io::ErrorKind::NotADirectory
                     | io::ErrorKind::ConnectionRefused => tried.push(path),
@@ -146,32 +187,40 @@ impl Client {
 
     /// A picture of the process.
     pub async fn status(&mut self) -> Result<Status, ClientError> {
-        self.promptly(Method::GET, "/v1/status").await
+        self.status_within(PROMPT).await
+    }
+
+    /// The same, of a process that may not be ready yet: it answers once it is.
+    pub async fn status_within(&mut self, patience: Duration) -> Result<Status, ClientError> {
+        self.promptly(Method::GET, "/v1/status", patience).await
     }
 
     /// Whether the gateway is in service.
     pub async fn health(&mut self) -> Result<bool, ClientError> {
-        self.promptly(Method::GET, "/v1/health").await.map(|health: Health| health.ready)
+        let health: Health = self.promptly(Method::GET, "/v1/health", PROMPT).await?;
+        Ok(health.ready)
     }
 
-    /// Stops the gateway; returns when its clients are gone. See [`wait_for_exit`](Self::wait_for_exit).
-    pub async fn stop(&mut self) -> Result<Drained, ClientError> {
-        self.call(Method::POST, "/v1/stop").await
+    /// Stops the gateway; returns when its clients are gone, and has `seen` what it looks like
+    /// meanwhile. See [`wait_for_exit`](Self::wait_for_exit).
+    pub async fn stop(&mut self, seen: impl FnMut(&Status)) -> Result<Drained, ClientError> {
+        self.patiently(Method::POST, "/v1/stop", seen).await
     }
 
-    /// Takes the gateway out of service; returns when its clients are gone.
-    pub async fn drain(&mut self) -> Result<Drained, ClientError> {
-        self.call(Method::POST, "/v1/drain").await
+    /// Takes the gateway out of service; returns when its clients are gone, and has `seen` what it
+    /// looks like meanwhile.
+    pub async fn drain(&mut self, seen: impl FnMut(&Status)) -> Result<Drained, ClientError> {
+        self.patiently(Method::POST, "/v1/drain", seen).await
     }
 
     /// Has the gateway read its configuration again.
     pub async fn reload(&mut self) -> Result<Reloaded, ClientError> {
-        self.promptly(Method::POST, "/v1/reload").await
+        self.patiently(Method::POST, "/v1/reload", |_| ()).await
     }
 
     /// Asks what a reload would change.
     pub async fn plan(&mut self) -> Result<Reloaded, ClientError> {
-        self.promptly(Method::GET, "/v1/plan").await
+        self.patiently(Method::GET, "/v1/plan", |_| ()).await
     }
 
     /// Waits until the process has ended; `false` if it has not within `limit`.
@@ -210,10 +259,25 @@ impl Client {
         &mut self,
         method: Method,
         path: &'static str,
+        patience: Duration,
     ) -> Result<T, ClientError> {
-        match timeout(PROMPT, self.call(method, path)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ClientError::Silent { path: self.path.clone(), waited: PROMPT }),
+        let (socket, pid) = (self.path.clone(), self.pid);
+        let answer = timeout(patience, self.call(method, path)).await;
+        answer.unwrap_or(Err(ClientError::Silent { path: socket, pid, waited: patience }))
+    }
+
+    /// Waits for an answer as long as the process shows that it lives.
+    async fn patiently<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &'static str,
+        seen: impl FnMut(&Status),
+    ) -> Result<T, ClientError> {
+        let (socket, pid) = (self.path.clone(), self.pid);
+        tokio::select! {
+            biased;
+            answer = self.call(method, path) => answer,
+            trouble = watch(socket, pid, seen) => Err(trouble),
         }
     }
 
@@ -239,6 +303,50 @@ impl Client {
         }
         let said = serde_json::from_slice(&body).map(|fault: Fault| fault.error);
         Err(ClientError::Refused(said.unwrap_or_else(|_| format!("the gateway answered {status}"))))
+    }
+}
+
+/// Looks at the gateway again and again, over connections of its own; ends when it is stuck.
+async fn watch(socket: PathBuf, pid: u32, mut seen: impl FnMut(&Status)) -> ClientError {
+    let mut lived = Instant::now();
+    let mut client: Option<Client> = None;
+    loop {
+        sleep(LOOK).await;
+        let status = async {
+            let mut asked = match client.take() {
+                Some(client) => client,
+                None => Box::pin(Client::connect(Some(&socket))).await?,
+            };
+            let status = asked.status().await?;
+            client = Some(asked);
+            Ok::<_, ClientError>(status)
+        };
+        // Once the clients are gone nobody listens any more; then the answer is on its way.
+        if let Ok(status) = status.await {
+            lived = Instant::now();
+            let idle = Duration::from_secs(status.supervisor_idle_seconds);
+            if idle >= AT_WORK {
+                return ClientError::Stuck { path: socket, pid, idle };
+            }
+            seen(&status);
+        } else if lived.elapsed() >= ALIVE {
+            return ClientError::Silent { path: socket, pid, waited: lived.elapsed() };
+        }
+    }
+}
+
+/// Connects; `WouldBlock` if the queue of the socket stays full.
+async fn dial(path: &Path) -> io::Result<UnixStream> {
+    let deadline = Instant::now() + PROMPT;
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+            {
+                sleep(TRY_AGAIN).await;
+            }
+            connected => return connected,
+        }
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
+use tokio::time::Instant;
+
 use super::Context;
 use crate::{
     close::Cause,
     config::Material,
     hub::Hub,
+    lifecycle::Handle,
     metrics::{self, Drop, HandshakeStats, ShardStats, Single},
-    status::{CertificateStatus, Messages, Status},
+    status::{CertificateStatus, DrainStatus, Messages, Status},
     tls,
 };
 
@@ -34,7 +37,21 @@ pub(super) fn status(context: &Context) -> Status {
         refused: refused(hub.handshakes()),
         certificates: certificates(&live.snapshot().material),
         config: lifecycle.config(),
+        drain: drain(hub, lifecycle),
+        supervisor_idle_seconds: lifecycle.last_at_work().elapsed().as_secs(),
     }
+}
+
+fn drain(hub: &Hub, lifecycle: &Handle) -> Option<DrainStatus> {
+    let bounds = lifecycle.drain_bounds()?;
+    let closed = sum(hub, |shard| &shard.closed[Cause::Stop.index()]);
+    let left = bounds.until.saturating_duration_since(Instant::now());
+    Some(DrainStatus {
+        closed: closed.saturating_sub(bounds.closed_before),
+        left: hub.count_clients(),
+        connections: hub.count_sockets(),
+        seconds_left: left.as_secs() + u64::from(left.subsec_nanos() > 0),
+    })
 }
 
 fn certificates(material: &Material) -> Vec<CertificateStatus> {

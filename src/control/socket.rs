@@ -70,8 +70,8 @@ const MODE: u32 = 0o600;
 /// Commands that may wait to be accepted.
 const BACKLOG: i32 = 64;
 /// How often, and how long in between, to ask for the directory's lock. Its holder needs it for
-/// some microseconds; who holds it longer means harm and is ignored.
-const LOCK_TRIES: u32 = 25;
+/// some microseconds, on a busy machine for a moment; who holds it longer means harm and is ignored.
+const LOCK_TRIES: u32 = 200;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 impl Socket {
@@ -88,8 +88,10 @@ impl Socket {
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, PlaceError> {
         let mut tried = Vec::new();
-        for Place { path, create } in places(explicit, env) {
-            match take(&path, create).await {
+        for place in places(explicit, env) {
+            let taken = take(&place).await;
+            let path = place.path;
+            match taken {
                 Ok(Taken::Ours(socket)) => return Ok(socket),
                 Ok(Taken::Theirs { pid }) => return Err(PlaceError::AlreadyRunning { pid, path }),
                 Err(source) if explicit.is_some() => {
@@ -132,17 +134,19 @@ enum Taken {
     Theirs { pid: u32 },
 }
 
-async fn take(path: &Path, create: Option<u32>) -> io::Result<Taken> {
+async fn take(place: &Place) -> io::Result<Taken> {
+    let path = place.path.as_path();
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    if let Some(mode) = create {
+    if let Some(mode) = place.create {
         match DirBuilder::new().mode(mode).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
     }
+    place.check()?;
     // Of two gateways that start at once, the second must find the first's socket listening and
     // not take it for a stale one.
     let _lock = lock(directory).await?;

@@ -17,22 +17,34 @@ use crate::{
     shard::Command,
 };
 
-/// What the shards answered to one pulse.
+/// What became of the pulses of all shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulse {
-    /// By shard, the time it took to hear; none if it did not answer in time.
-    pub lags: Vec<Option<Duration>>,
+    /// By shard.
+    pub beats: Vec<Beat>,
+}
+
+/// What became of one shard's pulse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// It was answered; this is the time it took to hear.
+    Answered(Duration),
+    /// It was not answered in time: the shard is stuck, or very busy.
+    Silent,
+    /// The shard has ended, as at a stop: it holds no clients who could miss it.
+    Ended,
 }
 
 impl Pulse {
     /// Whether every shard answered.
     pub fn is_whole(&self) -> bool {
-        self.silent().next().is_none()
+        self.beats.iter().all(|beat| matches!(beat, Beat::Answered(_)))
     }
 
-    /// The shards that did not answer.
+    /// The shards that run and did not answer.
     pub fn silent(&self) -> impl Iterator<Item = usize> {
-        self.lags.iter().enumerate().filter(|(_, lag)| lag.is_none()).map(|(shard, _)| shard)
+        let silent = |(_, beat): &(usize, &Beat)| **beat == Beat::Silent;
+        self.beats.iter().enumerate().filter(silent).map(|(shard, _)| shard)
     }
 }
 
@@ -102,24 +114,24 @@ impl Hub {
             }
             asked.get_or_insert_with(|| self.ask_for_life(shard));
         }
-        let mut lags = Vec::with_capacity(asked.len());
+        let mut beats = Vec::with_capacity(asked.len());
         for (shard, asked) in asked.iter_mut().enumerate() {
             let Some(answer) = asked else { continue };
-            lags.push(match timeout_at(deadline, answer).await {
+            beats.push(match timeout_at(deadline, answer).await {
                 Ok(Ok(lag)) => {
                     pulses.record(shard, lag);
                     *asked = None;
-                    Some(lag)
+                    Beat::Answered(lag)
                 }
-                // The shard has ended.
+                // Whatever ends a shard drops the questions that it has.
                 Ok(Err(_)) => {
                     *asked = None;
-                    None
+                    Beat::Ended
                 }
-                Err(_) => None,
+                Err(_) => Beat::Silent,
             });
         }
-        Pulse { lags }
+        Pulse { beats }
     }
 
     fn ask_for_life(&self, shard: usize) -> Asked {

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::{
     Newcomer,
+    drain::Pace,
     query::{Described, Scan, Scanned},
 };
 use crate::{
@@ -55,8 +56,8 @@ pub(crate) enum Command {
     Scan(Scan, Reply<Scanned>),
     /// Answer with how long this took to get here.
     Pulse(Instant, Reply<Duration>),
-    /// Close all clients, spread over the time, and every newcomer.
-    Drain(Close, Duration),
+    /// Close all clients at this pace, and every newcomer.
+    Drain(Close, Pace),
     /// End the thread; sockets are dropped as they are.
     Stop,
 }

@@ -5,10 +5,7 @@
 //! Then its socket is seen off: what was queued goes out, the close frame follows, the client's
 //! answer is awaited for `limits.close_wait`, and the socket is let go.
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::rc::Rc;
 
 use super::{
     bundle::Bundle,
@@ -21,46 +18,10 @@ use super::{
 };
 use crate::{
     close::{Cause, Close},
-    ids::ClientId,
     metrics::Drop,
     sink::Who,
     wire,
 };
-
-/// Clients closed per second when the window would allow fewer: few clients needn't wait long.
-const CLOSES_PER_SECOND: u32 = 1000;
-
-/// A drain under way.
-pub(super) struct Draining {
-    pub(super) close: Close,
-    clients: Vec<ClientId>,
-    done: usize,
-    since: Instant,
-    over: Duration,
-}
-
-impl Draining {
-    pub(super) fn is_done(&self) -> bool {
-        self.done == self.clients.len()
-    }
-
-    /// How many clients should be closed by now.
-    fn expected(&self, now: Instant) -> usize {
-        let elapsed = now.saturating_duration_since(self.since);
-        if elapsed >= self.over {
-            return self.clients.len();
-        }
-        let share = elapsed.as_secs_f64() / self.over.as_secs_f64();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "a share of a count of clients, between zero and the count"
-        )]
-        let expected = (self.clients.len() as f64 * share) as usize;
-        expected.min(self.clients.len())
-    }
-}
 
 impl Loop {
     /// Begins to close the client, for the cause and with the code given.
@@ -187,33 +148,6 @@ impl Loop {
         stats.partial_bytes.set(self.partial as u64);
         stats.sockets.sub(1);
         tracing::debug!(client = %session.id, "connection ended");
-    }
-
-    /// Begins to close all clients, spread over the time, and every newcomer.
-    pub(super) fn begin_drain(&mut self, close: Close, over: Duration) {
-        let open = self.sessions.iter().filter(|(_, session)| session.is_open());
-        let clients: Vec<_> = open.map(|(_, session)| session.id).collect();
-        let count = u32::try_from(clients.len()).unwrap_or(u32::MAX);
-        let over = over.min(Duration::from_secs(1) * count / CLOSES_PER_SECOND);
-        self.drain = Some(Draining { close, clients, done: 0, since: self.desk.now, over });
-    }
-
-    /// Closes the next clients of a drain that are due.
-    pub(super) fn close_next_of_drain(&mut self) {
-        let Some(drain) = self.drain.as_mut().filter(|drain| !drain.is_done()) else { return };
-        let expected = drain.expected(self.desk.now);
-        let due: Vec<_> = drain.clients[drain.done.min(expected)..expected].to_vec();
-        drain.done = drain.done.max(expected);
-        if drain.is_done() {
-            drain.clients = Vec::new();
-            drain.done = 0;
-        }
-        let close = drain.close.clone();
-        for client in due {
-            if let Some(slot) = self.find(client) {
-                self.guard(slot, |shard| shard.close(slot, &close));
-            }
-        }
     }
 
     /// Takes the client off every list and count; no code is no close frame.

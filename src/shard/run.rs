@@ -18,9 +18,9 @@ use super::{
     caps::Caps,
     deliver::Desk,
     door::Doors,
+    drain::Draining,
     farewell::Farewells,
     inbox::{Clients, Command, Inbox},
-    leave::Draining,
     line::Line,
     members::Sets,
     outbound::{Frame, Meter},
@@ -52,7 +52,7 @@ pub(super) const DELIVERIES_PER_TURN: usize = 64 * 1024;
 /// Clients that are looked at for a list in the time of a delivery.
 const LISTED_PER_DELIVERY: usize = 16;
 
-/// How often a drain closes the next few clients.
+/// How often a drain closes the next few clients, at the most.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 
 /// The state of one shard; see the module `shard` for the picture.
@@ -252,9 +252,11 @@ impl Loop {
         if has_more || !(self.work.is_empty() && self.desk.dirty.is_empty()) {
             return Some(Duration::ZERO);
         }
-        let drain = self.drain.as_ref().filter(|drain| !drain.is_done()).map(|_| DRAIN_STEP);
+        let now = self.clock.now();
+        let drain = self.drain.as_ref().and_then(|drain| drain.wait(now));
+        let drain = drain.map(|wait| wait.max(DRAIN_STEP));
         let farewells = (!self.farewells.is_empty()).then_some(STEP);
-        let timer = self.wheel.next(self.clock.now());
+        let timer = self.wheel.next(now);
         drain.into_iter().chain(farewells).chain(timer).min()
     }
 
@@ -395,7 +397,7 @@ impl Loop {
             Command::Pulse(sent, reply) => {
                 let _ = reply.send(sent.elapsed());
             }
-            Command::Drain(close, over) => self.begin_drain(close, over),
+            Command::Drain(close, pace) => self.begin_drain(close, pace),
             Command::Stop => self.stopped = true,
         }
         worth

@@ -156,3 +156,18 @@ async fn a_shard_that_ends_during_a_drain_is_seen() {
     assert!(matches!(ended, Err(RunError::Shard)), "{ended:?}");
     assert!(drained.await.unwrap().is_err(), "who waits for the drain is told");
 }
+
+#[tokio::test]
+async fn shards_that_have_ended_are_not_taken_for_stuck_ones() {
+    let gateway = crate::gateway::Gateway::with(&["shards=2"]).await;
+    let hub = gateway.hub();
+    hub.stop();
+    // Asked while they end, and when they have ended.
+    let mut pulses = vec![hub.pulse(std::time::Duration::from_mins(1)).await];
+    while hub.clients().await.is_ok() {}
+    pulses.push(hub.pulse(std::time::Duration::from_mins(1)).await);
+    for pulse in &pulses {
+        assert_eq!(pulse.silent().count(), 0, "{pulses:?}");
+    }
+    assert!(!pulses[1].is_whole(), "they do not live, either: {pulses:?}");
+}

@@ -219,7 +219,7 @@ async fn a_shard_that_is_stuck_is_seen_and_holds_no_scrape_up() {
         Gateway::listening_to(Arc::new(stuck.clone()), &["shards=2", "limits.inbox=4"]).await;
     let hub = gateway.hub();
     let whole = hub.pulse(Duration::from_mins(1)).await;
-    assert!(whole.is_whole() && whole.lags.len() == 2, "{whole:?}");
+    assert!(whole.is_whole() && whole.beats.len() == 2, "{whole:?}");
 
     let mut clients = gateway.connect_n::<2>().await;
     clients[0].say("stop here").await;

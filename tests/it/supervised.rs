@@ -113,6 +113,26 @@ async fn a_stop_asks_for_the_time_it_can_take() {
     assert_eq!(program.ended().await, Some(0));
 }
 
+#[tokio::test]
+async fn a_stop_of_hours_asks_for_hours() {
+    let (mut program, manager, status) = supervised(&[]).await;
+    assert_eq!(manager.next_word(), ["READY=1"]);
+    let config = program.config("drain.window = \"1h\"\ndrain.timeout = \"1h\"\n");
+    program.run(&["--config", &config, "reload"]).expect(0, &[]);
+    assert_eq!(manager.next_word()[0], "RELOADING=1");
+    assert_eq!(manager.next_word(), ["READY=1"]);
+    let address = status.listeners.websocket[0];
+    let _clients = [Client::connect(address).await, Client::connect(address).await];
+    program.signal("TERM");
+    let said = manager.next_word();
+    assert_eq!(said[0], "STOPPING=1");
+    let micros: u64 = said[1].strip_prefix("EXTEND_TIMEOUT_USEC=").unwrap().parse().unwrap();
+    assert!(micros > 7_200_000_000, "two hours: {micros}");
+    program.signal("TERM");
+    assert_eq!(program.ended().await, Some(0));
+    assert!(!program.log().contains("TimeoutStopSec"), "{}", program.log());
+}
+
 /// What is under way is said, then the watchdog is no longer fed.
 fn starves(manager: &Manager) {
     manager.0.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
