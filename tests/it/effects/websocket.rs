@@ -84,6 +84,11 @@ pub(super) async fn websocket_message_format() {
     stage.change("websocket.message_format", "\"binary\"").await;
     stage.gateway.send_message_to_client(client.id(), "a").await;
     assert_eq!(client.next_message().await, Message::binary(&b"a"[..]));
+    // The ping of who was connected before is answered by the new setting, too.
+    client.send(Message::binary(&b"ping"[..])).await;
+    assert_eq!(client.next_message().await, Message::binary(&b"pong"[..]));
+    let mut later = Client::connect_silently(stage.gateway.websocket()).await;
+    assert!(matches!(later.next_message().await, Message::Binary(id) if id.len() == 36));
 }
 
 #[tokio::test]
