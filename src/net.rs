@@ -20,7 +20,7 @@ pub mod timely;
 pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
-pub use bind::{BindError, bind, bind_beside};
+pub use bind::{BindError, ListenAddress, bind, bind_beside};
 pub use entrance::Entrance;
 pub use gate::{Gate, Place};
 pub use tapped::{Ear, Tapped};

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -65,7 +65,7 @@ impl Listener for Entrance {
     type Peer = SocketAddr;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.listener.accept().await
+        self.listener.accept().await.map(|(stream, peer)| (stream, canonical(peer)))
     }
 
     /// Asks the kernel itself: the runtime may not have heard yet of who came last.
@@ -77,7 +77,7 @@ impl Listener for Entrance {
             let accepted = SockRef::from(&self.listener).accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
                 let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-                Ok((TcpStream::from_std(stream.into())?, peer))
+                Ok((TcpStream::from_std(stream.into())?, canonical(peer)))
             });
             match accepted {
                 Ok(connection) => return Some(connection),
@@ -85,6 +85,15 @@ impl Listener for Entrance {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+/// The peer without the mapping of IPv4 into IPv6 that a listener for both brings about.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        four @ IpAddr::V4(_) => SocketAddr::new(four, peer.port()),
+        // As it is: an address of one link has a scope.
+        IpAddr::V6(_) => peer,
     }
 }
 
