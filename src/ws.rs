@@ -22,6 +22,8 @@ mod held;
 mod options;
 mod origin;
 mod rehearsal;
+mod spelling;
+mod target;
 mod token;
 mod transport;
 mod uids;

@@ -192,7 +192,7 @@ fn config(way: u8) -> Config {
 /// The same but for the date, which may change between two answers.
 fn undated(answered: &Answered) -> (Vec<&[u8]>, &Option<Vec<u8>>) {
     let lines = answered.sent.split_inclusive(|byte| *byte == b'\n');
-    (lines.filter(|line| !line.starts_with(b"date: ")).collect(), &answered.behind)
+    (lines.filter(|line| !line.starts_with(b"Date: ")).collect(), &answered.behind)
 }
 
 /// A request or an answer up to its empty line.
@@ -339,7 +339,7 @@ impl<'a> Answer<'a> {
         assert_eq!(text("upgrade"), Some("websocket"));
         // Some clients take no other; hyper adds the word for those that ask for it.
         let asked_to =
-            if asked.lists("connection", "close") { "upgrade, close" } else { "upgrade" };
+            if asked.lists("connection", "close") { "Upgrade, close" } else { "Upgrade" };
         assert_eq!(text("connection"), Some(asked_to));
         let key = asked.only("sec-websocket-key").map(derive_accept_key);
         assert_eq!(text("sec-websocket-accept"), key.as_deref(), "the key is answered");
