@@ -17,6 +17,7 @@ pub mod http;
 pub mod proxy;
 pub mod tapped;
 pub mod timely;
+pub mod told;
 pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
@@ -25,6 +26,7 @@ pub use entrance::Entrance;
 pub use gate::{Gate, Place};
 pub use tapped::{Ear, Tapped};
 pub use timely::{Patience, Timely};
+pub use told::{Told, ToldOfEach};
 
 use tokio::sync::watch;
 

@@ -144,6 +144,9 @@ async fn respond(
     accepted.map_or_else(
         |no| {
             count(&no, context);
+            if let No::Ours(Refusal::Forwarded) = no {
+                context.tell_of_proxy(peer, &no);
+            }
             tracing::debug!(%peer, status = no.status().as_u16(), %no, "no upgrade");
             (no.response(), Outcome::Refused(asked))
         },
