@@ -9,22 +9,25 @@ const UNUSUAL: [&[u8]; 2] = [b"Sec-WebSocket-", b"WWW-"];
 /// Spells the names in the head at the beginning of `answer`. What is behind the head, and the
 /// values, stay as they are.
 pub(super) fn spell(answer: &mut [u8]) {
-    let mut lines = answer.split_inclusive_mut(|byte| *byte == b'\n');
-    let _status = lines.next();
-    for line in lines {
-        // The empty line at the end has none.
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
-        name(&mut line[..colon]);
+    let mut rest = answer;
+    // Past the status line, then past each value.
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        rest = &mut rest[end + 1..];
+        let name_end = rest.iter().position(|byte| matches!(byte, b':' | b'\r'));
+        // The empty line at the end has no name.
+        let Some(colon) = name_end.filter(|&end| rest[end] == b':') else { return };
+        name(&mut rest[..colon]);
+        rest = &mut rest[colon..];
     }
 }
 
 fn name(name: &mut [u8]) {
-    let mut begins = true;
+    let mut before = b'-';
     for byte in &mut *name {
-        if begins {
+        if before == b'-' {
             byte.make_ascii_uppercase();
         }
-        begins = *byte == b'-';
+        before = *byte;
     }
     for usual in UNUSUAL {
         if let Some(start) = name.get_mut(..usual.len())
