@@ -100,7 +100,7 @@ fn canonical(peer: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Acceptor, bind};
+    use crate::net::{Acceptor, ListenAddress, bind, bind_beside};
 
     #[tokio::test]
     async fn who_waits_is_found_at_once_and_left_to_the_keeper_of_an_inherited_listener() {
@@ -120,5 +120,22 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into(), "websocket.listen").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(Entrance::inherited(listener).waiting().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_ipv4_is_one_whatever_it_comes_in_by() {
+        let at = ListenAddress::among(([0; 8], 0).into(), std::iter::empty());
+        assert!(at.takes_ipv4);
+        let Ok(listener) = bind_beside(at, "websocket.listen", &[]) else {
+            return; // no IPv6 here
+        };
+        let port = listener.local_addr().unwrap().port();
+        let entrance = Entrance::own(listener);
+        for host in ["127.0.0.1", "::1"] {
+            let connect = || std::net::TcpStream::connect((host, port)).unwrap();
+            let (first, second) = (connect(), connect());
+            assert_eq!(entrance.accept().await.unwrap().1, first.local_addr().unwrap());
+            assert_eq!(entrance.waiting().unwrap().1, second.local_addr().unwrap());
+        }
     }
 }

@@ -148,7 +148,11 @@ async fn all_let_go(gateway: &Gateway) {
 
 #[tokio::test]
 async fn a_refusal_is_read_by_a_client_that_still_sends() {
-    let gateway = Gateway::with(&["limits.close_wait=1m", "limits.handshake=1m"]).await;
+    let authority = Authority::new();
+    let own = authority.sets();
+    let mut sets: Vec<_> = own.iter().map(String::as_str).collect();
+    sets.extend(["limits.close_wait=1m", "limits.handshake=1m"]);
+    let gateway = Gateway::with(&sets).await;
     let behind = vec![b'x'; 200_000];
     let post = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", behind.len());
     for (head, status) in [
@@ -161,6 +165,15 @@ async fn a_refusal_is_read_by_a_client_that_still_sends() {
         let mut raw = Raw::open(gateway.websocket()).await;
         // Whatever comes with the head, more than is read of it, and what comes after it.
         let (first, later) = behind.split_at(50_000);
+        raw.send([head.as_bytes(), first].concat()).await;
+        for piece in later.chunks(10_000) {
+            raw.send(piece).await;
+        }
+        let answer = raw.response().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:.80} {answer}");
+        raw.ended_well().await;
+
+        let mut raw = Raw::over(authority.connect(gateway.tls()).await);
         raw.send([head.as_bytes(), first].concat()).await;
         for piece in later.chunks(10_000) {
             raw.send(piece).await;
