@@ -150,6 +150,18 @@ async fn a_proxy_that_is_refused_is_told_of_once_a_minute() {
     };
     assert_eq!((told("127.0.8.1"), told("127.0.8.2")), (1, 1), "{log}");
     assert_eq!(program.status().refused["proxy"], 5);
+    // So is one that doesn't say it in the request.
+    program.config(&toml("x-forwarded-for"));
+    program.run(&["reload"]).expect(0, &["websocket.proxy_header"]);
+    let third = IpAddr::V4(Ipv4Addr::new(127, 0, 8, 3));
+    for _ in 0..2 {
+        let (_, head) = answer(third, address, request(&[])).await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    }
+    let log = program.log();
+    let lines = log.lines().filter(|line| line.contains("127.0.8.3:"));
+    assert_eq!(lines.filter(|line| line.contains("a proxy is refused")).count(), 1, "{log}");
+
     program.config(&toml("proxy-v2"));
     program.run(&["check", "--config", &config]).expect(78, &["proxy_header", "\"proxy\""]);
 }
