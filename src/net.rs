@@ -17,14 +17,16 @@ pub mod http;
 pub mod proxy;
 pub mod tapped;
 pub mod timely;
+pub mod told;
 pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
-pub use bind::{BindError, bind, bind_beside};
+pub use bind::{BindError, ListenAddress, bind, bind_beside};
 pub use entrance::Entrance;
 pub use gate::{Gate, Place};
 pub use tapped::{Ear, Tapped};
 pub use timely::{Patience, Timely};
+pub use told::{Told, ToldOfEach};
 
 use tokio::sync::watch;
 

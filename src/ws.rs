@@ -22,6 +22,8 @@ mod held;
 mod options;
 mod origin;
 mod rehearsal;
+mod spelling;
+mod target;
 mod token;
 mod transport;
 mod uids;
@@ -31,8 +33,10 @@ pub use rehearsal::rehearse;
 pub use transport::Transport;
 
 use std::{
-    net::SocketAddr,
+    fmt,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
@@ -43,7 +47,7 @@ use crate::{
     hub::Hub,
     identity::Identity,
     lifecycle,
-    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
+    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, ToldOfEach, stopped},
 };
 use about::Abouts;
 use addresses::Addresses;
@@ -62,7 +66,12 @@ pub struct Context {
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
     uids: Arc<Uids>,
+    /// The listed proxies that were refused, for the log.
+    refused_proxies: Arc<ToldOfEach<IpAddr>>,
 }
+
+/// A proxy that is refused is told of this often.
+const TELL_OF_A_PROXY: Duration = Duration::from_mins(1);
 
 impl Context {
     /// Handshakes make clients of `hub`, by the rules of `live`, while `lifecycle` says ready; who
@@ -84,6 +93,15 @@ impl Context {
             addresses: Arc::default(),
             abouts: Arc::default(),
             uids: Arc::default(),
+            refused_proxies: Arc::new(ToldOfEach::new(TELL_OF_A_PROXY)),
+        }
+    }
+
+    /// Tells the log that one of `websocket.proxies` is refused: its clients can't come in, and
+    /// whoever set it up has to know why.
+    fn tell_of_proxy(&self, proxy: SocketAddr, reason: &dyn fmt::Display) {
+        if let Some(not_told) = self.refused_proxies.note(proxy.ip(), Instant::now()) {
+            tracing::warn!(peer = %proxy, %reason, not_told, "a proxy is refused");
         }
     }
 }
@@ -226,5 +244,8 @@ fn turn_away(peer: SocketAddr, unwanted: &Unwanted, context: &Context) {
         Unwanted::Broken(_) => &stats.broken,
     };
     counter.increment();
+    if let Unwanted::Proxy(_) = unwanted {
+        context.tell_of_proxy(peer, unwanted);
+    }
     tracing::debug!(%peer, reason = %unwanted, "the connection is closed");
 }

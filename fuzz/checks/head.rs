@@ -192,7 +192,7 @@ fn config(way: u8) -> Config {
 /// The same but for the date, which may change between two answers.
 fn undated(answered: &Answered) -> (Vec<&[u8]>, &Option<Vec<u8>>) {
     let lines = answered.sent.split_inclusive(|byte| *byte == b'\n');
-    (lines.filter(|line| !line.starts_with(b"date: ")).collect(), &answered.behind)
+    (lines.filter(|line| !line.starts_with(b"Date: ")).collect(), &answered.behind)
 }
 
 /// A request or an answer up to its empty line.
@@ -271,17 +271,21 @@ impl<'a> Head<'a> {
             && may_come
     }
 
-    /// Whether an offer of permessage-deflate asks for just this window, or for none.
-    fn offers(&self, window: Option<&str>) -> bool {
+    /// Whether an offer of permessage-deflate asks for just this window, or for none, and whether
+    /// for `server_no_context_takeover`.
+    fn offers(&self, window: Option<&str>, server: bool) -> bool {
         let mut offers = self.elements("sec-websocket-extensions").into_iter().map(|offer| {
             let offer = String::from_utf8_lossy(offer).replace(['"', '\\'], "");
-            let mut words = offer.split(';').map(|word| word.replace([' ', '\t'], ""));
-            let named = words.next().is_some_and(|name| name == "permessage-deflate");
+            let words = offer.split(';').map(|word| word.replace([' ', '\t'], ""));
+            let words: Vec<_> = words.collect();
+            let named = words.first().is_some_and(|name| name == "permessage-deflate");
             let asked = words
+                .iter()
                 .find_map(|word| word.strip_prefix("server_max_window_bits=").map(str::to_owned));
-            (named, asked)
+            (named, asked, words.iter().any(|word| word == "server_no_context_takeover"))
         });
-        offers.any(|(named, asked)| named && asked.as_deref() == window)
+        offers
+            .any(|(named, asked, without)| named && asked.as_deref() == window && without == server)
     }
 }
 
@@ -335,7 +339,7 @@ impl<'a> Answer<'a> {
         assert_eq!(text("upgrade"), Some("websocket"));
         // Some clients take no other; hyper adds the word for those that ask for it.
         let asked_to =
-            if asked.lists("connection", "close") { "upgrade, close" } else { "upgrade" };
+            if asked.lists("connection", "close") { "Upgrade, close" } else { "Upgrade" };
         assert_eq!(text("connection"), Some(asked_to));
         let key = asked.only("sec-websocket-key").map(derive_accept_key);
         assert_eq!(text("sec-websocket-accept"), key.as_deref(), "the key is answered");
@@ -351,8 +355,12 @@ impl<'a> Answer<'a> {
         assert!(config.compression.enabled, "compression that is off is not agreed on");
         let mut parameters = extension.split("; ");
         assert_eq!(parameters.next(), Some("permessage-deflate"));
-        assert_eq!(parameters.next(), Some("server_no_context_takeover"));
-        assert_eq!(parameters.next(), Some("client_no_context_takeover"));
+        let mut parameter = parameters.next();
+        let server = parameter == Some("server_no_context_takeover");
+        if server {
+            parameter = parameters.next();
+        }
+        assert_eq!(parameter, Some("client_no_context_takeover"));
         let window = parameters.next().map(|window| {
             let bits =
                 window.strip_prefix("server_max_window_bits=").expect("a window, or nothing");
@@ -361,6 +369,6 @@ impl<'a> Answer<'a> {
             bits
         });
         assert_eq!(parameters.next(), None);
-        assert!(asked.offers(window), "what is agreed on was offered");
+        assert!(asked.offers(window, server), "what is agreed on was offered");
     }
 }

@@ -4,8 +4,8 @@
 //!   input   settings: how the rest is to be taken │ the first bytes of a connection, and more …
 //! ```
 //!
-//! Half of the settings put the signature in front, which a fuzzer finds late. A second reader,
-//! written along §2.2 of `proxy-protocol.txt` and sharing nothing with the first, has to agree.
+//! Half of the settings put the signature in front, which a fuzzer finds late, and a quarter the
+//! first word of version 1. A second reader, written along §2.1 and §2.2 of `proxy-protocol.txt` and sharing nothing with the first, has to agree.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -22,8 +22,12 @@ const SIGNATURE: [u8; 12] =
 /// Checks what `parse` says to the beginning of a connection.
 pub fn check(input: &[u8], parse: impl Fn(&[u8]) -> Verdict) {
     let Some(([way], rest)) = settings(input) else { return };
-    let with_signature = [&SIGNATURE, rest].concat();
-    let bytes = if way & 1 == 0 { &with_signature } else { rest };
+    let start: &[u8] = match (way & 1, way & 4) {
+        (0, _) => &SIGNATURE,
+        (_, 0) => b"",
+        _ => b"PROXY ",
+    };
+    let bytes = &*[start, rest].concat();
     let verdict = parse(bytes);
     check_against(bytes, &verdict);
 
@@ -72,6 +76,12 @@ enum Second {
 
 /// The second reader: field by field, from the front.
 fn second(bytes: &[u8]) -> Second {
+    if bytes.is_empty() {
+        return Second::Unfinished;
+    }
+    if bytes[0] == b'P' {
+        return second_line(bytes);
+    }
     let common = bytes.len().min(SIGNATURE.len());
     if bytes[..common] != SIGNATURE[..common] {
         return Second::Wrong;
@@ -122,4 +132,101 @@ fn second(bytes: &[u8]) -> Second {
         _ => Whom::Unknown,
     };
     Second::Header(whom, 16 + length)
+}
+
+/// The second reader of version 1: the words of a line, one by one.
+fn second_line(bytes: &[u8]) -> Second {
+    let word = b"PROXY ";
+    let common = bytes.len().min(word.len());
+    if bytes[..common] != word[..common] {
+        return Second::Wrong;
+    }
+    let feed = bytes.iter().take(107).position(|byte| *byte == b'\n');
+    let Some(feed) = feed else {
+        return if bytes.len() < 107 { Second::Unfinished } else { Second::Wrong };
+    };
+    if bytes[feed - 1] != b'\r' {
+        return Second::Wrong;
+    }
+    let words: Vec<&[u8]> = bytes[..feed - 1].split(|byte| *byte == b' ').collect();
+    let whom = match words[1] {
+        b"UNKNOWN" => Some(Whom::Unknown),
+        b"TCP4" if words.len() == 6 => {
+            let (source, target) = (dotted(words[2]), dotted(words[3]));
+            source.zip(target).and_then(|(source, _)| at_port(IpAddr::from(source), &words))
+        }
+        b"TCP6" if words.len() == 6 => {
+            let (source, target) = (coloned(words[2]), coloned(words[3]));
+            source.zip(target).and_then(|(source, _)| {
+                let address = match source {
+                    [0, 0, 0, 0, 0, 0xffff, high, low] => {
+                        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+                        IpAddr::from([a, b, c, d])
+                    }
+                    groups => IpAddr::from(groups),
+                };
+                at_port(address, &words)
+            })
+        }
+        _ => None,
+    };
+    whom.map_or(Second::Wrong, |whom| Second::Header(whom, feed + 1))
+}
+
+fn at_port(address: IpAddr, words: &[&[u8]]) -> Option<Whom> {
+    let port = |word| decimal(word, 65_535).and_then(|number| u16::try_from(number).ok());
+    port(words[5])?;
+    Some(Whom::Client(SocketAddr::new(address, port(words[4])?)))
+}
+
+/// A number without zeros in front.
+fn decimal(word: &[u8], most: u32) -> Option<u32> {
+    if word.is_empty() || word.len() > 5 || word.len() > 1 && word[0] == b'0' {
+        return None;
+    }
+    let mut number = 0;
+    for byte in word {
+        number = number * 10 + char::from(*byte).to_digit(10)?;
+    }
+    (number <= most).then_some(number)
+}
+
+fn dotted(word: &[u8]) -> Option<[u8; 4]> {
+    let parts: Vec<_> = word.split(|byte| *byte == b'.').map(|part| decimal(part, 255)).collect();
+    let parts = parts.into_iter().collect::<Option<Vec<_>>>()?;
+    let parts: Vec<u8> = parts.into_iter().filter_map(|part| u8::try_from(part).ok()).collect();
+    parts.try_into().ok()
+}
+
+/// Eight groups, of which some may be left out once, and two be written with dots at the end.
+fn coloned(word: &[u8]) -> Option<[u16; 8]> {
+    let gap = word.windows(2).position(|two| two == b"::");
+    let Some(gap) = gap else { return groups(word)?.try_into().ok() };
+    let (before, behind) = (&word[..gap], &word[gap + 2..]);
+    // What stands in front of the gap is not its end.
+    let mut whole = if before.contains(&b'.') { return None } else { groups(before)? };
+    let behind = groups(behind)?;
+    let lacking = 8usize.checked_sub(whole.len() + behind.len()).filter(|lacking| *lacking > 0)?;
+    whole.extend(std::iter::repeat_n(0, lacking));
+    whole.extend(behind);
+    whole.try_into().ok()
+}
+
+fn groups(word: &[u8]) -> Option<Vec<u16>> {
+    let mut groups = Vec::new();
+    if word.is_empty() {
+        return Some(groups);
+    }
+    let parts: Vec<&[u8]> = word.split(|byte| *byte == b':').collect();
+    for (at, part) in parts.iter().enumerate() {
+        if at + 1 == parts.len() && part.contains(&b'.') {
+            let [a, b, c, d] = dotted(part)?;
+            groups.extend([u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])]);
+        } else {
+            let text = std::str::from_utf8(part).ok()?;
+            let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            groups.push(u16::from_str_radix(text, 16).ok().filter(|_| is_hex && text.len() <= 4)?);
+        }
+    }
+    Some(groups)
 }

@@ -17,7 +17,7 @@ use crate::{
     admin,
     config::{Config, check::is_open, value::Listen},
     grpc,
-    net::{self, BindError, Entrance},
+    net::{self, BindError, Entrance, ListenAddress},
     status::Listeners,
     ws::{self, Transport},
 };
@@ -82,7 +82,7 @@ pub(super) struct Contexts {
 pub(super) struct Bound {
     surface: Surface,
     /// The address as it was asked for, with port 0 perhaps; none if it was inherited.
-    wish: Option<SocketAddr>,
+    wish: Option<ListenAddress>,
     address: SocketAddr,
     /// A second handle of the socket, for whoever listens beside it later.
     socket: socket2::Socket,
@@ -92,7 +92,7 @@ pub(super) struct Bound {
 /// A listener that is being served.
 struct Open {
     surface: Surface,
-    wish: Option<SocketAddr>,
+    wish: Option<ListenAddress>,
     address: SocketAddr,
     socket: socket2::Socket,
     stop: watch::Sender<bool>,
@@ -145,7 +145,9 @@ pub enum ListenError {
 fn may_serve(surface: Surface, address: SocketAddr, config: &Config) -> Result<(), ListenError> {
     let grpc = &config.grpc;
     match surface {
-        Surface::Grpc if !address.ip().is_loopback() && is_open(grpc) && !grpc.unprotected => {
+        Surface::Grpc
+            if !address.ip().to_canonical().is_loopback() && is_open(grpc) && !grpc.unprotected =>
+        {
             Err(ListenError::Unprotected(address))
         }
         Surface::Tls if config.tls.certificate.as_os_str().is_empty() => {
@@ -167,19 +169,35 @@ pub(super) fn bind(
         may_serve(surface, inherited.address, config)?;
         bound.push(inherited);
     }
-    for surface in Surface::ALL.into_iter().filter(|surface| !given.contains(surface)) {
-        for &address in &surface.listen(config).0 {
-            let listener = net::bind(address, surface.key())?;
-            bound.push(Bound::new(surface, Some(address), Entrance::own(listener))?);
-        }
+    let held: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+    for (surface, wish) in wishes(config, &given, &held) {
+        let listener = net::bind_beside(wish, surface.key(), &[])?;
+        bound.push(Bound::new(surface, Some(wish), Entrance::own(listener))?);
     }
     Ok(bound)
+}
+
+/// Where `config` says to listen, but for surfaces with inherited sockets, which listen on `held`.
+fn wishes(
+    config: &Config,
+    inherited: &[Surface],
+    held: &[SocketAddr],
+) -> Vec<(Surface, ListenAddress)> {
+    let surfaces = Surface::ALL.into_iter().filter(|surface| !inherited.contains(surface));
+    let listed: Vec<(Surface, SocketAddr)> = surfaces
+        .flat_map(|surface| surface.listen(config).0.iter().map(move |&address| (surface, address)))
+        .collect();
+    let all = || listed.iter().map(|(_, address)| *address).chain(held.iter().copied());
+    listed
+        .iter()
+        .map(|&(surface, address)| (surface, ListenAddress::among(address, all())))
+        .collect()
 }
 
 impl Bound {
     fn new(
         surface: Surface,
-        wish: Option<SocketAddr>,
+        wish: Option<ListenAddress>,
         entrance: Entrance,
     ) -> Result<Self, ListenError> {
         let unservable = |source| ListenError::Unservable { key: surface.key(), source };
@@ -227,21 +245,22 @@ impl Set {
         let pinned = self.pinned();
         let mut gone: Vec<&Open> = self.open.iter().filter(|open| open.wish.is_some()).collect();
         let mut wanted = Vec::new();
-        for surface in Surface::ALL.into_iter().filter(|surface| !pinned.contains(surface)) {
-            for &address in &surface.listen(config).0 {
-                let same = |open: &&Open| open.surface == surface && open.wish == Some(address);
-                match gone.iter().position(same) {
-                    Some(at) => drop(gone.swap_remove(at)),
-                    None => wanted.push((surface, address)),
-                }
+        let held = self.open.iter().filter(|open| open.wish.is_none());
+        let held: Vec<_> = held.map(|open| open.address).collect();
+        for (surface, wish) in wishes(config, &pinned, &held) {
+            let same = |open: &&Open| open.surface == surface && open.wish == Some(wish);
+            match gone.iter().position(same) {
+                Some(at) => drop(gone.swap_remove(at)),
+                None => wanted.push((surface, wish)),
             }
         }
         let mut new = Vec::new();
-        for (surface, address) in wanted {
-            let overlapping = gone.iter().filter(|open| open.address.port() == address.port());
+        for (surface, wish) in wanted {
+            let port = wish.address.port();
+            let overlapping = gone.iter().filter(|open| open.address.port() == port);
             let others: Vec<_> = overlapping.map(|open| &open.socket).collect();
-            let listener = net::bind_beside(address, surface.key(), &others)?;
-            new.push(Bound::new(surface, Some(address), Entrance::own(listener))?);
+            let listener = net::bind_beside(wish, surface.key(), &others)?;
+            new.push(Bound::new(surface, Some(wish), Entrance::own(listener))?);
         }
         let gone = gone.iter().map(|open| (open.surface, open.address)).collect();
         Ok(Change { new, gone })

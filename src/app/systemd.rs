@@ -80,6 +80,15 @@ pub enum InheritError {
         /// What stands in `LISTEN_FDNAMES`.
         name: String,
     },
+    /// Several, one of which has no name.
+    #[error(
+        "{count} sockets were handed over, and one of them without a name: FileDescriptorName= (in \
+         LISTEN_FDNAMES) has to be websocket, tls, grpc or admin for each"
+    )]
+    Unnamed {
+        /// How many.
+        count: usize,
+    },
     /// It is something else than a TCP listener.
     #[error("the socket handed over as {name:?} is no TCP listener: {source}")]
     Socket {
@@ -95,16 +104,32 @@ pub enum InheritError {
 /// tokio runtime.
 pub(super) fn inherited() -> Result<Vec<(Surface, TcpListener)>, InheritError> {
     let given = sd_notify::listen_fds_with_names().map_err(InheritError::Environment)?;
+    let count = given.len();
     given
         .map(|(fd, name)| {
-            let known = Surface::ALL.into_iter().find(|surface| surface.name() == name);
-            let Some(surface) = known else { return Err(InheritError::Name { name }) };
+            let surface = surface(&name, count)?;
             match listener(fd) {
                 Ok(listener) => Ok((surface, listener)),
                 Err(source) => Err(InheritError::Socket { name, source }),
             }
         })
         .collect()
+}
+
+/// Names that a socket has to which nobody gave one: an empty one, that of `sd_listen_fds_with_names(3)`
+/// without `LISTEN_FDNAMES`, and that which systemd makes of the unit's.
+const UNNAMED: [&str; 3] = ["", "unknown", "gateway-websocket.socket"];
+
+/// What a socket of this name leads to, one of `count`. A single one without a name can only be that
+/// of WebSocket clients.
+fn surface(name: &str, count: usize) -> Result<Surface, InheritError> {
+    let known = Surface::ALL.into_iter().find(|surface| surface.name() == name);
+    match known {
+        Some(surface) => Ok(surface),
+        None if !UNNAMED.contains(&name) => Err(InheritError::Name { name: name.to_owned() }),
+        None if count == 1 => Ok(Surface::WebSocket),
+        None => Err(InheritError::Unnamed { count }),
+    }
 }
 
 #[expect(unsafe_code, reason = "a descriptor that was handed over is only a number")]
@@ -119,4 +144,21 @@ fn listener(fd: RawFd) -> io::Result<TcpListener> {
     }
     socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_is_known_by_its_name_or_by_being_the_only_one() {
+        for name in ["", "unknown", "gateway-websocket.socket"] {
+            assert_eq!(surface(name, 1).unwrap(), Surface::WebSocket);
+            assert!(matches!(surface(name, 2), Err(InheritError::Unnamed { count: 2 })));
+        }
+        for count in [1, 2] {
+            assert_eq!(surface("grpc", count).unwrap(), Surface::Grpc);
+            assert!(matches!(surface("grpc.socket", count), Err(InheritError::Name { .. })));
+        }
+    }
 }

@@ -57,7 +57,7 @@ const ENVIRONMENT: [(&str, &str); 3] = [
     (
         "LISTEN_FDS, LISTEN_FDNAMES, LISTEN_PID",
         "Set by systemd for listening sockets that it hands over. Their names are websocket, tls, \
-         grpc and admin.",
+         grpc and admin; a single one without a name is that of WebSocket clients.",
     ),
 ];
 

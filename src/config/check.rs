@@ -266,10 +266,10 @@ pub fn broken(config: &Config) -> Vec<Broken> {
         (ProxyHeader::None, false) => {
             refuse(
                 "websocket.proxy_header",
-                "\"proxy-v2\" or \"x-forwarded-for\", as websocket.proxies is set",
+                "\"proxy\" or \"x-forwarded-for\", as websocket.proxies is set",
             );
         }
-        (ProxyHeader::ProxyV2 | ProxyHeader::XForwardedFor, true) => {
+        (ProxyHeader::Proxy | ProxyHeader::XForwardedFor, true) => {
             refuse("websocket.proxies", "the proxies' addresses, as websocket.proxy_header is set");
         }
         _ => {}

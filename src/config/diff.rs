@@ -86,7 +86,7 @@ mod tests {
                 subprotocols: Words(vec!["a".into()]),
                 allowed_origins: Words(vec!["https://a".into()]),
                 proxies: Networks::of("10.0.0.0/8"),
-                proxy_header: ProxyHeader::ProxyV2,
+                proxy_header: ProxyHeader::Proxy,
                 keep_headers: Words(vec!["a".into()]),
                 send_buffer: Size::kib(8),
             },

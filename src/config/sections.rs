@@ -103,7 +103,7 @@ pub enum Messages {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Welcome {
-    /// Its client id, as text.
+    /// Its client id, in a frame of the kind `websocket.message_format`.
     Id,
     /// Nothing.
     None,
@@ -115,8 +115,8 @@ pub enum Welcome {
 pub enum ProxyHeader {
     /// There is no proxy.
     None,
-    /// The binary header of version 2 of `HAProxy`'s PROXY protocol, before everything else.
-    ProxyV2,
+    /// The header of `HAProxy`'s PROXY protocol, of either version, before everything else.
+    Proxy,
     /// The HTTP header `X-Forwarded-For`.
     XForwardedFor,
 }
@@ -201,7 +201,7 @@ pub struct Limits {
     pub client_bytes: Size,
     /// What happens to a client that does not keep up.
     pub slow_client: SlowClient,
-    /// Time a closing client has to answer the close frame.
+    /// Time a closing client has to answer the close frame, and a refused one to stop sending.
     #[serde(with = "span")]
     pub close_wait: Duration,
 }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::metrics::Shared;
+use crate::{metrics::Shared, net::Told};
 
 /// What callers are turned away for. Written by the connections, read by anyone.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ impl Refusals {
 pub struct Refused {
     count: Shared,
     /// When it was last told. The lock is held for the comparison only.
-    told: Mutex<Option<Instant>>,
+    told: Mutex<Told>,
 }
 
 /// One kind is told of this often, whoever it is.
@@ -75,11 +75,7 @@ impl Refused {
 
     fn is_due(&self, now: Instant) -> bool {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
-        if due {
-            *told = Some(now);
-        }
-        due
+        told.note(now, TELL_EVERY).is_some()
     }
 }
 

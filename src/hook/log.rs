@@ -12,6 +12,7 @@ use super::{
     Failure,
     breaker::{Rule, Turn},
 };
+use crate::net::Told;
 
 /// Lines about failures are at least so far apart; in between they are at the level `debug`.
 const APART: Duration = Duration::from_secs(10);
@@ -23,30 +24,12 @@ pub(super) struct Log {
     told: Mutex<Told>,
 }
 
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-    /// Failures since then that were not told.
-    since: u64,
-}
-
-impl Told {
-    /// Whether a failure is to be told now, and how many were not.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + APART) {
-            self.since += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.since))
-    }
-}
-
 impl Log {
     /// A client that there is no verdict on.
     pub(super) fn failure(&self, failure: &Failure, peer: SocketAddr) {
         let cause = failure.cause();
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now());
+        let now = Instant::now().into_std();
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).note(now, APART);
         if let Some(more) = told {
             let not_told = more;
             tracing::warn!(%peer, cause, %failure, not_told, "no word from the connect hook");
@@ -68,21 +51,5 @@ impl Log {
                 tracing::info!("the connect hook answers again");
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_not_told_is_counted() {
-        let now = Instant::now();
-        let mut told = Told::default();
-        assert_eq!(told.note(now), Some(0));
-        assert_eq!(told.note(now), None);
-        assert_eq!(told.note(now + APART - Duration::from_nanos(1)), None);
-        assert_eq!(told.note(now + APART), Some(2));
-        assert_eq!(told.note(now + APART), None);
     }
 }

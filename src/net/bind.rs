@@ -21,46 +21,75 @@ pub struct BindError {
 /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Listens on `address`, which the setting `key` names. Must be called within a tokio runtime.
-pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, BindError> {
-    listen(address).map_err(|source| BindError { address, key, source })
+/// Where to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenAddress {
+    /// The address as the setting writes it.
+    pub address: SocketAddr,
+    /// Whether clients of IPv4 come in by it as well. Of `[::]` only.
+    pub takes_ipv4: bool,
 }
 
-/// Listens on `address` although others, which are about to close, listen on the same port: on
+impl ListenAddress {
+    /// `address`, where `listed` are all addresses that are to be listened on: `[::]` takes IPv4 too,
+    /// as most people expect, unless an address of IPv4 is listed with the same port. Then each
+    /// means itself.
+    pub fn among(address: SocketAddr, mut listed: impl Iterator<Item = SocketAddr>) -> Self {
+        let is_wildcard = address.is_ipv6() && address.ip().is_unspecified();
+        let is_beside = |other: SocketAddr| other.is_ipv4() && other.port() == address.port();
+        Self { address, takes_ipv4: is_wildcard && !listed.any(is_beside) }
+    }
+}
+
+impl From<SocketAddr> for ListenAddress {
+    /// An address that means itself.
+    fn from(address: SocketAddr) -> Self {
+        Self { address, takes_ipv4: false }
+    }
+}
+
+/// Listens on `address`, which the setting `key` names. Must be called within a tokio runtime.
+pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, BindError> {
+    bind_beside(address, key, &[])
+}
+
+/// Listens on `at` although others, which are about to close, listen on the same port: on
 /// `0.0.0.0:80` beside `127.0.0.1:80`, for example.
 pub fn bind_beside(
-    address: SocketAddr,
+    at: impl Into<ListenAddress>,
     key: &'static str,
     others: &[&Socket],
 ) -> Result<TcpListener, BindError> {
+    let at = at.into();
     if others.is_empty() {
-        return bind(address, key);
+        return listen(at).map_err(|source| BindError { address: at.address, key, source });
     }
     let share = |shared| -> io::Result<()> {
         others.iter().try_for_each(|other| other.set_reuse_port(shared))
     };
-    let listener = share(true).and_then(|()| listen_with(address, true));
+    let listener = share(true).and_then(|()| listen_with(at, true));
     // Nobody else may join in later.
     let listener = listener.and_then(|listener| {
         socket2::SockRef::from(&listener).set_reuse_port(false).map(|()| listener)
     });
     let closed = share(false);
     listener.and_then(|listener| closed.map(|()| listener)).map_err(|source| BindError {
-        address,
+        address: at.address,
         key,
         source,
     })
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    listen_with(address, false)
+fn listen(at: ListenAddress) -> io::Result<TcpListener> {
+    listen_with(at, false)
 }
 
-fn listen_with(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+fn listen_with(at: ListenAddress, shared: bool) -> io::Result<TcpListener> {
+    let address = at.address;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        // So that `0.0.0.0` and `[::]` can be listed side by side and each means itself.
-        socket.set_only_v6(true)?;
+        // Whatever net.ipv6.bindv6only says.
+        socket.set_only_v6(!at.takes_ipv4)?;
     }
     // Connections of the last run that linger in TIME_WAIT must not hinder this one.
     socket.set_reuse_address(true)?;
@@ -106,6 +135,22 @@ mod tests {
         let client = std::net::TcpStream::connect(address).unwrap();
         let (_, peer) = wide_one.accept().await.unwrap();
         assert_eq!(peer, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn the_wildcard_of_ipv6_takes_ipv4_unless_that_is_listed() {
+        for (listed, takes_ipv4) in [
+            (&["[::]:1"][..], true),
+            (&["[::]:1", "0.0.0.0:2", "[::1]:1"], true),
+            (&["[::]:1", "0.0.0.0:1"], false),
+            (&["[::]:1", "127.0.0.1:1"], false),
+            (&["[::1]:1"], false),
+            (&["0.0.0.0:1"], false),
+        ] {
+            let listed = listed.iter().map(|address| address.parse::<SocketAddr>().unwrap());
+            let first = listed.clone().next().unwrap();
+            assert_eq!(ListenAddress::among(first, listed).takes_ipv4, takes_ipv4, "{first}");
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -65,7 +65,7 @@ impl Listener for Entrance {
     type Peer = SocketAddr;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        self.listener.accept().await
+        self.listener.accept().await.map(|(stream, peer)| (stream, canonical(peer)))
     }
 
     /// Asks the kernel itself: the runtime may not have heard yet of who came last.
@@ -77,7 +77,7 @@ impl Listener for Entrance {
             let accepted = SockRef::from(&self.listener).accept().and_then(|(stream, peer)| {
                 stream.set_nonblocking(true)?;
                 let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-                Ok((TcpStream::from_std(stream.into())?, peer))
+                Ok((TcpStream::from_std(stream.into())?, canonical(peer)))
             });
             match accepted {
                 Ok(connection) => return Some(connection),
@@ -88,10 +88,19 @@ impl Listener for Entrance {
     }
 }
 
+/// The peer without the mapping of IPv4 into IPv6 that a listener for both brings about.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        four @ IpAddr::V4(_) => SocketAddr::new(four, peer.port()),
+        // As it is: an address of one link has a scope.
+        IpAddr::V6(_) => peer,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::{Acceptor, bind};
+    use crate::net::{Acceptor, ListenAddress, bind, bind_beside};
 
     #[tokio::test]
     async fn who_waits_is_found_at_once_and_left_to_the_keeper_of_an_inherited_listener() {
@@ -111,5 +120,22 @@ mod tests {
         let listener = bind(([127, 0, 0, 1], 0).into(), "websocket.listen").unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert!(Entrance::inherited(listener).waiting().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_peer_of_ipv4_is_one_whatever_it_comes_in_by() {
+        let at = ListenAddress::among(([0; 8], 0).into(), std::iter::empty());
+        assert!(at.takes_ipv4);
+        let Ok(listener) = bind_beside(at, "websocket.listen", &[]) else {
+            return; // no IPv6 here
+        };
+        let port = listener.local_addr().unwrap().port();
+        let entrance = Entrance::own(listener);
+        for host in ["127.0.0.1", "::1"] {
+            let connect = || std::net::TcpStream::connect((host, port)).unwrap();
+            let (first, second) = (connect(), connect());
+            assert_eq!(entrance.accept().await.unwrap().1, first.local_addr().unwrap());
+            assert_eq!(entrance.waiting().unwrap().1, second.local_addr().unwrap());
+        }
     }
 }

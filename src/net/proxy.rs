@@ -1,15 +1,18 @@
-//! The header that a proxy sends before everything else to tell for whom it connects: version 2 of
-//! `HAProxy`'s PROXY protocol (`proxy-protocol.txt`, §2.2).
+//! The header that a proxy sends before everything else to tell for whom it connects: `HAProxy`'s
+//! PROXY protocol, of either version (`proxy-protocol.txt`, §2.1 and §2.2).
 //!
 //! ```text
-//!   12 bytes   1 byte             1 byte              2 bytes   that many bytes
-//!   signature  version, command   family, transport   length    addresses, then TLVs
+//!   version 1   PROXY TCP4 192.0.2.7 10.0.0.1 4711 80 CR LF      (or TCP6, or UNKNOWN)
+//!
+//!   version 2   12 bytes   1 byte             1 byte              2 bytes   that many bytes
+//!               signature  version, command   family, transport   length    addresses, then TLVs
 //! ```
 //!
 //! [`parse`] is a function of the bytes so far and says how many it wants to see, so that a reader
 //! never takes any that belong to what follows; [`read`] is that reader. The TLVs are passed over,
 //! the checksum among them: the header comes over TCP, whose own covers it, and from a proxy that is
-//! trusted. Version 1, which is text without a stated length, is not spoken.
+//! trusted. A line of version 1 doesn't say how long it is, so it is read in a few steps, each as
+//! short as what must still come.
 
 use std::{
     io,
@@ -46,9 +49,15 @@ pub enum Progress {
 /// Why the bytes are no header. The connection has to end (§2.2: the receiver must not guess).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// The bytes are something else, HTTP or version 1 perhaps.
-    #[error("the connection does not begin with the signature of a PROXY header, version 2")]
+    /// The bytes are something else, HTTP perhaps.
+    #[error("the connection does not begin with a PROXY header")]
     Signature,
+    /// A line of version 1 that is not as §2.1 wants it.
+    #[error("the PROXY header of version 1 is malformed")]
+    Line,
+    /// A line of version 1 that doesn't end.
+    #[error("the PROXY header of version 1 has more than {LONGEST_LINE} bytes")]
+    LongLine,
     /// The high half of byte 13.
     #[error("the PROXY header is of version {0}, not 2")]
     Version(u8),
@@ -83,9 +92,23 @@ const START: usize = 16;
 /// Most bytes of a header. The addresses take 216 at most; TLVs about the client's TLS session,
 /// with its certificate's names, some hundred more.
 pub const MOST: usize = 4096;
+/// What a line of version 1 begins with.
+const LINE: &[u8] = b"PROXY ";
+/// Most bytes of a line of version 1, with its end (§2.1).
+const LONGEST_LINE: usize = 107;
+/// Bytes of the shortest header there is: `PROXY UNKNOWN`, CR, LF.
+const SHORTEST: usize = 15;
 
 /// Reads the beginning of a connection. What follows a header may be there already or not.
 pub fn parse(bytes: &[u8]) -> Result<Progress, Violation> {
+    match bytes.first() {
+        None => Ok(Progress::More(SHORTEST)),
+        Some(first) if *first == LINE[0] => parse_line(bytes),
+        Some(_) => parse_binary(bytes),
+    }
+}
+
+fn parse_binary(bytes: &[u8]) -> Result<Progress, Violation> {
     // Who speaks something else is told apart by the first byte that differs, not after sixteen.
     if bytes.iter().zip(SIGNATURE).any(|(byte, expected)| *byte != expected) {
         return Err(Violation::Signature);
@@ -140,6 +163,70 @@ pub async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Whom, ReadErr
             }
         }
     }
+}
+
+fn parse_line(bytes: &[u8]) -> Result<Progress, Violation> {
+    if bytes.iter().zip(LINE).any(|(byte, expected)| byte != expected) {
+        return Err(Violation::Signature);
+    }
+    let possible = &bytes[..bytes.len().min(LONGEST_LINE)];
+    let Some(end) = possible.iter().position(|byte| *byte == b'\n') else {
+        if possible.len() == LONGEST_LINE {
+            return Err(Violation::LongLine);
+        }
+        return Ok(Progress::More((bytes.len() + least_rest(bytes)).min(LONGEST_LINE)));
+    };
+    let line = bytes[..end].strip_suffix(b"\r").ok_or(Violation::Line)?;
+    let whom = named_by(line).ok_or(Violation::Line)?;
+    Ok(Progress::Header { whom, len: end + 1 })
+}
+
+/// How many bytes a line has at the least behind those that are there.
+fn least_rest(line: &[u8]) -> usize {
+    if line.ends_with(b"\r") {
+        return 1;
+    }
+    let shortest = match line.split(|byte| *byte == b' ').nth(1) {
+        Some(b"TCP4") => "PROXY TCP4 0.0.0.0 0.0.0.0 0 0",
+        Some(b"TCP6") => "PROXY TCP6 :: :: 0 0",
+        _ => "PROXY UNKNOWN",
+    };
+    let words = line.split(|byte| *byte == b' ').count();
+    // The last word has begun, and may be whole, unless it is empty.
+    let lacking = if line.ends_with(b" ") { words - 1 } else { words };
+    let rest: usize = shortest.split(' ').skip(lacking).map(|word| word.len() + 1).sum();
+    let spaces = words - lacking;
+    rest.saturating_sub(spaces) + 2
+}
+
+/// For whom a line of version 1 says that it is, without its end.
+fn named_by(line: &[u8]) -> Option<Whom> {
+    let rest = line.strip_prefix(LINE)?;
+    if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
+        // Whatever it says beyond that is to be ignored.
+        return Some(Whom::Unknown);
+    }
+    let words: Vec<&str> = str::from_utf8(rest).ok()?.split(' ').collect();
+    let [family, source, target, source_port, target_port] = *words else { return None };
+    let source = match family {
+        "TCP4" => {
+            target.parse::<Ipv4Addr>().ok()?;
+            IpAddr::from(source.parse::<Ipv4Addr>().ok()?)
+        }
+        "TCP6" => {
+            target.parse::<Ipv6Addr>().ok()?;
+            source.parse::<Ipv6Addr>().ok()?.to_canonical()
+        }
+        _ => return None,
+    };
+    port(target_port)?;
+    Some(Whom::Client(SocketAddr::new(source, port(source_port)?)))
+}
+
+/// A port in decimal, without a sign or zeros in front.
+fn port(text: &str) -> Option<u16> {
+    let is_plain = text == "0" || text.starts_with(|first| matches!(first, '1'..='9'));
+    text.parse().ok().filter(|_| is_plain)
 }
 
 /// Bytes of the two addresses and ports of a family; `AF_UNIX` has two paths.
@@ -237,11 +324,64 @@ mod tests {
 
     #[test]
     fn what_is_no_header_is_known_by_its_first_byte() {
-        for other in ["GET / HTTP/1.1\r\n", "PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n", "\r\n\r\nGET"] {
+        for other in ["GET / HTTP/1.1\r\n", "PUT / HTTP/1.1\r\n", "proxy TCP4", "\r\n\r\nGET"] {
             assert_eq!(parse(other.as_bytes()), Err(Violation::Signature), "{other}");
         }
         assert_eq!(parse(b"G"), Err(Violation::Signature));
-        assert_eq!(parse(b""), Ok(Progress::More(16)));
+        assert_eq!(parse(b""), Ok(Progress::More(15)));
+        assert_eq!(parse(b"\r"), Ok(Progress::More(16)));
+    }
+
+    #[test]
+    fn a_line_of_version_1_is_read_strictly() {
+        let six = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+        let longest = format!("UNKNOWN {six} {six} 65535 65535");
+        for (rest, expected) in [
+            ("TCP4 192.0.2.7 10.0.0.1 4660 80\r\n", Ok(client("192.0.2.7:4660"))),
+            ("TCP4 0.0.0.0 0.0.0.0 0 0\r\n", Ok(client("0.0.0.0:0"))),
+            ("TCP6 2001:DB8::7 ::1 65535 80\r\n", Ok(client("[2001:db8::7]:65535"))),
+            ("TCP6 :: :: 0 0\r\n", Ok(client("[::]:0"))),
+            ("TCP6 ::ffff:192.0.2.7 ::1 1 2\r\n", Ok(client("192.0.2.7:1"))),
+            ("UNKNOWN\r\n", Ok(Whom::Unknown)),
+            ("UNKNOWN any\rthing \r\n", Ok(Whom::Unknown)),
+            (&*format!("{longest}\r\n"), Ok(Whom::Unknown)),
+            (&*format!("{longest} \r\n"), Err(Violation::LongLine)),
+            ("\r\n", Err(Violation::Line)),
+            ("UNKNOWNS\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 4660 80\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 4660 80 \r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7  10.0.0.1 4660 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 4660\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 4660 80 1\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.07 10.0.0.1 4660 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0 4660 80\r\n", Err(Violation::Line)),
+            ("TCP4 ::1 10.0.0.1 4660 80\r\n", Err(Violation::Line)),
+            ("TCP6 192.0.2.7 10.0.0.1 4660 80\r\n", Err(Violation::Line)),
+            ("TCP6 [::1] ::1 4660 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 04660 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 65536 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 +1 80\r\n", Err(Violation::Line)),
+            ("TCP4 192.0.2.7 10.0.0.1 1 -80\r\n", Err(Violation::Line)),
+            ("tcp4 192.0.2.7 10.0.0.1 1 80\r\n", Err(Violation::Line)),
+            ("TCP4\r192.0.2.7 10.0.0.1 1 80\r\n", Err(Violation::Line)),
+        ] {
+            assert_eq!(whom(format!("PROXY {rest}").as_bytes()), expected, "{rest:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_is_read_in_few_steps_and_what_follows_is_left() {
+        let line = b"PROXY TCP4 198.51.100.207 10.100.100.1 54711 443\r\n";
+        let bytes = [&line[..], b"GET / HTTP/1.1"].concat();
+        let (mut seen, mut steps) = (0, 0);
+        while let Ok(Progress::More(wanted)) = parse(&bytes[..seen]) {
+            (seen, steps) = (wanted, steps + 1);
+        }
+        assert_eq!(seen, line.len());
+        assert!(steps <= 8, "{steps}");
+        let mut stream = &bytes[..];
+        assert_eq!(read(&mut stream).await.unwrap(), client("198.51.100.207:54711"));
+        assert_eq!(stream, b"GET / HTTP/1.1");
     }
 
     #[tokio::test]
@@ -283,9 +423,30 @@ mod tests {
         }
 
         #[test]
+        fn a_line_has_one_verdict_in_any_pieces(
+            line in "PROXY (TCP4|TCP6|UNKNOWN|[A-Z]{0,4})( (1.2.3.4|::|::1|f:){1,2}){0,3}( [0-9]{1,6}){0,3} ?\r?",
+            behind: Vec<u8>,
+        ) {
+            let line = [line.as_bytes(), b"\n"].concat();
+            let whole = parse(&line);
+            prop_assert!(!matches!(whole, Ok(Progress::More(_))));
+            prop_assert_eq!(parse(&[&line[..], &behind].concat()), whole);
+            for len in 0..line.len() {
+                match parse(&line[..len]) {
+                    Ok(Progress::More(wanted)) => {
+                        prop_assert!(wanted > len && wanted <= LONGEST_LINE);
+                        prop_assert!(whole.is_err() || wanted <= line.len());
+                    }
+                    early => prop_assert_eq!(early, whole),
+                }
+            }
+        }
+
+        #[test]
         fn nothing_panics(bytes: Vec<u8>) {
             let _ = parse(&bytes);
             let _ = parse(&[&SIGNATURE[..], &bytes].concat());
+            let _ = parse(&[LINE, &bytes].concat());
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     change::{Change, Subject},
     close::{Cause, Close, code},
     ids::{ClientId, MAX_SLOTS},
-    message::{Kind, Payload},
+    message::Payload,
     wire,
 };
 use mio::{Interest, Token};
@@ -83,7 +83,10 @@ impl Loop {
         tracing::debug!(client = %session.id, peer = %session.peer(), "client connected");
         if self.desk.caps.welcome && unfit.is_none() {
             let id = session.id.text();
-            greeting.extend_from_slice(&wire::encode(Kind::Text, id.as_str().as_bytes()));
+            greeting.extend_from_slice(&wire::encode(
+                self.desk.caps.message_format,
+                id.as_str().as_bytes(),
+            ));
         }
         if !greeting.is_empty() {
             let frame = Frame::new(greeting.into(), &self.desk.meter);

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::{InForce, Messages, SlowClient, Welcome, machine::share},
+    message::Kind,
     wire,
 };
 
@@ -23,6 +24,8 @@ pub(super) struct Caps {
     /// Where what clients say goes.
     pub(super) messages: Messages,
     pub(super) welcome: bool,
+    /// The kind of frames that the client id and answers to `ping` go out in.
+    pub(super) message_format: Kind,
     pub(super) heartbeat: Option<Tick>,
     pub(super) ping: Option<Tick>,
     pub(super) message_deadline: Option<Tick>,
@@ -61,6 +64,7 @@ impl Caps {
             queue_entries: limits.queue_messages,
             slow_client: limits.slow_client,
             messages: websocket.messages,
+            message_format: websocket.message_format,
             welcome: websocket.welcome == Welcome::Id,
             heartbeat: ticks(websocket.heartbeat_timeout),
             ping: ticks(websocket.ping_interval),

@@ -37,7 +37,7 @@ const READS_PER_TURN: usize = 4;
 const PONGS: usize = 64;
 
 /// What a client says to be answered at once; 1.x clients keep themselves alive with it.
-const PING_TEXT: &[u8] = b"ping";
+const PING: &[u8] = b"ping";
 
 impl Loop {
     /// Goes on with a session whose input was left over.
@@ -314,9 +314,13 @@ impl Loop {
             self.close(slot, &close);
             return Flow::Continue;
         }
-        if kind == Kind::Text && bytes == PING_TEXT {
+        if bytes == PING && self.answers_pings_in(kind) {
             self.desk.stats.messages_in.add(1);
-            let pong = Rc::clone(&self.frames.text_pong);
+            let pong = match kind {
+                Kind::Text => &self.frames.text_pong,
+                Kind::Binary => &self.frames.binary_pong,
+            };
+            let pong = Rc::clone(pong);
             return self.answer(slot, pong, Sort::Control);
         }
         if self.tell_message(slot, kind, bytes) == Heard::NoRoom {
@@ -332,6 +336,12 @@ impl Loop {
             return self.answer(slot, frame, Sort::Message);
         }
         Flow::Continue
+    }
+
+    /// Whether `ping` in a message of this kind is answered: in text always, a kindness to people
+    /// who try by hand, and in the kind that `websocket.message_format` says, as in 1.x.
+    fn answers_pings_in(&self, kind: Kind) -> bool {
+        kind == Kind::Text || kind == self.desk.caps.message_format
     }
 
     /// Queues an answer to something the client said. A client that doesn't take its answers isn't

@@ -33,7 +33,7 @@ use crate::{
     close::{Cause, Close, code},
     config::Reader,
     directory::Directory,
-    message::Payload,
+    message::{Kind, Payload},
     metrics::ShardStats,
     sink::Ear,
     wire::{self, Inflater},
@@ -115,8 +115,9 @@ pub(super) enum Work {
 /// Frames that are always the same.
 pub(super) struct Frames {
     pub(super) ping: Rc<Frame>,
-    /// The answer to the text `ping`.
+    /// The answers to `ping`, each to that of its kind.
     pub(super) text_pong: Rc<Frame>,
+    pub(super) binary_pong: Rc<Frame>,
 }
 
 /// Runs shard `index` until it is told to stop.
@@ -157,7 +158,8 @@ impl Loop {
         let frame = |bytes: Box<[u8]>| Frame::new(bytes, &always);
         let frames = Frames {
             ping: frame(wire::PING.into()),
-            text_pong: frame(wire::encode(crate::message::Kind::Text, b"pong")),
+            text_pong: frame(wire::encode(Kind::Text, b"pong")),
+            binary_pong: frame(wire::encode(Kind::Binary, b"pong")),
         };
         Self {
             index,

@@ -2,7 +2,12 @@
 //!
 //! Whatever is offered, neither side keeps a context from one message to the next: the gateway
 //! could not deflate a message once for many clients if it did, nor share one inflater between
-//! them. A client has to go along with both (§7.1.1.1, §7.1.1.2), asked for or not.
+//! them. That the gateway keeps none needs no word unless the client asked for it (§7.1.1.1); that
+//! the client keeps none does, and a client has to go along with it (§7.1.1.2).
+//!
+//! One doesn't: Netty refuses a `client_no_context_takeover` that it has not offered, and fails to
+//! connect. It is known by `deflate-frame`, an old draft that nobody else offers, and gets no
+//! extension.
 //!
 //! ```text
 //!   offer 1 ── can't be honoured to the letter ──► skipped
@@ -17,12 +22,16 @@ use std::borrow::Cow;
 
 /// The name of the one extension that the gateway knows.
 const NAME: &str = "permessage-deflate";
+/// The extension by whose offer Netty is known.
+const NETTYS: &str = "deflate-frame";
 /// Most bytes of header that are looked at, all values together; an honest offer has about 100.
 const MOST_BYTES: usize = 4096;
 
 /// What was agreed on with a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
+    /// `server_no_context_takeover` was asked for.
+    server_no_context_takeover: bool,
     /// `server_max_window_bits`, if the client asked for it: 9 to 15.
     server_max_window_bits: Option<u8>,
 }
@@ -39,22 +48,26 @@ impl Agreed {
     /// (RFC 7692 §7.1.2.2), and that is what the inflater has.
     pub fn response(self) -> &'static str {
         macro_rules! response {
-            ($($window:literal)?) => {
-                concat!(
-                    "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
-                    $("; server_max_window_bits=", $window)?
-                )
+            ($server:literal) => {
+                match self.server_max_window_bits {
+                    None => response!($server, ""),
+                    Some(9) => response!($server, "; server_max_window_bits=9"),
+                    Some(10) => response!($server, "; server_max_window_bits=10"),
+                    Some(11) => response!($server, "; server_max_window_bits=11"),
+                    Some(12) => response!($server, "; server_max_window_bits=12"),
+                    Some(13) => response!($server, "; server_max_window_bits=13"),
+                    Some(14) => response!($server, "; server_max_window_bits=14"),
+                    Some(_) => response!($server, "; server_max_window_bits=15"),
+                }
+            };
+            ($server:literal, $window:literal) => {
+                concat!("permessage-deflate", $server, "; client_no_context_takeover", $window)
             };
         }
-        match self.server_max_window_bits {
-            Some(9) => response!(9),
-            Some(10) => response!(10),
-            Some(11) => response!(11),
-            Some(12) => response!(12),
-            Some(13) => response!(13),
-            Some(14) => response!(14),
-            Some(_) => response!(15),
-            None => response!(),
+        if self.server_no_context_takeover {
+            response!("; server_no_context_takeover")
+        } else {
+            response!("")
         }
     }
 }
@@ -65,41 +78,55 @@ impl Agreed {
 /// `None` means no extension: nothing fitting was offered, or a header was not well-formed
 /// (RFC 6455 §9.1) or absurdly long.
 pub fn negotiate<'a>(headers: impl IntoIterator<Item = &'a str>) -> Option<Agreed> {
-    let mut agreed = None;
+    let mut offers = Offers::default();
     let mut bytes = 0;
     for header in headers {
         bytes += header.len();
         if bytes > MOST_BYTES {
             return None;
         }
-        let offered = first_acceptable(header)?;
-        agreed = agreed.or(offered);
+        offers.read(header)?;
     }
-    agreed
+    let (agreed, offers_client_takeover) = offers.acceptable?;
+    (offers_client_takeover || !offers.are_of_netty).then_some(agreed)
 }
 
-/// The first acceptable offer of one header, if it has any; nothing if it is malformed.
-#[expect(clippy::option_option, reason = "malformed, and well-formed without a fitting offer")]
-fn first_acceptable(header: &str) -> Option<Option<Agreed>> {
-    let mut cursor = Cursor { rest: header };
-    let mut agreed = None;
-    loop {
-        while cursor.eat(',') {}
-        if cursor.rest.is_empty() {
-            return Some(agreed);
-        }
-        let mut offer = Offer::new(cursor.token()?);
-        while cursor.eat(';') {
+/// What was offered so far.
+#[derive(Default)]
+struct Offers {
+    /// The first offer that can be honoured, and whether it has `client_no_context_takeover`.
+    acceptable: Option<(Agreed, bool)>,
+    are_of_netty: bool,
+}
+
+impl Offers {
+    /// Reads one header; nothing if it is malformed.
+    fn read(&mut self, header: &str) -> Option<()> {
+        let mut cursor = Cursor { rest: header };
+        loop {
+            while cursor.eat(',') {}
+            if cursor.rest.is_empty() {
+                return Some(());
+            }
             let name = cursor.token()?;
-            let value = if cursor.eat('=') { Some(cursor.value()?) } else { None };
-            offer.parameter(name, value.as_deref());
+            self.are_of_netty |= name == NETTYS;
+            let mut offer = Offer::new(name);
+            while cursor.eat(';') {
+                let name = cursor.token()?;
+                let value = if cursor.eat('=') { Some(cursor.value()?) } else { None };
+                offer.parameter(name, value.as_deref());
+            }
+            if !cursor.rest.is_empty() && !cursor.rest.starts_with(',') {
+                return None;
+            }
+            self.acceptable = self.acceptable.or(offer.accept());
         }
-        if !cursor.rest.is_empty() && !cursor.rest.starts_with(',') {
-            return None;
-        }
-        agreed = agreed.or(offer.accept());
     }
 }
+
+/// The bits of parameters in [`Offer::seen`] that make a difference later.
+const SERVER_TAKEOVER: u8 = 1;
+const CLIENT_TAKEOVER: u8 = 2;
 
 /// One offer while its parameters are read.
 struct Offer {
@@ -117,8 +144,8 @@ impl Offer {
     /// Takes a parameter in; one that is unknown, given twice or of a wrong value spoils the offer.
     fn parameter(&mut self, name: &str, value: Option<&str>) {
         let (bit, sound) = match name {
-            "server_no_context_takeover" => (1, value.is_none()),
-            "client_no_context_takeover" => (2, value.is_none()),
+            "server_no_context_takeover" => (SERVER_TAKEOVER, value.is_none()),
+            "client_no_context_takeover" => (CLIENT_TAKEOVER, value.is_none()),
             "server_max_window_bits" => {
                 // zlib has no raw window of 8 bits, so that one can't be honoured.
                 self.server_max_window_bits = value.and_then(window).filter(|&bits| bits > 8);
@@ -131,9 +158,13 @@ impl Offer {
         self.seen |= bit;
     }
 
-    fn accept(self) -> Option<Agreed> {
-        let server_max_window_bits = self.server_max_window_bits;
-        self.acceptable.then_some(Agreed { server_max_window_bits })
+    /// The offer, if it can be honoured, and whether it has `client_no_context_takeover`.
+    fn accept(self) -> Option<(Agreed, bool)> {
+        let agreed = Agreed {
+            server_no_context_takeover: self.seen & SERVER_TAKEOVER != 0,
+            server_max_window_bits: self.server_max_window_bits,
+        };
+        self.acceptable.then_some((agreed, self.seen & CLIENT_TAKEOVER != 0))
     }
 }
 
@@ -204,8 +235,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PLAIN: &str =
-        "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    const PLAIN: &str = "permessage-deflate; client_no_context_takeover";
+    const BOTH: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
     /// The window that one header agrees on.
     fn window_of(header: &str) -> Option<u8> {
@@ -311,14 +342,35 @@ mod tests {
     }
 
     #[test]
-    fn the_response_repeats_the_window_only_if_it_was_asked_for() {
+    fn the_response_repeats_what_was_asked_for_and_no_more() {
         assert_eq!(negotiate(["permessage-deflate"]).unwrap().response(), PLAIN);
+        assert_eq!(negotiate([PLAIN]).unwrap().response(), PLAIN);
+        assert_eq!(negotiate([BOTH]).unwrap().response(), BOTH);
+        let server = "permessage-deflate; server_no_context_takeover";
+        assert_eq!(negotiate([server]).unwrap().response(), BOTH);
         for bits in 9..=15 {
             let offer = format!("permessage-deflate; server_max_window_bits={bits}");
             let agreed = negotiate([&*offer]).unwrap();
             assert_eq!(agreed.window_bits(), bits);
             assert_eq!(agreed.response(), format!("{PLAIN}; server_max_window_bits={bits}"));
+            let offer = format!("{offer}; server_no_context_takeover");
+            let agreed = negotiate([&*offer]).unwrap();
+            assert_eq!(agreed.response(), format!("{BOTH}; server_max_window_bits={bits}"));
         }
+    }
+
+    #[test]
+    fn what_netty_would_refuse_is_not_answered() {
+        let netty =
+            "permessage-deflate;client_max_window_bits,deflate-frame,x-webkit-deflate-frame";
+        assert_eq!(window_of(netty), None);
+        assert_eq!(negotiate(["permessage-deflate", "deflate-frame"]), None);
+        assert_eq!(negotiate(["deflate-frame", "permessage-deflate"]), None);
+        // It knows what it offers itself.
+        let told = "permessage-deflate;client_no_context_takeover,deflate-frame";
+        assert_eq!(negotiate([told]).unwrap().response(), PLAIN);
+        // Safari's offer was of this name only.
+        assert_eq!(window_of("permessage-deflate, x-webkit-deflate-frame"), Some(15));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  accept ─► arrive ─┬─ not a proxy ─► limits of its address ───────────────────────► Caller
-//!                    └─ a proxy ─┬─ proxy-v2: header before all else ─► limits ─────► Caller
+//!                    └─ a proxy ─┬─ proxy: header before all else ─► limits ─────► Caller
 //!                                └─ x-forwarded-for: header of the request ─► limits ► Caller
 //! ```
 //!
@@ -72,7 +72,7 @@ impl Caller {
         config: &Config,
         context: &Context,
     ) -> Result<Self, Unwanted> {
-        if self.owes != ProxyHeader::ProxyV2 {
+        if self.owes != ProxyHeader::Proxy {
             return Ok(self);
         }
         let whom = proxy::read(stream).await.map_err(|error| match error {

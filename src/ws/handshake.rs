@@ -14,18 +14,20 @@ use http_body_util::Full;
 use hyper::{
     Request, Response,
     body::{Bytes, Incoming},
+    header::{CONNECTION, HeaderValue},
     server::conn::http1,
     service::service_fn,
-    upgrade::Upgraded,
+    upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_tungstenite::{HyperWebsocket, tungstenite::protocol::WebSocketConfig};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 
 use super::{
     Context, admission,
     asked::{self, No},
     caller::Caller,
-    held::{Held, Hold},
+    held::{Held, Hold, Parts},
     transport::Connection,
     upgrade::{self, Negotiated, Refusal},
 };
@@ -41,8 +43,9 @@ use crate::{
 enum Outcome {
     /// None came.
     Nothing,
-    /// It was answered with an error.
-    Refused,
+    /// It was answered with an error. If it asked for an upgrade, the connection comes this way, as
+    /// hyper neither keeps nor shuts it then.
+    Refused(Option<OnUpgrade>),
     /// It was answered with 101.
     Accepted(Box<Accepted>),
 }
@@ -75,6 +78,9 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
     let outcome = Mutex::new(Outcome::Nothing);
     let hold = Hold::default();
     let service = service_fn(async |request| {
+        if upgrade::has_body(&request) {
+            hold.expect_body();
+        }
         let (response, then) = respond(request, &caller, context, config).await;
         if let Outcome::Accepted(_) = then {
             hold.begin();
@@ -82,10 +88,8 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
         *outcome.lock().unwrap_or_else(PoisonError::into_inner) = then;
         Ok::<_, Infallible>(response)
     });
-    let served = http(config)
-        .serve_connection(TokioIo::new(Held::new(stream, hold.clone())), service)
-        .with_upgrades()
-        .await;
+    let stream = Held::new(stream, hold.clone(), config.limits.close_wait);
+    let served = http(config).serve_connection(TokioIo::new(stream), service).with_upgrades().await;
     match (outcome.into_inner().unwrap_or_else(PoisonError::into_inner), served) {
         (Outcome::Accepted(accepted), Ok(())) => {
             let peer = accepted.peer;
@@ -94,7 +98,7 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
                 tracing::debug!(%peer, %error, "the client was lost");
             }
         }
-        (Outcome::Refused, _) => {}
+        (Outcome::Refused(asked), _) => say_goodbye(asked).await,
         (_, served) => {
             stats.broken.increment();
             let error = served.err().map(|error| error.to_string());
@@ -121,6 +125,8 @@ pub(super) fn begin(
     let codec = WebSocketConfig::default().read_buffer_size(0);
     let (mut response, websocket) =
         hyper_tungstenite::upgrade(request, Some(codec)).map_err(|_| Refusal::Key)?;
+    // As RFC 6455 writes it: there are devices that compare the value by case, too.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     negotiated.write(response.headers_mut());
     Ok((response, websocket))
 }
@@ -133,12 +139,16 @@ async fn respond(
     config: &InForce,
 ) -> (Response<Full<Bytes>>, Outcome) {
     let mut peer = caller.peer();
+    let asked = request.extensions().get::<OnUpgrade>().cloned();
     let accepted = accept(request, caller, &mut peer, context, config).await;
     accepted.map_or_else(
         |no| {
             count(&no, context);
+            if let No::Ours(Refusal::Forwarded) = no {
+                context.tell_of_proxy(peer, &no);
+            }
             tracing::debug!(%peer, status = no.status().as_u16(), %no, "no upgrade");
-            (no.response(), Outcome::Refused)
+            (no.response(), Outcome::Refused(asked))
         },
         |(response, accepted)| (response, Outcome::Accepted(Box::new(accepted))),
     )
@@ -181,15 +191,28 @@ fn count(no: &No, context: &Context) {
     counter.increment();
 }
 
+/// Shuts a connection on which an upgrade was refused, as hyper does others: so that the client can
+/// read why.
+async fn say_goodbye(asked: Option<OnUpgrade>) {
+    let Some(asked) = asked else { return };
+    if let Ok(upgraded) = asked.await
+        && let Ok(mut parts) = upgraded.downcast::<TokioIo<Held<Connection>>>()
+        && let Err(error) = parts.io.inner_mut().shutdown().await
+    {
+        tracing::debug!(%error, "a client that was refused is gone");
+    }
+}
+
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
 async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> {
     let Accepted { websocket, seat, window, about, peer, change } = accepted;
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
-    let parts = upgraded.downcast::<TokioIo<Held>>().map_err(|_| Broken::Foreign)?;
-    let (stream, greeting) = parts.io.into_inner().into_parts();
+    let upgraded = upgraded.downcast::<TokioIo<Held<Connection>>>().map_err(|_| Broken::Foreign)?;
+    let Parts { stream, unsent: greeting, unread } = upgraded.io.into_inner().into_parts();
     let (stream, tls) = stream.into_parts()?;
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
-    let leftover = parts.read_buf.to_vec();
+    let mut leftover = upgraded.read_buf.to_vec();
+    leftover.extend(unread);
     context.hub.adopt(Newcomer {
         stream,
         tls,

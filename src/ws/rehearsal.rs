@@ -10,24 +10,33 @@ use std::{
 };
 
 use hyper::{
-    body::Bytes,
     rt::{Read, Write},
     service::service_fn,
 };
 
-use super::{handshake, upgrade};
+use hyper_util::rt::TokioIo;
+
+use super::{
+    handshake,
+    held::{Held, Hold, Parts},
+    upgrade,
+};
 use crate::config::Config;
 
 /// Reads one request from `io` and answers it by the rules of `config`.
 ///
 /// Gives, if the answer was 101, the connection back and what was read of it behind the request.
 /// Needs a tokio runtime's clock, as the listener does.
-pub async fn rehearse<I>(io: I, config: &Config) -> Option<(I, Bytes)>
+pub async fn rehearse<I>(io: I, config: &Config) -> Option<(I, Vec<u8>)>
 where
     I: Read + Write + Unpin + Send + 'static,
 {
     let begun = Mutex::new(None);
+    let hold = Hold::default();
     let service = service_fn(|mut request| {
+        if upgrade::has_body(&request) {
+            hold.expect_body();
+        }
         let accepted = upgrade::answer(&request, config)
             .and_then(|negotiated| handshake::begin(&mut request, negotiated));
         let response = match accepted {
@@ -39,8 +48,12 @@ where
         };
         std::future::ready(Ok::<_, Infallible>(response))
     });
-    handshake::http(config).serve_connection(io, service).with_upgrades().await.ok()?;
+    let stream = Held::new(TokioIo::new(io), hold.clone(), config.limits.close_wait);
+    let stream = TokioIo::new(stream);
+    handshake::http(config).serve_connection(stream, service).with_upgrades().await.ok()?;
     let websocket = begun.into_inner().unwrap_or_else(PoisonError::into_inner)?;
     let upgraded = websocket.await.ok()?.into_inner().into_inner();
-    upgraded.downcast::<I>().ok().map(|parts| (parts.io, parts.read_buf))
+    let upgraded = upgraded.downcast::<TokioIo<Held<TokioIo<I>>>>().ok()?;
+    let Parts { stream, unread, .. } = upgraded.io.into_inner().into_parts();
+    Some((stream.into_inner(), [&*upgraded.read_buf, &unread].concat()))
 }

@@ -106,7 +106,7 @@ pub(super) fn answer<B>(request: &Request<B>, config: &Config) -> Result<Negotia
     if only(headers, &HOST).is_none() {
         return Err(Refusal::Host);
     }
-    if has_body(headers) {
+    if has_body(request) {
         return Err(Refusal::Body);
     }
     if only(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != THIRTEEN) {
@@ -181,7 +181,7 @@ impl Refusal {
             Self::Plain | Self::Version => {
                 headers.insert(UPGRADE, WEBSOCKET);
                 // RFC 9110 §7.8: who sends Upgrade names it in Connection.
-                headers.insert(CONNECTION, HeaderValue::from_static("upgrade, close"));
+                headers.insert(CONNECTION, HeaderValue::from_static("Upgrade, close"));
                 headers.insert(SEC_WEBSOCKET_VERSION, THIRTEEN);
             }
             Self::Address(_)
@@ -230,7 +230,9 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h HeaderValue
     lines.next().filter(|_| lines.next().is_none())
 }
 
-fn has_body(headers: &HeaderMap) -> bool {
+/// Whether a body comes behind the head, by what that says.
+pub(super) fn has_body<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
     headers.contains_key(TRANSFER_ENCODING)
         || headers.get_all(CONTENT_LENGTH).iter().any(|length| length != "0")
 }

@@ -130,16 +130,34 @@ def compression(server, url):
         assert packed.recv() == "pong"
 
 
+def binary(server, url):
+    with connect(url) as ada:
+        name = ada.recv()
+        assert isinstance(name, bytes) and len(name) == 36, name
+        assert server.ClientIsOnline(clientid=name.decode()).isonline
+        ada.send(b"ping")
+        assert ada.recv() == b"pong"
+        ada.send("ping")
+        assert ada.recv() == "pong", "a text ping is answered in text"
+        assert server.BroadcastMessage(message="to all").result
+        assert ada.recv() == b"to all"
+
+
 def main():
-    tests = [reflection, health, clients, messages, users, groups, closing, compression]
+    stages = {
+        (): [reflection, health, clients, messages, users, groups, closing, compression],
+        ("websocket.message_format=binary",): [binary],
+    }
+    tests = sum(stages.values(), [])
     passed = 0
-    with gateway(pathlib.Path(sys.argv[1]).resolve()) as listeners:
-        server = Foreigner(listeners["grpc"][0])
-        url = f"ws://{listeners['websocket'][0]}/any/path"
-        for test in tests:
-            test(server, url)
-            print(f"ok {test.__name__}")
-            passed += 1
+    for settings, stage in stages.items():
+        with gateway(pathlib.Path(sys.argv[1]).resolve(), *settings) as listeners:
+            server = Foreigner(listeners["grpc"][0])
+            url = f"ws://{listeners['websocket'][0]}/any/path"
+            for test in stage:
+                test(server, url)
+                print(f"ok {test.__name__}")
+                passed += 1
     print(f"{passed} passed, {len(tests) - passed} failed")
 
 

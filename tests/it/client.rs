@@ -34,7 +34,8 @@ impl Client {
     /// Connects and reads the client id, which is the first message.
     pub async fn connect(address: SocketAddr) -> Self {
         let mut client = Self::connect_silently(address).await;
-        client.id = client.next_text().await;
+        // It comes in a frame of the kind websocket.message_format.
+        client.id = client.next_message().await.into_text().unwrap().to_string();
         assert_eq!(client.id.len(), 36, "the first message is the client id: {}", client.id);
         client
     }

@@ -15,7 +15,7 @@ use crate::{
     gateway::Gateway,
     program::Program,
     random::Random,
-    raw::{BINARY, CLOSE, Frame, Raw, TEXT, frame},
+    raw::{BINARY, CLOSE, Frame, Raw, TEXT, frame, request},
 };
 
 /// The bit of a frame's first byte that says that the message is compressed.
@@ -79,6 +79,33 @@ async fn switched_off_by_a_reload_it_ends_for_clients_that_are_connected_too() {
         assert_eq!(read(&late.data().await), ("and in".to_owned(), false));
     }
 }
+
+#[tokio::test]
+async fn the_offer_of_a_client_that_would_refuse_the_answer_is_declined() {
+    let gateway = Gateway::start().await;
+    let takeover = "permessage-deflate; client_no_context_takeover";
+    for (offer, answer) in [
+        // Netty's WebSocketClientCompressionHandler, as it comes.
+        ("permessage-deflate;client_max_window_bits,deflate-frame,x-webkit-deflate-frame", None),
+        ("permessage-deflate;client_no_context_takeover,deflate-frame", Some(takeover)),
+        ("permessage-deflate; client_max_window_bits", Some(takeover)),
+        (
+            "permessage-deflate; server_no_context_takeover",
+            Some("permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
+        ),
+    ] {
+        let mut raw = Raw::open(gateway.websocket()).await;
+        raw.send(request(&[&format!("Sec-WebSocket-Extensions: {offer}")])).await;
+        let head = raw.response().await;
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        let lines = head.split("\r\n").filter_map(|line| line.split_once(": "));
+        let mut lines = lines.filter(|(name, _)| name.eq_ignore_ascii_case(EXTENSIONS));
+        assert_eq!(lines.next().map(|(_, value)| value), answer, "{offer}");
+        assert_eq!(raw.data().await.payload.len(), 36);
+    }
+}
+
+const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
 
 /// A number of `/proc/PID/status`, in bytes.
 fn memory(pid: u32, name: &str) -> usize {

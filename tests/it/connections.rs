@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{
     client::{Client, soon},
     gateway::Gateway,
-    raw::{CLOSE, PING, PONG, Raw, TEXT, ask, frame, request},
+    raw::{BINARY, CLOSE, PING, PONG, Raw, TEXT, ask, frame, request},
 };
 
 #[tokio::test]
@@ -27,6 +27,35 @@ async fn the_text_ping_is_answered_and_the_binary_one_is_not() {
     let mut heard = [ada.next_text().await, ada.next_text().await];
     heard.sort();
     assert_eq!(heard, ["marker", "pong"]);
+}
+
+#[tokio::test]
+async fn with_the_binary_format_the_id_and_the_pong_are_binary() {
+    let sets = ["websocket.message_format=binary", "websocket.messages=echo"];
+    let gateway = Gateway::with(&sets).await;
+    let mut raw = Raw::connect(gateway.websocket()).await;
+    let id = raw.data().await;
+    assert_eq!((id.first, id.payload.len()), (BINARY, 36));
+    assert!(gateway.client_is_online(id.text()).await.isonline);
+    // A text ping is answered in text; what only looks like a ping is a message like any other.
+    for (said, first, heard) in [
+        (frame(BINARY, b"ping"), BINARY, "pong"),
+        (frame(TEXT, b"ping"), TEXT, "pong"),
+        (frame(BINARY, b"ping "), BINARY, "ping "),
+    ] {
+        raw.send(said).await;
+        let answer = raw.data().await;
+        assert_eq!((answer.first, answer.text()), (first, heard));
+    }
+}
+
+#[tokio::test]
+async fn with_the_text_format_a_binary_ping_is_a_message() {
+    let gateway = Gateway::with(&["websocket.messages=echo"]).await;
+    let (mut raw, _) = Raw::welcomed(gateway.websocket()).await;
+    raw.send(frame(BINARY, b"ping")).await;
+    let echo = raw.data().await;
+    assert_eq!((echo.first, echo.text()), (BINARY, "ping"));
 }
 
 #[tokio::test]

@@ -277,11 +277,11 @@ fn the_corpus_shows_each_fault_of_an_answer() {
             "what comes behind the request",
         ),
         (
-            |_, _, answered| replaced(answered, "upgrade: ", "set-cookie: a=b\r\nupgrade: "),
+            |_, _, answered| replaced(answered, "Upgrade: ", "set-cookie: a=b\r\nUpgrade: "),
             "the header set-cookie is not of the gateway",
         ),
-        (|_, _, answered| replaced(answered, "date: ", "date: a\nb"), "ends in CR LF"),
-        (|_, _, answered| replaced(answered, "accept: ", "accept: A"), "the key is answered"),
+        (|_, _, answered| replaced(answered, "Date: ", "Date: a\nb"), "ends in CR LF"),
+        (|_, _, answered| replaced(answered, "Accept: ", "Accept: A"), "the key is answered"),
         (|_, _, answered| replaced(answered, "_bits=10", "_bits=8"), "a window is 9 to 15 bits"),
         (
             |_, _, answered| replaced(answered, "_bits=10", "_bits=11"),

@@ -150,7 +150,7 @@ async fn who_is_refused_is_told_in_the_back_ends_words() {
     let gateway = Gateway::with(&[&back_end.key()]).await;
     let (mut raw, head) = knock(&gateway, &[]).await;
     assert!(head.starts_with("HTTP/1.1 451 "), "{head}");
-    assert!(head.contains("content-type: text/plain; charset=utf-8"), "{head}");
+    assert!(head.contains("\r\nContent-Type: text/plain; charset=utf-8\r\n"), "{head}");
     assert_eq!(raw.rest().await, "not here");
     let page = Page::of(&gateway).await;
     assert_eq!(page.get(r#"hook_verdicts_total{verdict="refused"}"#), 1.0);

@@ -265,6 +265,94 @@ async fn an_address_can_be_widened_to_all_and_narrowed_again() {
 }
 
 #[tokio::test]
+async fn the_wildcard_of_ipv6_takes_ipv4_too_unless_that_is_listed() {
+    let (port, grpc) = (port_of_nobody(), free_port());
+    let mut program = Program::new();
+    let host = host();
+    let toml = |listen: &str| {
+        format!(
+            "websocket.listen = {listen}\ngrpc.listen = \"{host}:{grpc}\"\n\
+             log.level = \"debug\"\n"
+        )
+    };
+    let both = format!("\"[::]:{port}\"");
+    serve(&mut program, &toml(&both)).await;
+    let four = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let six = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, port));
+    let mut clients = vec![Client::connect(four).await, Client::connect(six).await];
+    // It is the client's own address that is told.
+    let source = std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
+    let mut raw = Raw::open_from(source, four).await;
+    raw.upgrade().await;
+    let own = raw.stream().local_addr().unwrap().to_string();
+    let log = program.log();
+    let told = |line: &&str| line.contains("client connected") && line.contains(&own);
+    assert_eq!(log.lines().filter(told).count(), 1, "{log}");
+    assert!(!log.contains("::ffff:"), "{log}");
+
+    // A list that has an address of IPv4 on that port means each as it stands, and so again.
+    let apart = format!("[\"[::]:{port}\", \"0.0.0.0:{port}\"]");
+    for (listen, listening) in [(&apart, 2), (&both, 1), (&apart, 2)] {
+        reload(&program, 0, &toml(listen), &["websocket.listen"]);
+        assert_eq!(program.status().listeners.websocket.len(), listening);
+        for address in [four, six] {
+            let mut another = Client::connect(address).await;
+            another.say("ping").await;
+            assert_eq!(another.next_text().await, "pong");
+        }
+    }
+    reload(&program, 0, &toml(&format!("\"0.0.0.0:{port}\"")), &["websocket.listen"]);
+    assert!(std::net::TcpStream::connect(six).is_err());
+    for client in &mut clients {
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+    }
+}
+
+#[tokio::test]
+async fn a_socket_without_a_name_is_that_of_websocket_clients() {
+    let listener = TcpListener::bind((host(), 0)).unwrap();
+    let other = TcpListener::bind((host(), 0)).unwrap();
+    let mut program = Program::new();
+    let grpc = free_port();
+    let config = program.config(&format!(
+        "reload.watch = false\nadmin.listen = []\ngrpc.listen = \"{}:{grpc}\"\n",
+        host()
+    ));
+    let gateway = program.bare_command(&["--config", &config]);
+    // Python, because dash takes one digit of a descriptor only.
+    let handing = |sockets: &[&TcpListener], names: Option<&str>| {
+        let script = "import fcntl, os, sys\n\
+            fds = map(int, sys.argv[1].split(','))\n\
+            fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, 50) for fd in fds]\n\
+            for at, fd in enumerate(fds): os.dup2(fd, 3 + at)\n\
+            os.environ['LISTEN_PID'] = str(os.getpid())\n\
+            os.execv(sys.argv[2], sys.argv[2:])";
+        let numbers: Vec<_> = sockets.iter().map(|one| one.as_raw_fd().to_string()).collect();
+        for socket in sockets {
+            rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty()).unwrap();
+        }
+        let mut command = Command::new("python3");
+        command.args(["-c", script, &numbers.join(",")]);
+        command.arg(gateway.get_program()).args(gateway.get_args());
+        command.env("LISTEN_FDS", sockets.len().to_string());
+        if let Some(names) = names {
+            command.env("LISTEN_FDNAMES", names);
+        }
+        command
+    };
+    let words = ["2 sockets", "FileDescriptorName=", "websocket, tls, grpc or admin"];
+    let several = handing(&[&listener, &other], None).output().unwrap();
+    Said::of(several).expect(1, &words);
+    let half_named = handing(&[&listener, &other], Some("websocket:")).output().unwrap();
+    Said::of(half_named).expect(1, &words);
+
+    let status = program.spawn(handing(&[&listener], None)).await;
+    assert_eq!(status.listeners.websocket, [listener.local_addr().unwrap()]);
+    Client::connect(listener.local_addr().unwrap()).await;
+}
+
+#[tokio::test]
 async fn a_plan_tells_each_change_and_makes_none() {
     let host = host();
     let (old, new, grpc) = (free_port(), free_port(), free_port());

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod admin;
+mod answers;
 mod api_style;
 mod authority;
 mod backend;

@@ -14,7 +14,7 @@ const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 8, 1));
 /// Not a proxy, by the tests' settings.
 const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 7, 1));
 const PROXIES: &str = "websocket.proxies=[\"127.0.8.0/24\"]";
-const V2: &str = "websocket.proxy_header=proxy-v2";
+const BOTH: &str = "websocket.proxy_header=proxy";
 const XFF: &str = "websocket.proxy_header=x-forwarded-for";
 
 /// A PROXY header of version 2 for a client, with a TLV behind the addresses.
@@ -74,7 +74,7 @@ async fn forwarded(source: IpAddr, address: SocketAddr, lines: &[&str]) -> (Raw,
 
 #[tokio::test]
 async fn a_header_before_the_request_is_taken_off_in_any_pieces() {
-    let gateway = Gateway::with(&[PROXIES, V2, "websocket.messages=echo"]).await;
+    let gateway = Gateway::with(&[PROXIES, BOTH, "websocket.messages=echo"]).await;
     let upgrade = request(&[]).into_bytes();
     let all = [header("192.0.2.7:4711"), upgrade, frame(TEXT, b"early")].concat();
     for piece in [1, 15, 16, 17, all.len()] {
@@ -90,11 +90,93 @@ async fn a_header_before_the_request_is_taken_off_in_any_pieces() {
 }
 
 #[tokio::test]
+async fn a_header_of_version_1_is_taken_off_in_any_pieces() {
+    let gateway = Gateway::with(&[PROXIES, BOTH, "websocket.messages=echo"]).await;
+    let six = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    for (line, address) in [
+        ("TCP4 192.0.2.7 10.0.0.1 4711 80", "192.0.2.7:4711"),
+        ("TCP4 255.255.255.255 255.255.255.255 65535 65535", "255.255.255.255:65535"),
+        ("TCP6 2001:db8::7 ::1 0 80", "[2001:db8::7]:0"),
+        ("TCP6 ::ffff:192.0.2.9 ::ffff:10.0.0.1 1 80", "192.0.2.9:1"),
+        (&*format!("TCP6 {six} {six} 65535 65535"), &*format!("[{six}]:65535")),
+        // Clients without an address have the proxy's.
+        ("UNKNOWN", "127.0.8.1"),
+        (&*format!("UNKNOWN {six} {six} 65535 65535"), "127.0.8.1"),
+    ] {
+        let early = frame(TEXT, b"early");
+        let all = [format!("PROXY {line}\r\n{}", request(&[])).into_bytes(), early].concat();
+        for piece in [1, 7, all.len()] {
+            let mut raw = Raw::open_from(PROXY, gateway.websocket()).await;
+            for bytes in all.chunks(piece) {
+                raw.send(bytes).await;
+            }
+            let head = raw.response().await;
+            assert!(head.starts_with("HTTP/1.1 101 "), "{line} {head}");
+            let id = raw.data().await.text().to_owned();
+            assert_eq!(raw.data().await.text(), "early");
+            let told = crate::v1_directory::described(&gateway, &id).await.address;
+            assert!(told.starts_with(address), "{line} {told}");
+        }
+    }
+    // The limits are those of the client.
+    let gateway = Gateway::with(&[PROXIES, BOTH, "limits.address_clients=1"]).await;
+    let line = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n".to_vec();
+    let all = [line, request(&[]).into_bytes()].concat();
+    let (_first, head) = answer(PROXY, gateway.websocket(), &all).await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert!(behind(gateway.websocket(), "192.0.2.7:9").await.is_none(), "the same address");
+    // From others it is no HTTP.
+    let (_, head) = answer(STRANGER, gateway.websocket(), &all).await;
+    assert!(head.starts_with("HTTP/1.1 400 "), "{head:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_refused_is_told_of_once_a_minute() {
+    let mut program = Program::new();
+    let toml = |header| {
+        format!("[websocket]\nproxies = [\"127.0.8.0/24\"]\nproxy_header = \"{header}\"\n")
+    };
+    let config = program.config(&toml("proxy"));
+    let address = program.serve(&["--config", &config]).await.listeners.websocket[0];
+    let other = IpAddr::V4(Ipv4Addr::new(127, 0, 8, 2));
+    for source in [PROXY, PROXY, other, PROXY, other] {
+        let (_, head) = answer(source, address, request(&[])).await;
+        assert_eq!(head, "");
+    }
+    let log = program.log();
+    let told = |peer: &str| {
+        let lines = log.lines().filter(|line| line.contains("websocket.proxy_header"));
+        lines.filter(|line| line.contains(&format!("{peer}:"))).count()
+    };
+    assert_eq!((told("127.0.8.1"), told("127.0.8.2")), (1, 1), "{log}");
+    assert_eq!(program.status().refused["proxy"], 5);
+    // So is one that doesn't say it in the request.
+    program.config(&toml("x-forwarded-for"));
+    program.run(&["reload"]).expect(0, &["websocket.proxy_header"]);
+    let third = IpAddr::V4(Ipv4Addr::new(127, 0, 8, 3));
+    for _ in 0..2 {
+        let (_, head) = answer(third, address, request(&[])).await;
+        assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
+    }
+    let log = program.log();
+    let lines = log.lines().filter(|line| line.contains("127.0.8.3:"));
+    assert_eq!(lines.filter(|line| line.contains("a proxy is refused")).count(), 1, "{log}");
+
+    program.config(&toml("proxy-v2"));
+    program.run(&["check", "--config", &config]).expect(78, &["proxy_header", "\"proxy\""]);
+}
+
+#[tokio::test]
 async fn a_listed_proxy_has_to_send_the_header() {
-    let gateway = Gateway::with(&[PROXIES, V2]).await;
+    let gateway = Gateway::with(&[PROXIES, BOTH]).await;
     let wrong = [
         request(&[]).into_bytes(),
-        b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 4711\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 04711 80\r\n".to_vec(),
+        b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\n".to_vec(),
+        b"PROXY TCP6 192.0.2.7 10.0.0.1 4711 80\r\n".to_vec(),
+        b"PROXY UDP4 192.0.2.7 10.0.0.1 4711 80\r\n".to_vec(),
+        [&b"PROXY UNKNOWN "[..], &[b'x'; 100]].concat(),
         spelled(0x11, 0x11, &[0; 12]),
         spelled(0x2f, 0x11, &[0; 12]),
         spelled(0x21, 0x77, &[0; 12]),
@@ -116,7 +198,7 @@ async fn a_listed_proxy_has_to_send_the_header() {
 
 #[tokio::test]
 async fn from_others_the_header_is_no_http() {
-    let gateway = Gateway::with(&[PROXIES, V2]).await;
+    let gateway = Gateway::with(&[PROXIES, BOTH]).await;
     let bytes = [header("192.0.2.7:4711"), request(&[]).into_bytes()].concat();
     let (_, head) = answer(STRANGER, gateway.websocket(), &bytes).await;
     assert!(head.starts_with("HTTP/1.1 400 "), "{head:?}");
@@ -130,7 +212,7 @@ async fn from_others_the_header_is_no_http() {
 
 #[tokio::test]
 async fn limits_are_those_of_the_client_and_not_of_its_proxy() {
-    let gateway = Gateway::with(&[PROXIES, V2, "limits.address_clients=1"]).await;
+    let gateway = Gateway::with(&[PROXIES, BOTH, "limits.address_clients=1"]).await;
     let address = gateway.websocket();
     let _first = behind(address, "192.0.2.7:1").await.expect("the first comes");
     assert!(behind(address, "192.0.2.7:2").await.is_none());
@@ -144,7 +226,7 @@ async fn limits_are_those_of_the_client_and_not_of_its_proxy() {
 
 #[tokio::test]
 async fn a_proxy_that_looks_whether_we_live_is_never_refused() {
-    let gateway = Gateway::with(&[PROXIES, V2, "limits.address_connections=1"]).await;
+    let gateway = Gateway::with(&[PROXIES, BOTH, "limits.address_connections=1"]).await;
     for _ in 0..20 {
         let bytes = [spelled(0x20, 0, &[]), request(&[]).into_bytes()].concat();
         let (_, head) = answer(PROXY, gateway.websocket(), bytes).await;
@@ -163,7 +245,7 @@ async fn a_proxy_that_looks_whether_we_live_is_never_refused() {
 
 #[tokio::test]
 async fn a_header_that_never_ends_is_part_of_the_handshake() {
-    let sets = [PROXIES, V2, "limits.handshake=300ms", "limits.max_handshakes=1"];
+    let sets = [PROXIES, BOTH, "limits.handshake=300ms", "limits.max_handshakes=1"];
     let gateway = Gateway::with(&sets).await;
     let mut silent = Raw::open_from(PROXY, gateway.websocket()).await;
     let mut half = Raw::open_from(PROXY, gateway.websocket()).await;
@@ -237,7 +319,7 @@ async fn the_log_names_the_client_and_a_reload_changes_whom_to_believe() {
         program.run(&["reload"]).expect(0, &["websocket.proxy_header"]);
     };
 
-    set("proxy-v2");
+    set("proxy");
     let (_, head) = answer(PROXY, address, request(&[])).await;
     assert_eq!(head, "");
     let mut second = behind(address, "192.0.2.7:4711").await.expect("a header lets in");

@@ -49,7 +49,7 @@ async fn describe(gateway: &Gateway, ids: &[&str]) -> DescribeClientsResponse {
 }
 
 /// What is known of one client that is connected.
-async fn described(gateway: &Gateway, id: &str) -> Client {
+pub async fn described(gateway: &Gateway, id: &str) -> Client {
     let mut answer = describe(gateway, &[id]).await;
     assert_eq!((answer.clients.len(), answer.failures.len()), (1, 0));
     answer.clients.remove(0)

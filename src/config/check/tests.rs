@@ -154,7 +154,7 @@ fn keys_that_need_each_other_are_asked_for() {
     assert_eq!(keys(|c| c.grpc.client_ca = "/ca".into()), ["grpc.client_ca"]);
     let proxies = Networks::of("10.0.0.0/8");
     assert_eq!(keys(|c| c.websocket.proxies = proxies), ["websocket.proxy_header"]);
-    let header = ProxyHeader::ProxyV2;
+    let header = ProxyHeader::Proxy;
     assert_eq!(keys(|c| c.websocket.proxy_header = header), ["websocket.proxies"]);
     let auth = |set: fn(&mut Auth)| keys(|c| set(&mut c.auth));
     assert_eq!(auth(|auth| auth.algorithms = words("ES256")), ["auth.key"]);

@@ -65,7 +65,7 @@ pub(super) async fn websocket_proxy_header() {
     let mut stage = Stage::new(&settings).await;
     let line = ["X-Forwarded-For: 192.0.2.1"];
     assert!(from(&stage, 7, &line).await.1.starts_with(IN));
-    stage.change("websocket.proxy_header", "\"proxy-v2\"").await;
+    stage.change("websocket.proxy_header", "\"proxy\"").await;
     assert!(!from(&stage, 7, &line).await.1.starts_with(IN), "it has to come before the request");
     let mut raw =
         Raw::open_from(Ipv4Addr::new(127, 0, 0, 7).into(), stage.gateway.websocket()).await;

@@ -6,7 +6,7 @@ use super::Stage;
 use crate::{
     client::Client,
     listeners::{address, free_port},
-    raw::{PING, Raw, TEXT, frame},
+    raw::{BINARY, PING, Raw, TEXT, frame},
     subscriber::{Subscriber, opened, said},
 };
 
@@ -84,6 +84,28 @@ pub(super) async fn websocket_message_format() {
     stage.change("websocket.message_format", "\"binary\"").await;
     stage.gateway.send_message_to_client(client.id(), "a").await;
     assert_eq!(client.next_message().await, Message::binary(&b"a"[..]));
+    // The ping of who was connected before is answered by the new setting, too.
+    client.send(Message::binary(&b"ping"[..])).await;
+    assert_eq!(client.next_message().await, Message::binary(&b"pong"[..]));
+    let mut later = Client::connect_silently(stage.gateway.websocket()).await;
+    assert!(matches!(later.next_message().await, Message::Binary(id) if id.len() == 36));
+    a_ping_is_no_event_in_either_kind().await;
+}
+
+async fn a_ping_is_no_event_in_either_kind() {
+    let settings = [("events.groups", "[\"g\"]"), ("websocket.message_format", "\"binary\"")];
+    let stage = Stage::new(&settings).await;
+    let mut subscriber = Subscriber::of(&stage.gateway, "g").await;
+    let (mut client, id) = stage.raw().await;
+    // Two bystanders and the client.
+    for _ in 0..3 {
+        opened(&subscriber.hear().await);
+    }
+    client
+        .send([frame(BINARY, b"ping"), frame(TEXT, b"ping"), frame(TEXT, b"said")].concat())
+        .await;
+    let event = subscriber.hear().await;
+    assert_eq!((said(&event).as_str(), &event.client), ("said", &id));
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ const RSV2: u8 = 0x20;
 const FIN: u8 = 0x80;
 
 /// What both sides are told was agreed on.
-const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const AGREED: &str = "permessage-deflate; client_no_context_takeover";
 
 /// `limits.max_message` where it matters.
 const LIMIT: usize = 10_000;
