@@ -366,10 +366,10 @@ fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {
 fn warn_of_hook(config: &Config, warnings: &mut Vec<String>) {
     let hook = &config.hook;
     let Some(back_end) = hook.back_end() else { return };
-    if hook.timeout >= config.limits.handshake {
+    if hook.timeout * 2 >= config.limits.handshake {
         warnings.push(format!(
-            "hook.timeout ({}) is not shorter than limits.handshake ({}): clients are cut off \
-             before hook.fail decides",
+            "twice hook.timeout ({}), for the wait and for the answer, is not shorter than \
+             limits.handshake ({}): clients are cut off before hook.fail decides",
             span::format(hook.timeout),
             span::format(config.limits.handshake),
         ));

@@ -3,6 +3,7 @@
 //! ```text
 //!  token, if any ─► hook ─┬─ may come ─► change over the token's, sub-protocol
 //!                         ├─ may not ──► No::Theirs: its status and its words
+//!                         ├─ no turn ──► No::Ours (503)
 //!                         └─ no word ──► hook.fail: No::Ours (503), or as the token says
 //! ```
 
@@ -123,6 +124,8 @@ pub(super) async fn ask<B>(
             negotiated.subprotocol = told.or(negotiated.subprotocol.take());
             Ok(Some(change))
         }
+        // Whom we had no time to ask about could be anybody.
+        Some(Err(failure)) if failure.is_ours() => Err(Refusal::Unknown(failure.cause()).into()),
         Some(Err(failure)) => match config.hook.fail {
             Fail::Closed => Err(Refusal::Unknown(failure.cause()).into()),
             Fail::Open => Ok(known.then(|| Box::new(by_token))),
