@@ -15,7 +15,6 @@ use hyper::{
     body::Bytes,
     header::{CONNECTION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
-use prost_types::Timestamp;
 
 use super::{
     Context, admission, token,
@@ -27,6 +26,7 @@ use crate::{
     hook::{Question, Verdict},
     identity::Verified,
     proto::v1::VerifiedToken,
+    timestamp,
 };
 
 /// Why a request does not become a client.
@@ -142,7 +142,7 @@ fn verified_token(verified: &Verified) -> VerifiedToken {
         uid: change.uid.clone().flatten().map(|uid| uid.to_string()).unwrap_or_default(),
         groups: change.join.iter().map(ToString::to_string).collect(),
         attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        expires_at: expires_at.map(Timestamp::from),
+        expires_at: expires_at.map(timestamp::write),
         claims: serde_json::to_string(&verified.claims).unwrap_or_default(),
     }
 }
