@@ -7,7 +7,7 @@ mod auth;
 use std::collections::HashSet;
 
 use super::machine::{self, RESERVED_FILES};
-use super::value::{Auto, Memory, Size, span};
+use super::value::{Auto, Memory, Pattern, Size, span};
 use super::{Config, Grpc, ProxyHeader, machine::MAX_SHARDS};
 
 /// A value that is of the right kind, but not allowed.
@@ -279,7 +279,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     if !config.websocket.keep_headers.0.iter().all(|word| is_token(word)) {
         refuse("websocket.keep_headers", HEADERS);
     }
-    if !config.websocket.allowed_origins.0.iter().all(|word| is_origin(word)) {
+    if !config.websocket.allowed_origins.0.iter().all(|word| Pattern::read(word).is_some()) {
         refuse("websocket.allowed_origins", ORIGIN);
     }
     let groups = &config.events.groups.0;
@@ -402,21 +402,6 @@ pub fn is_open(grpc: &Grpc) -> bool {
 fn is_token(word: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !word.is_empty() && word.bytes().all(allowed)
-}
-
-/// What browsers send (RFC 6454 §6.2), or such a one with `*.` before its host.
-fn is_origin(word: &str) -> bool {
-    let Some((scheme, host)) = word.split_once("://") else {
-        return word == "null";
-    };
-    let domain = host.strip_prefix("*.").unwrap_or(host);
-    word.bytes().all(|b| b.is_ascii_graphic())
-        && !scheme.is_empty()
-        && !domain.starts_with(['.', ':'])
-        && !domain.is_empty()
-        && !domain.contains('/')
-        && !scheme.contains('*')
-        && !domain.contains('*')
 }
 
 #[cfg(test)]
