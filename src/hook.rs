@@ -31,6 +31,8 @@
 //! | answers `UNAVAILABLE`, `DEADLINE_EXCEEDED`, `RESOURCE_EXHAUSTED`, `INTERNAL`, `UNKNOWN`, `DATA_LOSS`, `UNIMPLEMENTED`, `ABORTED`, `CANCELLED` | as a failure |
 //! | answers `INVALID_ARGUMENT`, `NOT_FOUND`, `ALREADY_EXISTS`, `PERMISSION_DENIED`, `FAILED_PRECONDITION`, `OUT_OF_RANGE`, `UNAUTHENTICATED` | as an answer |
 //! | answers nonsense, such as a uid that is too long | as an answer |
+//! | ends the connection under several calls | as one failure |
+//! | says `ENHANCE_YOUR_CALM` (RFC 9113 §7), perhaps for clients that hang up | not at all |
 //! | got less than `hook.timeout` because of us, or nobody waits for its answer any more | not at all |
 //!
 //! That is how Envoy's outlier detection tells 5xx from others, but for three statuses that are none
@@ -114,6 +116,12 @@ pub enum Failure {
     /// The back end told of an error, or broke off.
     #[error("the back end fails: {0}")]
     Error(String),
+    /// The connection ended under several calls, and this is not the first of them.
+    #[error("the back end fails: {0}")]
+    Broken(String),
+    /// The back end says that we do too much: so many clients came, or hung up.
+    #[error("the back end takes no more from this gateway: {0}")]
+    TooMuch(String),
     /// The back end is well, and says that it should not have been asked like this.
     #[error("the back end rejects the question: {0}")]
     Declined(String),
@@ -246,6 +254,8 @@ impl Shares {
             match answer {
                 Err(Trouble::Unsent) => {}
                 Err(Trouble::Error(why)) => return Err(Failure::Error(why)),
+                Err(Trouble::Broken(why)) => return Err(Failure::Broken(why)),
+                Err(Trouble::TooMuch(why)) => return Err(Failure::TooMuch(why)),
                 Err(Trouble::Declined(why)) => return Err(Failure::Declined(why)),
                 Err(Trouble::Nonsense(why)) => return Err(why.into()),
                 Ok(answer) => {
@@ -358,26 +368,31 @@ impl Failure {
 
     /// Whether it is our congestion, and not the back end's failure: no matter for `hook.fail`.
     pub fn is_ours(&self) -> bool {
-        matches!(self, Self::Full | Self::NoTurn | Self::NoSocket(_))
+        matches!(self, Self::Full | Self::NoTurn | Self::NoSocket(_) | Self::TooMuch(_))
     }
 
     /// What it says to the breaker.
     fn end(&self) -> End {
         match self {
-            Self::Full | Self::NoTurn | Self::NoSocket(_) | Self::Breaker => End::GivenUp,
             Self::Unreachable(_) | Self::Timeout | Self::Error(_) => End::Failed,
             Self::Declined(_) | Self::Nonsense(_) => End::Answered,
+            Self::Breaker
+            | Self::Broken(_)
+            | Self::Full
+            | Self::NoTurn
+            | Self::NoSocket(_)
+            | Self::TooMuch(_) => End::GivenUp,
         }
     }
 
     /// The name of the cause, as it is counted.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Full | Self::NoTurn | Self::NoSocket(_) => "busy",
+            Self::Full | Self::NoTurn | Self::NoSocket(_) | Self::TooMuch(_) => "busy",
             Self::Breaker => "breaker",
             Self::Unreachable(_) => "unreachable",
             Self::Timeout => "timeout",
-            Self::Error(_) => "error",
+            Self::Error(_) | Self::Broken(_) => "error",
             Self::Declined(_) => "declined",
             Self::Nonsense(_) => "nonsense",
         }
@@ -385,11 +400,11 @@ impl Failure {
 
     fn counter<'s>(&self, stats: &'s HookStats) -> &'s Shared {
         match self {
-            Self::Full | Self::NoTurn | Self::NoSocket(_) => &stats.busy,
+            Self::Full | Self::NoTurn | Self::NoSocket(_) | Self::TooMuch(_) => &stats.busy,
             Self::Breaker => &stats.breaker,
             Self::Unreachable(_) => &stats.unreachable,
             Self::Timeout => &stats.timeouts,
-            Self::Error(_) => &stats.errors,
+            Self::Error(_) | Self::Broken(_) => &stats.errors,
             Self::Declined(_) => &stats.declined,
             Self::Nonsense(_) => &stats.nonsense,
         }
@@ -411,6 +426,8 @@ mod tests {
             Failure::Unreachable(String::new()),
             Failure::Timeout,
             Failure::Error(String::new()),
+            Failure::Broken(String::new()),
+            Failure::TooMuch(String::new()),
             Failure::Declined(String::new()),
             Failure::Nonsense(Nonsense::NoVerdict),
         ];
@@ -422,6 +439,6 @@ mod tests {
                 before.iter().zip(count()).filter(|(a, b)| **a != *b).map(|(a, _)| a.0).collect();
             assert_eq!(changed, [failure.cause()]);
         }
-        assert_eq!(stats.failures().iter().map(|(_, n)| n.get()).sum::<u64>(), 9);
+        assert_eq!(stats.failures().iter().map(|(_, n)| n.get()).sum::<u64>(), 11);
     }
 }

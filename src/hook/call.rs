@@ -48,6 +48,10 @@ pub(super) enum Trouble {
     Unsent,
     /// The back end fails, or said nothing more.
     Error(String),
+    /// The connection is at its end, of which another call has told already.
+    Broken(String),
+    /// The back end says that we do too much on the connection.
+    TooMuch(String),
     /// The back end is well and rejects the question.
     Declined(String),
     /// It said something strange.

@@ -17,7 +17,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -78,7 +78,14 @@ pub(super) struct Wire {
     failures: u32,
     /// Answers that it has brought.
     answers: Arc<AtomicU64>,
+    /// Whether a call has told of its end already.
+    has_broken: Arc<AtomicBool>,
+    /// The reason for its end, once it is at it; `NO_ERROR` where none was told.
+    ended: watch::Receiver<Option<h2::Reason>>,
 }
+
+/// A connection that was just made: to ask on, and to hear of its end.
+type Made = (SendRequest<Outgoing>, watch::Receiver<Option<h2::Reason>>);
 
 /// A time in which the back end is left alone, and why.
 #[derive(Clone, Debug)]
@@ -218,7 +225,7 @@ impl Line {
                 Ok(made) => made.map_err(Why::from),
                 Err(_) => Err(format!("it can't be connected to within {within:?}").into()),
             };
-            let made = made.map(|sender| Wire::new(sender, failures)).map_err(|why| {
+            let made = made.map(|made| Wire::new(made, failures)).map_err(|why| {
                 tracing::debug!(
                     back_end = to.back_end.authority,
                     why = &*why.text,
@@ -242,8 +249,15 @@ impl Rest {
 }
 
 impl Wire {
-    fn new(sender: SendRequest<Outgoing>, failures: u32) -> Self {
-        Self { sender, made: Instant::now(), failures, answers: Arc::default() }
+    fn new((sender, ended): Made, failures: u32) -> Self {
+        Self {
+            sender,
+            made: Instant::now(),
+            failures,
+            answers: Arc::default(),
+            has_broken: Arc::default(),
+            ended,
+        }
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -270,16 +284,39 @@ impl Wire {
                 Ok(response)
             }
             Err(error) if error.is_canceled() || is_refused(&error) => Err(Trouble::Unsent),
-            Err(error) => Err(Trouble::Error(format!("the call broke: {}", causes(&error)))),
+            Err(error) => Err(self.broken(&error).await),
         }
+    }
+
+    /// What the end of a call without an answer means.
+    async fn broken(&mut self, error: &hyper::Error) -> Trouble {
+        let why = format!("the call broke: {}", causes(error));
+        let reason = match http2(error) {
+            Some(error) if error.is_reset() => return Trouble::Error(why),
+            Some(error) => error.reason(),
+            // The connection is at its end, and knows the reason.
+            None => self.ended.wait_for(Option::is_some).await.ok().and_then(|end| *end),
+        };
+        // Clients that hang up, whose calls are reset, may be too many for it: that is our doing.
+        if reason == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+            return Trouble::TooMuch(why);
+        }
+        // The end of a connection is one failure, however many calls were under way on it.
+        if self.has_broken.swap(true, Ordering::Relaxed) {
+            return Trouble::Broken(why);
+        }
+        Trouble::Error(why)
     }
 }
 
 /// Whether the back end says that it has seen nothing of a call (RFC 9113 §8.7): it is over the number
 /// of streams that it allows since a moment ago.
 fn is_refused(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-    cause.is_some_and(|cause| cause.reason() == Some(h2::Reason::REFUSED_STREAM))
+    http2(error).and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn http2(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
 }
 
 /// Why something is not there yet; the last reason counts.
@@ -334,10 +371,7 @@ enum NoWire {
     Http2(#[source] hyper::Error),
 }
 
-async fn connect(
-    goal: &Goal,
-    streams: watch::Sender<usize>,
-) -> Result<SendRequest<Outgoing>, NoWire> {
+async fn connect(goal: &Goal, streams: watch::Sender<usize>) -> Result<Made, NoWire> {
     let back_end = &goal.back_end;
     let address = (back_end.host.as_str(), back_end.port);
     let stream = TcpStream::connect(address).await.map_err(NoWire::Tcp)?;
@@ -357,7 +391,7 @@ async fn connect(
 }
 
 /// Begins HTTP/2; the connection lives as long as somebody can send on it or waits for an answer.
-async fn speak<I>(io: I, streams: watch::Sender<usize>) -> Result<SendRequest<Outgoing>, NoWire>
+async fn speak<I>(io: I, streams: watch::Sender<usize>) -> Result<Made, NoWire>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -370,12 +404,16 @@ where
         .handshake(TokioIo::new(io))
         .await
         .map_err(NoWire::Http2)?;
+    let (tell, ended) = watch::channel(None);
     tokio::spawn(async move {
-        if let Err(error) = drive(connection, &streams).await {
-            tracing::debug!(error = causes(&error), "the connection to the back end broke");
+        let end = drive(connection, &streams).await;
+        if let Err(error) = &end {
+            tracing::debug!(error = causes(error), "the connection to the back end broke");
         }
+        let reason = end.err().and_then(|error| http2(&error)?.reason());
+        tell.send_replace(Some(reason.unwrap_or(h2::Reason::NO_ERROR)));
     });
-    Ok(sender)
+    Ok((sender, ended))
 }
 
 /// Carries a connection to its end, and tells how many calls it takes whenever that changes.

@@ -3,9 +3,15 @@
 
 #![expect(clippy::float_cmp, reason = "counts are whole numbers")]
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
-use tokio::task::JoinSet;
+use tokio::{
+    net::TcpListener,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     backend::{BackEnd, Voice, allow_as, refuse, waiting},
@@ -195,7 +201,7 @@ async fn one_address_can_not_take_all_places_to_wait() {
     for _ in 0..3 {
         asked.answer(allow_as(""));
         asked = questions.next().await;
-        let peer: std::net::SocketAddr = asked.request.peer_address.parse().unwrap();
+        let peer: SocketAddr = asked.request.peer_address.parse().unwrap();
         order.push(peer.ip());
     }
     assert_eq!(order, [host(1), host(2), host(1)], "the lines take turns");
@@ -225,4 +231,55 @@ async fn who_hangs_up_while_it_is_asked_about_is_no_failure() {
     next.send(request(&[])).await;
     questions.next().await.answer(allow_as(""));
     assert!(next.response().await.starts_with("HTTP/1.1 101 "));
+}
+
+/// A back end that takes so many calls on each connection, and then ends it for this reason.
+async fn ending(calls: usize, reason: h2::Reason) -> (SocketAddr, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut held = Vec::new();
+            while held.len() < calls
+                && let Some(call) = connection.accept().await
+            {
+                held.push(call.unwrap());
+            }
+            connection.abrupt_shutdown(reason);
+            // Until all is said.
+            while connection.accept().await.is_some() {}
+        }
+    });
+    (address, task)
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_under_many_calls_is_one_failure_and_none_if_we_did_too_much() {
+    for (reason, told, failures) in [
+        (h2::Reason::INTERNAL_ERROR, "(error)", "error"),
+        (h2::Reason::ENHANCE_YOUR_CALM, "(busy)", "busy"),
+    ] {
+        let (address, _task) = ending(20, reason).await;
+        let key = format!("hook.address=http://{address}");
+        // One failure is not enough, and two are.
+        let sets = [&key, "hook.breaker_failures=2", "hook.breaker_pause=1h", "hook.timeout=20s"];
+        let gateway = Gateway::with(&[&sets[..], &["limits.handshake=1m"]].concat()).await;
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            let mut raw = Raw::open(gateway.websocket()).await;
+            raw.send(request(&[])).await;
+            all.push(raw);
+        }
+        for mut raw in all {
+            let head = raw.response().await;
+            assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+            let text = raw.rest().await;
+            assert!(text.contains(told), "{reason:?}: {text}");
+        }
+        let page = Page::of(&gateway).await;
+        assert_eq!(page.get(&format!("hook_failures_total{{cause=\"{failures}\"}}")), 20.0);
+        assert_eq!(page.get("hook_breaker_open"), 0.0, "{reason:?}");
+    }
 }
