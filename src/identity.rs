@@ -38,8 +38,8 @@ impl Identity {
         Self { source }
     }
 
-    /// Who brings this token, or what is wrong with it. If it names a key that is not known it may
-    /// take as long as fetching the keys once.
+    /// Who brings this token, or what is wrong with it. If none of the keys that are known has made its
+    /// signature it may take as long as fetching the keys once.
     pub async fn verify(&self, token: &[u8], config: &InForce) -> Result<Verified, TokenFault> {
         if token.len() > config.auth.max_token.bytes() {
             return Err(TokenFault::TooLarge);
@@ -64,7 +64,8 @@ impl Identity {
         }
         let mut held = self.source.held();
         let mut verdict = held.keys_of(url).map(|keys| token.verify([keys]));
-        if !matches!(verdict, Some(Verdict::Genuine | Verdict::Forged))
+        // A signature that fits no key may be by a new one of the same name, or of none.
+        if verdict != Some(Verdict::Genuine)
             && let Some(newer) = self.source.newer_than(&held, config).await
         {
             held = newer;

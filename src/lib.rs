@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! 0  ids  attributes  about  message  change  close  metrics  sink  proto
+//!    timestamp
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
 //! 3  hub  lifecycle  status  events  identity  hook
@@ -38,6 +39,7 @@ pub mod shard;
 pub mod sink;
 pub mod status;
 pub mod telemetry;
+pub mod timestamp;
 pub mod tls;
 pub mod wire;
 pub mod ws;

@@ -364,8 +364,15 @@ fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(Problem::TooLarge);
     }
+    // Some editors begin a text with a mark, and then its first line is none that begins PEM.
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
     Ok(bytes)
 }
+
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 fn find(text: &[u8], wanted: &[u8]) -> bool {
     text.windows(wanted.len()).any(|window| window == wanted)

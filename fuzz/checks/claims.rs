@@ -20,6 +20,10 @@ pub(super) const ISSUER: &str = "https://issuer.example";
 /// Seconds by which two looks at the clock may differ, and numbers that were rounded.
 const SLACK: f64 = 10.0;
 
+/// The years 1 to 9999, in seconds since 1970.
+const FIRST: f64 = -62_135_596_800.0;
+const END: f64 = 253_402_300_800.0;
+
 /// What a token makes of the client that brings it.
 pub(super) struct Read {
     claims: Map<String, Value>,
@@ -42,6 +46,9 @@ pub(super) fn read(payload: &[u8], config: &Config) -> Option<Result<Read, Vec<T
     if [exp, nbf].iter().any(|time| matches!(time, Some(Some(it)) if (it - now).abs() < SLACK)) {
         return None;
     }
+    let iat = claims.get("iat").filter(|it| it.is_number()).map(Value::as_f64);
+    let is_beyond =
+        |time: &Option<Option<f64>>| matches!(time, Some(Some(it)) if *it < FIRST || *it >= END);
     let uid = uid(&claims, &auth.uid_claim, limits);
     let groups = groups(&claims, &auth.groups_claim, limits);
     let attributes = attributes(&claims, &auth.attributes_claim, limits);
@@ -61,6 +68,7 @@ pub(super) fn read(payload: &[u8], config: &Config) -> Option<Result<Read, Vec<T
     let faults: Vec<_> = [
         (matches!(exp, Some(Some(exp)) if exp < now), TokenFault::Expired),
         (matches!(nbf, Some(Some(nbf)) if nbf > now), TokenFault::NotYetValid),
+        ([exp, nbf, iat].iter().any(is_beyond), TokenFault::TimeOutOfRange),
         (!auth.issuers.0.is_empty() && !is_listed(&auth.issuers.0, issuer), TokenFault::Issuer),
         (!is_for_us, TokenFault::Audience),
         (!is_sound, TokenFault::Claims),

@@ -28,7 +28,7 @@ pub enum Place {
     Key,
 }
 
-/// Keys that a set may have.
+/// Keys of a set that are used.
 const MOST: usize = 32;
 /// What is signed here.
 const SIGNED: &[u8] = b"header.payload";
@@ -63,13 +63,14 @@ pub fn check(input: &[u8], read: impl Fn(Place, &[u8]) -> Result<Keys, KeyProble
         return;
     }
     let set = set(text);
-    let counted = |set: &Vec<Value>| set.iter().filter(|key| is_usable(key, place)).count();
-    let usable = set.as_ref().map_or(0, counted);
-    // In a file of ours, keys that are of no use to any algorithm are a mistake.
-    let is_one_fit = |set: &Vec<Value>| {
-        set.iter().any(|key| is_usable(key, place) && (place == Place::Url || is_fit(key)))
+    let used = |set: &Vec<Value>| {
+        let usable = set.iter().filter(|key| is_usable(key, place));
+        usable.take(MOST).cloned().collect::<Vec<_>>()
     };
-    let fits = set.as_ref().is_some_and(|set| set.len() <= MOST && is_one_fit(set));
+    let used = set.as_ref().map(used).unwrap_or_default();
+    let usable = used.len();
+    // In a file of ours, keys that are of no use to any algorithm are a mistake.
+    let fits = used.iter().any(|key| place == Place::Url || is_fit(key));
     let expected = fits.then_some(usable);
     match &keys {
         Ok(keys) => assert_eq!(Some(keys.len()), expected, "a second reader counts the keys"),
@@ -87,6 +88,7 @@ pub fn check(input: &[u8], read: impl Fn(Place, &[u8]) -> Result<Keys, KeyProble
 
 /// The keys in a set, of use or not, if it is one.
 fn set(text: &[u8]) -> Option<Vec<Value>> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let Members(members) = serde_json::from_slice(text).ok()?;
     let mut keys = members.into_iter().filter(|(name, _)| name == "keys");
     match (keys.next(), keys.next()) {
@@ -142,8 +144,8 @@ fn is_usable(key: &Value, place: Place) -> bool {
         Some(_) => return false,
     };
     let text = |name: &str| key.get(name).and_then(Value::as_str);
-    let size = |name: &str| text(name).and_then(number::read).map(|it| it.len());
-    let is_to_verify = text("use").is_none_or(|purpose| purpose == "sig")
+    let size = |name: &str| text(name).and_then(number::read_padded).map(|it| it.len());
+    let is_to_verify = text("use").is_none_or(|purpose| purpose.eq_ignore_ascii_case("sig"))
         && operations.is_none_or(|all| all.iter().any(|one| one == "verify"))
         && text("alg").is_none_or(|name| Algorithm::of(name).is_some());
     are_texts
@@ -160,7 +162,7 @@ fn is_usable(key: &Value, place: Place) -> bool {
 /// Whether some algorithm goes by a key (RFC 7518 §3.1): by its kind, the name of an algorithm in it,
 /// and the length of a secret.
 fn is_fit(key: &Value) -> bool {
-    let secret = || key["k"].as_str().and_then(number::read).unwrap_or_default();
+    let secret = || key["k"].as_str().and_then(number::read_padded).unwrap_or_default();
     let algorithms: &[(&str, usize)] = match key["kty"].as_str() {
         Some("RSA") => &[("RS256", 0), ("PS256", 0)],
         Some("EC") => &[("ES256", 0)],
@@ -176,7 +178,7 @@ fn is_fit(key: &Value) -> bool {
 /// 2048 to 8192 bits, and an odd exponent over 1 of at most 32 bits.
 fn is_rsa(n: Option<&str>, e: Option<&str>) -> bool {
     let strip = |text: Option<&str>| -> Option<Vec<u8>> {
-        Some(number::read(text?)?.into_iter().skip_while(|byte| *byte == 0).collect())
+        Some(number::read_padded(text?)?.into_iter().skip_while(|byte| *byte == 0).collect())
     };
     let (Some(n), Some(e)) = (strip(n), strip(e)) else { return false };
     let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);

@@ -28,7 +28,10 @@ fn settings<const N: usize>(input: &[u8]) -> Option<([u8; N], &[u8])> {
 
 /// Bytes in base64url, as tokens and keys have them.
 mod number {
-    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use base64::{
+        Engine as _,
+        engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD},
+    };
 
     pub(super) fn text(bytes: impl AsRef<[u8]>) -> String {
         URL_SAFE_NO_PAD.encode(bytes)
@@ -36,6 +39,14 @@ mod number {
 
     pub(super) fn read(text: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         URL_SAFE_NO_PAD.decode(text).ok()
+    }
+
+    /// The same, where padding may stand, as much as is due or less.
+    pub(super) fn read_padded(text: &str) -> Option<Vec<u8>> {
+        let bare = text.trim_end_matches('=');
+        let due = bare.len().next_multiple_of(4) - bare.len();
+        let padded = format!("{bare}{}", "=".repeat(due));
+        (text.len() - bare.len() <= due).then(|| URL_SAFE.decode(padded).ok()).flatten()
     }
 }
 

@@ -1,15 +1,19 @@
 //! JSON Web Key Sets (RFC 7517, RFC 7518 §6, RFC 8037 §2).
 //!
 //! What can't be used is left out, as RFC 7517 §5 wants it: sets hold keys of kinds to come, and
-//! keys to encrypt with. A set without any key to verify with is an error.
+//! keys to encrypt with. A set without any key to verify with is an error; of one with too many the
+//! first are used.
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
     Algorithm,
-    keys::{Key, KeyProblem, Keys, Kind, MAX_KEYS},
+    keys::{Key, KeyProblem, Keys, Kind, unmarked},
 };
 
 /// What becomes of the secrets in a set.
@@ -45,6 +49,7 @@ struct Jwk {
 
 /// Reads a set.
 pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
+    let bytes = unmarked(bytes);
     // What is said of the text is where it broke off, and never what stands there.
     let no_set = |line: usize| KeyProblem::NoSet(format!("line {line} is something else"));
     // UTF-8 in all of its members, also in those that don't matter.
@@ -56,9 +61,6 @@ pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
     // An array of the values alone would be read, too; so it is with each key.
     if !text.trim_ascii_start().starts_with('{') {
         return Err(no_set(1));
-    }
-    if set.keys.len() > MAX_KEYS {
-        return Err(KeyProblem::TooMany);
     }
     let keys = set.keys.into_iter().filter(Value::is_object);
     let keys = keys.filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
@@ -75,8 +77,9 @@ pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
 impl Jwk {
     /// The key, if it is one to verify with and of a kind that is known.
     fn key(self) -> Option<Key> {
-        let verifies = self.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
-            && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+        let verifies =
+            self.purpose.as_deref().is_none_or(|purpose| purpose.eq_ignore_ascii_case("sig"))
+                && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
         if !verifies {
             return None;
         }
@@ -103,9 +106,15 @@ impl Jwk {
     }
 }
 
+/// RFC 7515 §2 wants no padding; some issuers write it, and it can mean nothing else.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// The bytes of a member in base64url.
 fn number(text: Option<&String>) -> Option<Vec<u8>> {
-    URL_SAFE_NO_PAD.decode(text?).ok()
+    BASE64URL.decode(text?).ok()
 }
 
 #[cfg(test)]

@@ -34,7 +34,11 @@ use super::{Algorithm, jwk, tokens};
 
 /// Keys of clients' tokens. Cheap to clone; what is printed of them is how many there are.
 #[derive(Clone, Default)]
-pub struct Keys(Arc<[Key]>);
+pub struct Keys {
+    keys: Arc<[Key]>,
+    /// Those beyond [`MAX_KEYS`], that could have been used.
+    left_out: usize,
+}
 
 /// One key.
 #[derive(PartialEq, Eq, Hash)]
@@ -129,9 +133,6 @@ pub enum KeyProblem {
          8192 bits, P-256 or Ed25519"
     )]
     Useless,
-    /// More than a token could be compared with.
-    #[error("holds more than {MAX_KEYS} keys")]
-    TooMany,
 }
 
 /// Bytes of a file of keys.
@@ -150,18 +151,21 @@ const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
 
 impl Keys {
-    pub(super) fn of(keys: Vec<Key>) -> Self {
-        Self(keys.into())
+    /// The first of these, as many as there may be.
+    pub(super) fn of(mut keys: Vec<Key>) -> Self {
+        let left_out = keys.len().saturating_sub(MAX_KEYS);
+        keys.truncate(MAX_KEYS);
+        Self { keys: keys.into(), left_out }
     }
 
     /// Reads the file of `auth.key`: public keys as PEM, or a secret. Beside it, a line if it is a
-    /// secret that is open to everybody on the machine.
+    /// secret that is open to everybody on the machine, or if there are too many keys.
     pub fn read(path: &Path, algorithms: &[Algorithm]) -> (Result<Self, KeyError>, Option<String>) {
         let blame = |problem| KeyError { path: path.to_owned(), problem };
         match read(path).and_then(|bytes| Self::key(&bytes, algorithms)) {
             Ok(keys) => {
-                let exposed = keys.has_secrets().then(|| tokens::exposure(path)).flatten();
-                (Ok(keys), exposed)
+                let warning = keys.warning(path);
+                (Ok(keys), warning)
             }
             Err(problem) => (Err(blame(problem)), None),
         }
@@ -175,20 +179,21 @@ impl Keys {
         let blame = |problem| KeyError { path: path.to_owned(), problem };
         match read(path).and_then(|bytes| Self::set(&bytes, algorithms)) {
             Ok(keys) => {
-                let exposed = keys.has_secrets().then(|| tokens::exposure(path)).flatten();
-                (Ok(keys), exposed)
+                let warning = keys.warning(path);
+                (Ok(keys), warning)
             }
             Err(problem) => (Err(blame(problem)), None),
         }
     }
 
     /// Reads what the file of `auth.key` holds: a PEM file, or a secret, which is the bytes as they
-    /// stand, without the line's end.
+    /// stand, without one end of a line (LF or CR LF).
     pub fn key(bytes: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyProblem> {
         if bytes.windows(PEM.len()).any(|window| window == PEM) {
             return Self::of(public_keys(bytes)?).fitting(algorithms);
         }
-        let secret = bytes.trim_ascii_end();
+        let line = bytes.strip_suffix(b"\n");
+        let secret = line.map_or(bytes, |line| line.strip_suffix(b"\r").unwrap_or(line));
         for algorithm in algorithms {
             if let Some(least) = algorithm.least_secret().filter(|least| secret.len() < *least) {
                 return Err(KeyProblem::ShortSecret {
@@ -226,7 +231,7 @@ impl Keys {
             _ => true,
         };
         let mut verdict = Verdict::NoKey;
-        for key in self.0.iter().filter(|key| key.fits(algorithm)).filter(named) {
+        for key in self.keys.iter().filter(|key| key.fits(algorithm)).filter(named) {
             if key.verify(algorithm, signed, signature) {
                 return Verdict::Genuine;
             }
@@ -237,22 +242,38 @@ impl Keys {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
+    }
+
+    /// How many more there were, which could have been used.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// What the operator should know of the file.
+    fn warning(&self, path: &Path) -> Option<String> {
+        let exposed = self.has_secrets().then(|| tokens::exposure(path)).flatten();
+        let too_many = (self.left_out > 0).then(|| {
+            let all = self.len() + self.left_out;
+            format!("{} holds {all} keys: the first {MAX_KEYS} are used", path.display())
+        });
+        let lines: Vec<String> = exposed.into_iter().chain(too_many).collect();
+        (!lines.is_empty()).then(|| lines.join("; "))
     }
 
     fn has_secrets(&self) -> bool {
-        self.0.iter().any(|key| matches!(key.kind, Kind::Secret(_)))
+        self.keys.iter().any(|key| matches!(key.kind, Kind::Secret(_)))
     }
 
     /// The same, if any of them is for one of these algorithms.
     fn fitting(self, algorithms: &[Algorithm]) -> Result<Self, KeyProblem> {
         // Without algorithms the settings are at fault already.
-        let fits = |algorithm: &Algorithm| self.0.iter().any(|key| key.fits(*algorithm));
+        let fits = |algorithm: &Algorithm| self.keys.iter().any(|key| key.fits(*algorithm));
         if algorithms.is_empty() || algorithms.iter().any(fits) {
             return Ok(self);
         }
@@ -324,7 +345,7 @@ impl fmt::Display for Keys {
     /// is new with each process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         static KEY: OnceLock<RandomState> = OnceLock::new();
-        let mark = KEY.get_or_init(RandomState::new).hash_one(&self.0) >> 32;
+        let mark = KEY.get_or_init(RandomState::new).hash_one(&self.keys) >> 32;
         let noun = if self.len() == 1 { "key" } else { "keys" };
         write!(f, "{} {noun} ({mark:08x})", self.len())
     }
@@ -332,7 +353,7 @@ impl fmt::Display for Keys {
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+        f.debug_list().entries(self.keys.iter().map(|key| &key.id)).finish()
     }
 }
 
@@ -357,7 +378,16 @@ fn read(path: &Path) -> Result<Vec<u8>, KeyProblem> {
 /// What a PEM file has somewhere in its beginning. No secret does.
 const PEM: &[u8] = b"-----BEGIN ";
 
+/// U+FEFF in UTF-8, with which some editors begin a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A text without the mark that it may begin with.
+pub(super) fn unmarked(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
 fn public_keys(text: &[u8]) -> Result<Vec<Key>, KeyProblem> {
+    let text = unmarked(text);
     match PrivateKeyDer::from_pem_slice(text) {
         Ok(_) => return Err(KeyProblem::PrivateKey),
         Err(pem::Error::NoItemsFound) => {}
@@ -368,11 +398,7 @@ fn public_keys(text: &[u8]) -> Result<Vec<Key>, KeyProblem> {
         let key = key.map_err(|_| KeyProblem::Damaged)?;
         keys.push(Key::plain(kind_of(&key).ok_or(KeyProblem::RareKey)?));
     }
-    match keys.len() {
-        0 => Err(KeyProblem::NoPublicKey),
-        1..=MAX_KEYS => Ok(keys),
-        _ => Err(KeyProblem::TooMany),
-    }
+    if keys.is_empty() { Err(KeyProblem::NoPublicKey) } else { Ok(keys) }
 }
 
 /// Reads a `SubjectPublicKeyInfo` (RFC 5280 §4.1).

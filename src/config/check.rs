@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::machine::{self, RESERVED_FILES};
-use super::value::{Auto, Memory, Size, span};
+use super::value::{Auto, Memory, Pattern, Size, span};
 use super::{Config, Drain, Grpc, ProxyHeader, machine::MAX_SHARDS};
 
 /// A value that is of the right kind, but not allowed.
@@ -280,7 +280,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     if !config.websocket.keep_headers.0.iter().all(|word| is_token(word)) {
         refuse("websocket.keep_headers", HEADERS);
     }
-    if !config.websocket.allowed_origins.0.iter().all(|word| is_origin(word)) {
+    if !config.websocket.allowed_origins.0.iter().all(|word| Pattern::read(word).is_some()) {
         refuse("websocket.allowed_origins", ORIGIN);
     }
     let groups = &config.events.groups.0;
@@ -388,10 +388,10 @@ fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {
 fn warn_of_hook(config: &Config, warnings: &mut Vec<String>) {
     let hook = &config.hook;
     let Some(back_end) = hook.back_end() else { return };
-    if hook.timeout >= config.limits.handshake {
+    if hook.timeout * 2 >= config.limits.handshake {
         warnings.push(format!(
-            "hook.timeout ({}) is not shorter than limits.handshake ({}): clients are cut off \
-             before hook.fail decides",
+            "twice hook.timeout ({}), for the wait and for the answer, is not shorter than \
+             limits.handshake ({}): clients are cut off before hook.fail decides",
             span::format(hook.timeout),
             span::format(config.limits.handshake),
         ));
@@ -424,21 +424,6 @@ pub fn is_open(grpc: &Grpc) -> bool {
 fn is_token(word: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !word.is_empty() && word.bytes().all(allowed)
-}
-
-/// What browsers send (RFC 6454 §6.2), or such a one with `*.` before its host.
-fn is_origin(word: &str) -> bool {
-    let Some((scheme, host)) = word.split_once("://") else {
-        return word == "null";
-    };
-    let domain = host.strip_prefix("*.").unwrap_or(host);
-    word.bytes().all(|b| b.is_ascii_graphic())
-        && !scheme.is_empty()
-        && !domain.starts_with(['.', ':'])
-        && !domain.is_empty()
-        && !domain.contains('/')
-        && !scheme.contains('*')
-        && !domain.contains('*')
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 mod listen;
 mod network;
+mod origin;
 mod size;
 pub mod span;
 
@@ -15,6 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 pub use listen::{Listen, Words};
 pub use network::Networks;
+pub use origin::{Origin, Pattern};
 pub use size::{Memory, Size};
 
 /// Text that is not a value of the kind at hand; says what would be.

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use prost_types::Timestamp;
@@ -17,6 +17,7 @@ use crate::{
     ids::{Name, NameFault},
     message::{Kind, Payload},
     proto::v1::{self, AdmitResponse, Allow, Refuse, admit_response},
+    timestamp,
 };
 
 /// What the back end says of a client.
@@ -98,9 +99,6 @@ const MOST_BODY: usize = 4096;
 
 /// The status of a refusal that names none.
 const FORBIDDEN: u16 = 403;
-
-/// Seconds of the years 1 to 9999, the span of a `google.protobuf.Timestamp`.
-const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// What an answer is read against.
 pub(super) struct Terms<'a> {
@@ -202,13 +200,8 @@ impl Terms<'_> {
 
     /// How long it is until a time; what is past is now.
     fn until(&self, at: Timestamp) -> Result<Duration, Nonsense> {
-        if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
-            return Err(Nonsense::Time);
-        }
-        let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let seconds = u64::try_from(at.seconds).ok().map(Duration::from_secs);
-        let at = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
-        Ok(at.and_then(|at| at.duration_since(self.now).ok()).unwrap_or_default())
+        let at = timestamp::read(at).ok_or(Nonsense::Time)?;
+        Ok(at.duration_since(self.now).unwrap_or_default())
     }
 }
 

@@ -3,16 +3,23 @@
 //! It is one message there and one back, so it is framed here, on hyper: what is too large is cut off
 //! as it arrives, and what makes no sense can't be mistaken for an error that the back end told.
 
-use std::{error::Error, time::Duration};
+use std::{
+    convert::Infallible,
+    error::Error,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
-    body::{Body, Incoming},
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, TE, USER_AGENT},
+    HeaderMap, Method, Request, Response, StatusCode, Uri,
+    body::{Body, Frame, Incoming, SizeHint},
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, TE, USER_AGENT},
 };
 use prost::Message;
+use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use super::{answer::Nonsense, line::Wire};
@@ -32,6 +39,8 @@ const MOST_TOLD: usize = 200;
 
 const GRPC: &str = "application/grpc";
 
+const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
 /// Why a call has no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -39,6 +48,10 @@ pub(super) enum Trouble {
     Unsent,
     /// The back end fails, or said nothing more.
     Error(String),
+    /// The connection is at its end, of which another call has told already.
+    Broken(String),
+    /// The back end says that we do too much on the connection.
+    TooMuch(String),
     /// The back end is well and rejects the question.
     Declined(String),
     /// It said something strange.
@@ -51,6 +64,38 @@ pub(super) struct Call {
     uri: Uri,
     authorization: Option<HeaderValue>,
     message: Bytes,
+}
+
+/// The message on its way. It is taken as soon as the call has a stream of the connection, and then the
+/// back end's time begins.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    message: Option<Bytes>,
+    begun: Option<oneshot::Sender<()>>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(begun) = self.begun.take() {
+            // Who has given up doesn't listen any more.
+            let _ = begun.send(());
+        }
+        Poll::Ready(self.message.take().map(|message| Ok(Frame::data(message))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.message.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.message.as_ref().map_or(0, |message| message.len() as u64))
+    }
 }
 
 impl Call {
@@ -71,28 +116,31 @@ impl Call {
         Self { uri, authorization, message: message.freeze() }
     }
 
-    /// Makes the call; the back end is told how much `time` it has. The answer may have `most` bytes.
+    /// Makes the call; the back end is told how much `time` it has, and `begun` when that begins. The
+    /// answer may have `most` bytes.
     pub(super) async fn make(
         self,
         wire: &mut Wire,
         time: Duration,
         most: usize,
+        begun: oneshot::Sender<()>,
     ) -> Result<AdmitResponse, Trouble> {
-        let response = wire.send(self.request(time)).await?;
+        let response = wire.send(self.request(time, Some(begun))).await?;
         read(response, most).await
     }
 
-    fn request(self, time: Duration) -> Request<Full<Bytes>> {
-        let mut request = Request::post(self.uri)
-            .header(TE, "trailers")
-            .header(CONTENT_TYPE, GRPC)
-            .header(USER_AGENT, concat!("gateway-websocket/", env!("CARGO_PKG_VERSION")))
-            .header("grpc-timeout", format!("{}m", time.as_millis().clamp(1, 99_999_999)))
-            .body(Full::new(self.message))
-            .unwrap_or_default();
-        if let Some(authorization) = self.authorization {
-            request.headers_mut().insert(AUTHORIZATION, authorization);
-        }
+    fn request(self, time: Duration, begun: Option<oneshot::Sender<()>>) -> Request<Outgoing> {
+        let mut request = Request::new(Outgoing { message: Some(self.message), begun });
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri;
+        let headers = request.headers_mut();
+        let agent = concat!("gateway-websocket/", env!("CARGO_PKG_VERSION"));
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+        headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+        let time = format!("{}m", time.as_millis().clamp(1, 99_999_999));
+        headers.extend(HeaderValue::from_str(&time).ok().map(|time| (TIMEOUT, time)));
+        headers.extend(self.authorization.map(|it| (AUTHORIZATION, it)));
         request
     }
 }
@@ -249,7 +297,7 @@ mod tests {
         };
         let token = Secret::read(&path).0.unwrap();
         let call = Call::new("a.example:9000", Some(&token), &AdmitRequest::default());
-        let request = call.request(Duration::from_millis(1500));
+        let request = call.request(Duration::from_millis(1500), None);
         assert_eq!(request.headers()[AUTHORIZATION], "Bearer 0123456789abcdef");
         assert_eq!(request.headers()["grpc-timeout"], "1500m");
         assert_eq!(request.uri(), "http://a.example:9000/gateway.v1.Admission/Admit");

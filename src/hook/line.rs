@@ -8,22 +8,24 @@
 //!
 //! Who needs it waits until it is there, however often that has to be tried; the patience is theirs.
 //! Only one attempt is under way at a time, whoever waits.
+//!
+//! How many calls the back end takes at once (`SETTINGS_MAX_CONCURRENT_STREAMS`) is known from here, so
+//! that no more clients get a turn than that.
 
 use std::{
+    error::Error as _,
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     Request, Response,
     body::Incoming,
-    client::conn::http2::{Builder, SendRequest},
+    client::conn::http2::{Builder, Connection, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
@@ -36,7 +38,7 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::call::{Trouble, causes};
+use super::call::{Outgoing, Trouble, causes};
 use crate::{
     config::{BackEnd, InForce},
     tls,
@@ -70,30 +72,53 @@ pub(super) struct Goal {
 /// A connection that is there. Cloning shares it.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Outgoing>,
     made: Instant,
     /// Attempts in a row that failed before it.
     failures: u32,
     /// Answers that it has brought.
     answers: Arc<AtomicU64>,
+    /// Whether a call has told of its end already.
+    has_broken: Arc<AtomicBool>,
+    /// The reason for its end, once it is at it; `NO_ERROR` where none was told.
+    ended: watch::Receiver<Option<h2::Reason>>,
 }
+
+/// A connection that was just made: to ask on, and to hear of its end.
+type Made = (SendRequest<Outgoing>, watch::Receiver<Option<h2::Reason>>);
 
 /// A time in which the back end is left alone, and why.
 #[derive(Clone, Debug)]
 struct Rest {
     until: Instant,
     failures: u32,
-    why: Arc<str>,
+    why: Why,
+}
+
+/// Why there is no connection, as a text.
+#[derive(Clone, Debug)]
+pub(super) struct Why {
+    pub(super) text: Arc<str>,
+    /// Whether it is this machine that has no socket for it.
+    pub(super) is_ours: bool,
 }
 
 /// What came of an attempt; none while it is under way.
 type Outcome = Option<Result<Wire, Rest>>;
 
 /// The line to the back end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Line {
     /// The lock is held to look and to begin, never while something is waited for.
     state: Mutex<Option<State>>,
+    /// Calls that the back end takes at once, as it said last; any number if it never said.
+    streams: watch::Sender<usize>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { state: Mutex::default(), streams: watch::Sender::new(usize::MAX) }
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +148,11 @@ impl Goal {
 }
 
 impl Line {
+    /// How many calls the back end takes at once.
+    pub(super) fn streams(&self) -> watch::Receiver<usize> {
+        self.streams.subscribe()
+    }
+
     /// A connection to the goal, as soon as there is one. Why there is none yet is told to `note`. One
     /// attempt takes no longer than `within`.
     pub(super) async fn wire(&self, goal: &Goal, within: Duration, note: &Note) -> Wire {
@@ -176,7 +206,11 @@ impl Line {
                 Some(Ok(wire)) if wire.answers() > 0 => {}
                 // It was there and of no use, as if it had not been there.
                 Some(Ok(wire)) => {
-                    let rest = Rest::after(wire.failures, wire.made, "it ends the connection");
+                    let rest = Rest::after(
+                        wire.failures,
+                        wire.made,
+                        "it ends the connection".to_owned().into(),
+                    );
                     state.attempt = watch::channel(Some(Err(rest))).1;
                     return state.attempt.clone();
                 }
@@ -185,15 +219,19 @@ impl Line {
             }
         }
         let (told, attempt) = watch::channel(None);
-        let to = goal.clone();
+        let (to, streams) = (goal.clone(), self.streams.clone());
         tokio::spawn(async move {
-            let made = match timeout(within, connect(&to)).await {
-                Ok(made) => made.map_err(|error| causes(&error)),
-                Err(_) => Err(format!("it can't be connected to within {within:?}")),
+            let made = match timeout(within, connect(&to, streams)).await {
+                Ok(made) => made.map_err(Why::from),
+                Err(_) => Err(format!("it can't be connected to within {within:?}").into()),
             };
-            let made = made.map(|sender| Wire::new(sender, failures)).map_err(|why| {
-                tracing::debug!(back_end = to.back_end.authority, why, "no connection");
-                Rest::after(failures, Instant::now(), &why)
+            let made = made.map(|made| Wire::new(made, failures)).map_err(|why| {
+                tracing::debug!(
+                    back_end = to.back_end.authority,
+                    why = &*why.text,
+                    "no connection"
+                );
+                Rest::after(failures, Instant::now(), why)
             });
             told.send_replace(Some(made));
         });
@@ -204,15 +242,22 @@ impl Line {
 
 impl Rest {
     /// The rest after one more failure, which was at `failed`.
-    fn after(failures: u32, failed: Instant, why: &str) -> Self {
+    fn after(failures: u32, failed: Instant, why: Why) -> Self {
         let rest = REST.saturating_mul(1 << failures.min(16)).min(LONGEST_REST);
-        Self { until: failed + rest, failures: failures.saturating_add(1), why: why.into() }
+        Self { until: failed + rest, failures: failures.saturating_add(1), why }
     }
 }
 
 impl Wire {
-    fn new(sender: SendRequest<Full<Bytes>>, failures: u32) -> Self {
-        Self { sender, made: Instant::now(), failures, answers: Arc::default() }
+    fn new((sender, ended): Made, failures: u32) -> Self {
+        Self {
+            sender,
+            made: Instant::now(),
+            failures,
+            answers: Arc::default(),
+            has_broken: Arc::default(),
+            ended,
+        }
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -231,33 +276,82 @@ impl Wire {
     /// Sends a request and waits for the beginning of its answer.
     pub(super) async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
+        request: Request<Outgoing>,
     ) -> Result<Response<Incoming>, Trouble> {
         match self.sender.send_request(request).await {
             Ok(response) => {
                 self.answers.fetch_add(1, Ordering::Relaxed);
                 Ok(response)
             }
-            Err(error) if error.is_canceled() => Err(Trouble::Unsent),
-            Err(error) => Err(Trouble::Error(format!("the call broke: {}", causes(&error)))),
+            Err(error) if error.is_canceled() || is_refused(&error) => Err(Trouble::Unsent),
+            Err(error) => Err(self.broken(&error).await),
         }
     }
+
+    /// What the end of a call without an answer means.
+    async fn broken(&mut self, error: &hyper::Error) -> Trouble {
+        let why = format!("the call broke: {}", causes(error));
+        let reason = match http2(error) {
+            Some(error) if error.is_reset() => return Trouble::Error(why),
+            Some(error) => error.reason(),
+            // The connection is at its end, and knows the reason.
+            None => self.ended.wait_for(Option::is_some).await.ok().and_then(|end| *end),
+        };
+        // Clients that hang up, whose calls are reset, may be too many for it: that is our doing.
+        if reason == Some(h2::Reason::ENHANCE_YOUR_CALM) {
+            return Trouble::TooMuch(why);
+        }
+        // The end of a connection is one failure, however many calls were under way on it.
+        if self.has_broken.swap(true, Ordering::Relaxed) {
+            return Trouble::Broken(why);
+        }
+        Trouble::Error(why)
+    }
+}
+
+/// Whether the back end says that it has seen nothing of a call (RFC 9113 §8.7): it is over the number
+/// of streams that it allows since a moment ago.
+fn is_refused(error: &hyper::Error) -> bool {
+    http2(error).and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn http2(error: &hyper::Error) -> Option<&h2::Error> {
+    error.source()?.downcast_ref()
 }
 
 /// Why something is not there yet; the last reason counts.
 #[derive(Debug, Default)]
-pub(super) struct Note(Mutex<Option<Arc<str>>>);
+pub(super) struct Note(Mutex<Option<Why>>);
 
 impl Note {
-    fn set(&self, why: &Arc<str>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(why));
+    fn set(&self, why: &Why) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
     }
 
     /// The last reason, or that there is none.
-    pub(super) fn told(&self) -> String {
-        let note = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        note.as_deref().unwrap_or("there was no connection in time").to_owned()
+    pub(super) fn told(&self) -> Why {
+        let note = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        note.unwrap_or_else(|| "there was no connection in time".to_owned().into())
     }
+}
+
+impl From<String> for Why {
+    fn from(text: String) -> Self {
+        Self { text: text.into(), is_ours: false }
+    }
+}
+
+impl From<NoWire> for Why {
+    fn from(error: NoWire) -> Self {
+        let is_ours = matches!(&error, NoWire::Tcp(error) if lacks_a_socket(error));
+        Self { text: causes(&error).into(), is_ours }
+    }
+}
+
+/// Whether this machine has no descriptor, no memory or no port for a connection.
+fn lacks_a_socket(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS | ENOMEM | EADDRNOTAVAIL))
 }
 
 /// Why there is no connection.
@@ -277,13 +371,13 @@ enum NoWire {
     Http2(#[source] hyper::Error),
 }
 
-async fn connect(goal: &Goal) -> Result<SendRequest<Full<Bytes>>, NoWire> {
+async fn connect(goal: &Goal, streams: watch::Sender<usize>) -> Result<Made, NoWire> {
     let back_end = &goal.back_end;
     let address = (back_end.host.as_str(), back_end.port);
     let stream = TcpStream::connect(address).await.map_err(NoWire::Tcp)?;
     set_options(&stream);
     if !back_end.tls {
-        return speak(stream).await;
+        return speak(stream, streams).await;
     }
     // Never in the clear where TLS is asked for.
     let tls = goal.tls.as_ref().ok_or(NoWire::NoAuthorities)?;
@@ -293,11 +387,11 @@ async fn connect(goal: &Goal) -> Result<SendRequest<Full<Bytes>>, NoWire> {
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(NoWire::NoHttp2);
     }
-    speak(stream).await
+    speak(stream, streams).await
 }
 
 /// Begins HTTP/2; the connection lives as long as somebody can send on it or waits for an answer.
-async fn speak<I>(io: I) -> Result<SendRequest<Full<Bytes>>, NoWire>
+async fn speak<I>(io: I, streams: watch::Sender<usize>) -> Result<Made, NoWire>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -305,15 +399,44 @@ where
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(HEADERS)
+        // None until the back end has said how many: what is over that it would refuse.
+        .initial_max_send_streams(0)
         .handshake(TokioIo::new(io))
         .await
         .map_err(NoWire::Http2)?;
+    let (tell, ended) = watch::channel(None);
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(error = causes(&error), "the connection to the back end broke");
+        let end = drive(connection, &streams).await;
+        if let Err(error) = &end {
+            tracing::debug!(error = causes(error), "the connection to the back end broke");
         }
+        let reason = end.err().and_then(|error| http2(&error)?.reason());
+        tell.send_replace(Some(reason.unwrap_or(h2::Reason::NO_ERROR)));
     });
-    Ok(sender)
+    Ok((sender, ended))
+}
+
+/// Carries a connection to its end, and tells how many calls it takes whenever that changes.
+async fn drive<I>(
+    connection: Connection<TokioIo<I>, Outgoing, TokioExecutor>,
+    streams: &watch::Sender<usize>,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = std::pin::pin!(connection);
+    let mut known = 0;
+    std::future::poll_fn(|context| {
+        let end = connection.as_mut().poll(context);
+        let now = connection.current_max_send_streams();
+        // Nothing can be asked where none are taken; the calls under way show that.
+        if now != known && now > 0 {
+            streams.send_replace(now);
+        }
+        known = now;
+        end
+    })
+    .await
 }
 
 /// Failing means that the peer has gone; the first write will say so too.
@@ -330,13 +453,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_machine_without_sockets_is_not_the_back_ends_fault() {
+        for (code, is_ours) in
+            [(libc::EMFILE, true), (libc::ENOBUFS, true), (libc::ECONNREFUSED, false)]
+        {
+            let why = Why::from(NoWire::Tcp(io::Error::from_raw_os_error(code)));
+            assert_eq!(why.is_ours, is_ours, "{}", why.text);
+        }
+    }
+
+    #[test]
     fn rests_grow_up_to_the_longest() {
+        let why = || Why::from("x".to_owned());
         let now = Instant::now();
         let rests: Vec<_> = (0..7)
-            .map(|failures| (Rest::after(failures, now, "x").until - now).as_millis())
+            .map(|failures| (Rest::after(failures, now, why()).until - now).as_millis())
             .collect();
         assert_eq!(rests, [50, 100, 200, 400, 800, 1000, 1000]);
-        let last = Rest::after(u32::MAX, now, "x");
+        let last = Rest::after(u32::MAX, now, why());
         assert_eq!((last.until - now, last.failures), (LONGEST_REST, u32::MAX));
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use hyper::HeaderMap;
 
+use super::queue::Asker;
 use crate::{
     change::Change,
     proto::v1::{AdmitRequest, Header, VerifiedToken},
@@ -29,6 +30,12 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
+    /// Who shares a line with it: those of its user, where a token says which, else of its address.
+    pub(super) fn asker(&self) -> Asker {
+        let uid = self.token.map(|token| token.uid.as_str()).filter(|uid| !uid.is_empty());
+        uid.map_or_else(|| self.peer.ip().into(), |uid| Asker::User(uid.to_owned()))
+    }
+
     pub(super) fn request(&self) -> AdmitRequest {
         let headers = self.headers.iter().map(|(name, value)| Header {
             name: name.as_str().to_owned(),

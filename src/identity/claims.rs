@@ -10,6 +10,7 @@ use crate::{
     config::{Auth, Config, Limits},
     ids::Name,
     metrics::TokenFault,
+    timestamp,
 };
 
 /// What is known of a client by its token.
@@ -50,6 +51,10 @@ fn time_left(
     now: Duration,
 ) -> Result<Duration, TokenFault> {
     let expires = time(claims, "exp")?.ok_or(TokenFault::Claims)?;
+    // Nothing goes by when it was issued, but a time that is none is no time here either.
+    if claims.get("iat").is_some_and(Value::is_number) {
+        time(claims, "iat")?;
+    }
     let left = expires.saturating_add(auth.leeway).saturating_sub(now);
     if left.is_zero() {
         return Err(TokenFault::Expired);
@@ -146,18 +151,23 @@ fn name(text: &str, limits: &Limits) -> Result<Name, TokenFault> {
     Name::new(text, limits.names).map_err(|_| TokenFault::Claims)
 }
 
-/// A moment, in seconds since 1970-01-01 UTC, which may have a fraction (RFC 7519 §2).
+/// A moment, in seconds since 1970-01-01 UTC, which may have a fraction (RFC 7519 §2). It has to be one
+/// that can be told to others; what is before 1970 is long ago.
 fn time(claims: &Map<String, Value>, name: &str) -> Result<Option<Duration>, TokenFault> {
     let Some(value) = claims.get(name) else { return Ok(None) };
+    let (first, last) = (*timestamp::SECONDS.start(), *timestamp::SECONDS.end());
     if let Some(seconds) = value.as_u64() {
-        return Ok(Some(Duration::from_secs(seconds)));
+        let in_range = i64::try_from(seconds).is_ok_and(|seconds| seconds <= last);
+        let at = in_range.then(|| Some(Duration::from_secs(seconds)));
+        return at.ok_or(TokenFault::TimeOutOfRange);
     }
-    match value.as_f64() {
-        // Before 1970 is long ago; after the end of the clock is never.
-        Some(seconds) if seconds <= 0.0 => Ok(Some(Duration::ZERO)),
-        Some(seconds) => Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))),
-        None => Err(TokenFault::Claims),
+    let seconds = value.as_f64().ok_or(TokenFault::Claims)?;
+    #[expect(clippy::cast_precision_loss, reason = "both have fewer than 53 bits")]
+    let (first, end) = (first as f64, (last + 1) as f64);
+    if !(first..end).contains(&seconds) {
+        return Err(TokenFault::TimeOutOfRange);
     }
+    Ok(Some(Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  jwks_refresh over ─┐                                   ┌─► Held: keys, which attempt
-//!  unknown key ───────┤ keep: one question at a time ─────┤   (old keys stay on failure)
+//!  no key fits ───────┤ keep: one question at a time ─────┤   (old keys stay on failure)
 //!  other settings ────┘   jwks_retry apart, at least      └─► who waits for a newer attempt
 //! ```
 //!
-//! So a flood of tokens with unknown keys is one question per `auth.jwks_retry`, and a server that
+//! So a flood of tokens with unknown keys, or with signatures that fit none, is one question per `auth.jwks_retry`, and a server that
 //! hangs holds up nobody whose key is known.
 
 use std::{
@@ -186,6 +186,15 @@ impl Held {
                         url,
                         keys = keys.len(),
                         "the keys for clients' tokens are there"
+                    );
+                }
+                let before = self.keys.as_ref().map_or(0, Keys::left_out);
+                if keys.left_out() > 0 && keys.left_out() != before {
+                    tracing::warn!(
+                        url,
+                        keys = keys.len(),
+                        left_out = keys.left_out(),
+                        "more keys for clients' tokens than can be used: the first ones are"
                     );
                 }
                 self.keys = Some(keys);

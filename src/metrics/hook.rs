@@ -9,7 +9,7 @@ pub struct HookStats {
     pub allowed: Shared,
     /// Clients that may not.
     pub refused: Shared,
-    /// Clients that had no turn: `hook.max_waiting` was reached, or the time was over.
+    /// Clients that had no turn: `hook.max_waiting` was reached, the time was over, or there was no socket.
     pub busy: Shared,
     /// Clients that nobody was asked about because of failures before.
     pub breaker: Shared,

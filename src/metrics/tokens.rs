@@ -36,6 +36,9 @@ pub enum TokenFault {
     /// Its time (`nbf`) has not come.
     #[error("not-yet-valid")]
     NotYetValid,
+    /// One of its times (`exp`, `nbf`, `iat`) is none of the years 1 to 9999: in milliseconds, perhaps.
+    #[error("time-out-of-range")]
+    TimeOutOfRange,
     /// Its issuer (`iss`) is none of `auth.issuers`.
     #[error("issuer")]
     Issuer,
@@ -49,7 +52,7 @@ pub enum TokenFault {
 
 impl TokenFault {
     /// Every fault, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Missing,
         Self::Several,
         Self::TooLarge,
@@ -60,6 +63,7 @@ impl TokenFault {
         Self::Signature,
         Self::Expired,
         Self::NotYetValid,
+        Self::TimeOutOfRange,
         Self::Issuer,
         Self::Audience,
         Self::Claims,
@@ -78,6 +82,7 @@ impl TokenFault {
             Self::Signature => "token-signature",
             Self::Expired => "token-expired",
             Self::NotYetValid => "token-not-yet-valid",
+            Self::TimeOutOfRange => "token-time-out-of-range",
             Self::Issuer => "token-issuer",
             Self::Audience => "token-audience",
             Self::Claims => "token-claims",

@@ -76,6 +76,17 @@ fn what_is_wrong_with_a_file_is_said_of_all_files_at_once() {
 }
 
 #[test]
+fn a_mark_before_the_text_is_none_of_it() {
+    let folder = Folder::new();
+    let (certificate, key) = signed("a.example");
+    let certificate = folder.put("cert.pem", format!("\u{feff}{certificate}"));
+    let key = folder.put("key.pem", format!("\u{feff}{key}"));
+    let files =
+        Files { certificate: &certificate, key: &key, client_ca: Some(certificate.as_path()) };
+    assert!(Server::load(files, Protocol::Grpc).is_ok());
+}
+
+#[test]
 fn a_key_of_another_certificate_is_refused_by_name() {
     let folder = Folder::new();
     let (certificate, _) = signed("a.example");

@@ -3,6 +3,7 @@
 //! ```text
 //!  token, if any ─► hook ─┬─ may come ─► change over the token's, sub-protocol
 //!                         ├─ may not ──► No::Theirs: its status and its words
+//!                         ├─ no turn ──► No::Ours (503)
 //!                         └─ no word ──► hook.fail: No::Ours (503), or as the token says
 //! ```
 
@@ -14,7 +15,6 @@ use hyper::{
     body::Bytes,
     header::{CONNECTION, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS},
 };
-use prost_types::Timestamp;
 
 use super::{
     Context, admission, token,
@@ -26,6 +26,7 @@ use crate::{
     hook::{Question, Verdict},
     identity::Verified,
     proto::v1::VerifiedToken,
+    timestamp,
 };
 
 /// Why a request does not become a client.
@@ -123,6 +124,8 @@ pub(super) async fn ask<B>(
             negotiated.subprotocol = told.or(negotiated.subprotocol.take());
             Ok(Some(change))
         }
+        // Whom we had no time to ask about could be anybody.
+        Some(Err(failure)) if failure.is_ours() => Err(Refusal::Unknown(failure.cause()).into()),
         Some(Err(failure)) => match config.hook.fail {
             Fail::Closed => Err(Refusal::Unknown(failure.cause()).into()),
             Fail::Open => Ok(known.then(|| Box::new(by_token))),
@@ -139,7 +142,7 @@ fn verified_token(verified: &Verified) -> VerifiedToken {
         uid: change.uid.clone().flatten().map(|uid| uid.to_string()).unwrap_or_default(),
         groups: change.join.iter().map(ToString::to_string).collect(),
         attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        expires_at: expires_at.map(Timestamp::from),
+        expires_at: expires_at.map(timestamp::write),
         claims: serde_json::to_string(&verified.claims).unwrap_or_default(),
     }
 }

@@ -1,42 +1,14 @@
 //! Which web pages may connect: the origins of `websocket.allowed_origins`.
 //!
 //! An entry is an origin as browsers send it, `https://app.example.com:8443`, or one whose host
-//! begins with `*.`, for every host below, at any depth, but not for the host itself. Scheme and
-//! port have to be equal either way. `config::check` lets no other `*` through.
+//! begins with `*.`, for every host below, at any depth, but not for the host itself. Origins are
+//! compared as RFC 6454 §5 does: by scheme, host and port, of which the usual one need not be written.
 
-/// Whether the entry stands for the origin. Letter case makes no difference (RFC 6454 §4).
+use crate::config::value::Pattern;
+
+/// Whether the entry stands for the origin.
 pub(super) fn covers(entry: &str, origin: &[u8]) -> bool {
-    let entry = entry.as_bytes();
-    let Some((scheme, domain)) = wildcard(entry) else {
-        return entry.eq_ignore_ascii_case(origin);
-    };
-    strip_prefix(origin, scheme)
-        .and_then(|rest| strip_suffix(rest, domain))
-        // What stands for the asterisk is labels of a host name and nothing else, so the entry's
-        // own parts are scheme, domain and port of the origin.
-        .is_some_and(|below| below.split(|byte| *byte == b'.').all(is_label))
-}
-
-/// `https://*.example.com:8443` in its two halves: `https://` and `.example.com:8443`.
-fn wildcard(entry: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = entry.windows(5).position(|bytes| bytes == b"://*.")?;
-    Some((&entry[..at + 3], &entry[at + 4..]))
-}
-
-fn strip_prefix<'t>(text: &'t [u8], prefix: &[u8]) -> Option<&'t [u8]> {
-    let (start, rest) = text.split_at_checked(prefix.len())?;
-    start.eq_ignore_ascii_case(prefix).then_some(rest)
-}
-
-fn strip_suffix<'t>(text: &'t [u8], suffix: &[u8]) -> Option<&'t [u8]> {
-    let (rest, end) = text.split_at_checked(text.len().checked_sub(suffix.len())?)?;
-    end.eq_ignore_ascii_case(suffix).then_some(rest)
-}
-
-/// Browsers write host names in ASCII. The underscore is no part of one by the book, but common.
-fn is_label(label: &[u8]) -> bool {
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    !label.is_empty() && label.iter().all(allowed)
+    Pattern::read(entry).is_some_and(|pattern| pattern.covers(origin))
 }
 
 #[cfg(test)]
@@ -50,7 +22,8 @@ mod tests {
         for (origin, covered) in [
             ("https://app.example", true),
             ("HTTPS://App.Example", true),
-            ("https://app.example:443", false),
+            ("https://app.example:443", true),
+            ("https://app.example:80", false),
             ("http://app.example", false),
             ("https://a.app.example", false),
             ("https://app.example/", false),
@@ -59,6 +32,10 @@ mod tests {
             assert_eq!(covers("https://app.example", origin.as_bytes()), covered, "{origin}");
         }
         assert!(covers("null", b"null"));
+        assert!(covers("https://app.example:443", b"https://app.example"));
+        assert!(covers("http://App.Example:80", b"http://app.example"));
+        assert!(covers("https://[2001:db8:0::1]:443", b"https://[2001:db8::1]"));
+        assert!(covers("chrome-extension://abcdef", b"chrome-extension://abcdef"));
     }
 
     #[test]
@@ -76,7 +53,8 @@ mod tests {
             (plain, "https://a.example.com.", false),
             (plain, "https://a.example.com.evil", false),
             (plain, "http://a.example.com", false),
-            (plain, "https://a.example.com:443", false),
+            (plain, "https://a.example.com:443", true),
+            ("https://*.example.com:443", "https://a.example.com", true),
             (plain, "https://a.example.com:8443", false),
             (plain, "https://evil.com/.example.com", false),
             (plain, "https://evil.com?.example.com", false),

@@ -79,11 +79,14 @@ fn offered(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// RFC 6265 §5.4.
+/// RFC 6265 §5.4. A value may stand in quotes (§4.1.1), which are no part of a token.
 fn in_cookies<'h>(headers: &'h HeaderMap, name: &'h str) -> impl Iterator<Item = &'h [u8]> {
     let lines = headers.get_all(COOKIE).into_iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(|pair| value_of(pair.trim_ascii(), name))
+    pairs.filter_map(|pair| value_of(pair.trim_ascii(), name)).map(|value| {
+        let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+        quoted.unwrap_or(value)
+    })
 }
 
 fn in_query<'r>(query: Option<&'r str>, name: &'r str) -> impl Iterator<Item = &'r [u8]> {
@@ -155,6 +158,8 @@ mod tests {
         assert_eq!(offer("chat, bearer"), Ok(Some(String::new())));
         assert_eq!(offer("bearers, x"), Ok(None));
         let cookie = |value: &str| token(&["cookie"], "", &[("cookie", value)]);
+        assert_eq!(cookie("a=b; session=\"x\""), Ok(Some("x".to_owned())), "quotes are none of it");
+        assert_eq!(cookie("session=\""), Ok(Some("\"".to_owned())));
         assert_eq!(cookie("session2=x; my_session=y; session"), Ok(None));
         assert_eq!(token(&["query"], "?access_tokens=x&x=access_token=y", &[]), Ok(None));
     }

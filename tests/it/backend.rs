@@ -165,21 +165,27 @@ impl BackEnd {
 
     /// The same, at an address.
     pub async fn at(address: SocketAddr, voice: Voice) -> Self {
-        Self::speaking(address, None, voice).await
+        Self::speaking(address, None, None, voice).await
+    }
+
+    /// The same, on a port of its own, that takes no more than `streams` calls at once.
+    pub async fn narrow(streams: u32, voice: Voice) -> Self {
+        Self::speaking("127.0.0.1:0".parse().unwrap(), None, Some(streams), voice).await
     }
 
     /// The same, over TLS.
     pub async fn over_tls(config: Arc<rustls::ServerConfig>, voice: Voice) -> Self {
-        Self::speaking("127.0.0.1:0".parse().unwrap(), Some(config), voice).await
+        Self::speaking("127.0.0.1:0".parse().unwrap(), Some(config), None, voice).await
     }
 
     async fn speaking(
         address: SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
+        streams: Option<u32>,
         voice: Voice,
     ) -> Self {
         let speaker = AdmissionServer::new(Speaker(voice));
-        Self::serving(address, tls, move |request: Request<Incoming>| {
+        Self::serving(address, tls, streams, move |request: Request<Incoming>| {
             let mut speaker = speaker.clone();
             async move {
                 let answer = speaker.call(request.map(tonic::body::Body::new)).await?;
@@ -193,7 +199,7 @@ impl BackEnd {
     /// it is `endless`.
     pub async fn raw(kind: &'static str, chunk: &'static [u8], endless: bool) -> Self {
         let address = "127.0.0.1:0".parse().unwrap();
-        Self::serving(address, None, move |_: Request<Incoming>| async move {
+        Self::serving(address, None, None, move |_: Request<Incoming>| async move {
             let chunk = move |_| Ok(Frame::data(Bytes::from_static(chunk)));
             let chunks = if endless { u64::MAX } else { 1 };
             let body = StreamBody::new(stream::iter((0..chunks).map(chunk))).boxed_unsync();
@@ -226,12 +232,13 @@ impl BackEnd {
             let answer = Response::builder().header("content-type", "application/grpc").body(body);
             std::future::ready(Ok(answer.unwrap()))
         };
-        (Self::serving(address, None, service).await, Given(given))
+        (Self::serving(address, None, None, service).await, Given(given))
     }
 
     async fn serving<S, F>(
         address: SocketAddr,
         tls: Option<Arc<rustls::ServerConfig>>,
+        streams: Option<u32>,
         service: S,
     ) -> Self
     where
@@ -253,10 +260,10 @@ impl BackEnd {
                 counter.fetch_add(1, Ordering::SeqCst);
                 carried.spawn(async move {
                     match tls {
-                        None => carry(stream, service).await,
+                        None => carry(stream, streams, service).await,
                         Some(config) => {
                             if let Ok(stream) = TlsAcceptor::from(config).accept(stream).await {
-                                carry(stream, service).await;
+                                carry(stream, streams, service).await;
                             }
                         }
                     }
@@ -300,13 +307,14 @@ impl Drop for BackEnd {
     }
 }
 
-async fn carry<I, S, F>(io: I, service: S)
+async fn carry<I, S, F>(io: I, streams: Option<u32>, service: S)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<Response<UnsyncBoxBody<Bytes, String>>, Infallible>> + Send + 'static,
 {
-    let connection = http2::Builder::new(TokioExecutor::new());
+    let mut connection = http2::Builder::new(TokioExecutor::new());
+    connection.max_concurrent_streams(streams);
     let _ = connection.serve_connection(TokioIo::new(io), service_fn(service)).await;
 }
 

@@ -33,6 +33,7 @@ mod fault;
 mod gateway;
 mod h2c;
 mod hook;
+mod hook_burst;
 mod hook_faults;
 mod hostile;
 mod hostile_head;

@@ -42,6 +42,27 @@ async fn a_wildcard_lets_pages_of_every_host_below_in_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_usual_port_need_not_be_written_and_may_be() {
+    let sets =
+        ["websocket.allowed_origins=[\"https://Example.com:443\", \"http://a.example:80\", \
+         \"https://*.b.example:443\", \"https://[2001:db8:0::1]\"]"];
+    let gateway = Gateway::with(&sets).await;
+    for (origin, expected) in [
+        ("https://example.com", "101"),
+        ("https://example.com:443", "101"),
+        ("http://a.example", "101"),
+        ("https://x.b.example", "101"),
+        ("https://[2001:db8::1]", "101"),
+        ("https://example.com:80", "403"),
+        ("http://example.com", "403"),
+        ("http://a.example:443", "403"),
+        ("https://b.example", "403"),
+    ] {
+        assert_eq!(status(gateway.websocket(), origin).await, expected, "{origin}");
+    }
+}
+
+#[tokio::test]
 async fn origins_change_with_a_reload_and_who_is_connected_stays() {
     let mut program = Program::new();
     let toml = |origins| format!("websocket.allowed_origins = {origins}\n");

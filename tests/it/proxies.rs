@@ -260,14 +260,23 @@ async fn a_header_that_never_ends_is_part_of_the_handshake() {
 #[tokio::test]
 async fn a_listed_proxy_has_to_name_the_client_in_the_request() {
     let gateway = Gateway::with(&[PROXIES, XFF]).await;
-    for lines in [&[][..], &["unknown"], &["192.0.2.7, nobody"], &["192.0.2.7", ""]] {
+    for lines in [&[][..], &["unknown"], &["192.0.2.7, nobody"], &[" ,", ""]] {
         let (mut raw, head) = forwarded(PROXY, gateway.websocket(), lines).await;
         assert!(head.starts_with("HTTP/1.1 400 "), "{lines:?} {head}");
         let text = raw.rest().await;
         assert!(text.contains("websocket.proxy_header"), "{text}");
     }
     assert_eq!(gateway.hub().handshakes().proxy.get(), 4);
-    for line in ["192.0.2.7", "192.0.2.7:4711", "2001:db8::7", "[2001:db8::7]:4711"] {
+    for line in [
+        "192.0.2.7",
+        "192.0.2.7:4711",
+        "2001:db8::7",
+        "[2001:db8::7]:4711",
+        "192.0.2.7,",
+        ", 192.0.2.7 , ,",
+        "\"[2001:db8::7]:4711\"",
+        "fe80::7%eth0",
+    ] {
         let (_, head) = forwarded(PROXY, gateway.websocket(), &[line]).await;
         assert!(head.starts_with("HTTP/1.1 101 "), "{line} {head}");
     }

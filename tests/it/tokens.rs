@@ -2,6 +2,7 @@
 
 mod jwks;
 mod log;
+mod times;
 mod uids;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::access::keys::MAX_KEYS;
 
 const POINT: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
 const OTHER: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
@@ -32,6 +33,8 @@ fn a_key_to_verify_with_is_taken() {
         json!({}),
         json!({"kid": null}),
         json!({"use": "sig"}),
+        json!({"use": "SIG"}),
+        json!({"x": format!("{POINT}="), "y": format!("{OTHER}=")}),
         json!({"alg": "ES256"}),
         json!({"key_ops": ["verify", "sign"]}),
         json!({"x5c": ["AAAA"], "unknown": {"deep": [1]}}),
@@ -59,7 +62,8 @@ fn what_can_not_be_used_is_left_out_and_nothing_left_is_an_error() {
         json!({"crv": null}),
         json!({"x": null}),
         json!({"y": "AAAA"}),
-        json!({"x": format!("{POINT}=")}),
+        json!({"x": format!("{POINT}==")}),
+        json!({"x": format!("{POINT}+")}),
         json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"}),
         json!({"kty": "OKP", "crv": "Ed448", "x": POINT}),
         json!({"kty": "OKP", "crv": "Ed25519", "x": "AAAA"}),
@@ -114,7 +118,10 @@ fn the_whole_must_be_a_set_of_no_unusual_size() {
     assert!(said(&elsewhere.concat()).ends_with("line 2 is something else"));
     assert!(alone.contains("expected {\"keys\""), "a key is no set: {alone}");
     assert_eq!(of(&vec![key(&json!({})); MAX_KEYS]), Ok(MAX_KEYS));
-    assert_eq!(of(&vec![key(&json!({})); MAX_KEYS + 1]), Err("holds more than 32 keys".to_owned()));
+    // What is of no use takes nobody's place.
+    let many = [vec![json!({"kty": "AKP"}); 40], vec![key(&json!({})); MAX_KEYS + 2]].concat();
+    let keys = set(json!({ "keys": many }).to_string().as_bytes(), Secrets::Taken).unwrap();
+    assert_eq!((keys.len(), keys.left_out()), (MAX_KEYS, 2));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn a_pem_file_holds_one_public_key_or_several() {
     {
         let keys = key(pem(name), &[algorithm]).unwrap();
         assert_eq!(keys.len(), 1, "{name}");
-        let others = Algorithm::ALL.map(|other| (other, keys.0[0].fits(other)));
+        let others = Algorithm::ALL.map(|other| (other, keys.keys[0].fits(other)));
         let fits = |other| other == algorithm || (name == "RS256" && other == Algorithm::Ps256);
         assert!(others.into_iter().all(|(other, is)| is == fits(other)), "{others:?}");
     }
@@ -56,6 +56,25 @@ fn a_pem_file_holds_one_public_key_or_several() {
     assert!(keys.to_string().starts_with("2 keys ("), "{keys}");
     assert_eq!(keys.to_string(), key(&both, ES).unwrap().to_string());
     assert_ne!(keys.to_string(), key(pem("ES256"), ES).unwrap().to_string());
+}
+
+#[test]
+fn a_mark_before_the_text_is_none_of_it() {
+    let marked = format!("\u{feff}{}", pem("ES256"));
+    assert_eq!(key(&marked, ES).unwrap().to_string(), key(pem("ES256"), ES).unwrap().to_string());
+    let set = "\u{feff}{\"keys\": [{\"kty\": \"oct\", \"k\": \"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\"}]}";
+    assert_eq!(read_with(set, HS, Keys::read_set).unwrap().len(), 1);
+}
+
+#[test]
+fn of_too_many_keys_the_first_are_used_and_the_operator_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    fs::write(&path, pem("ES256").repeat(34)).unwrap();
+    let (keys, warning) = Keys::read(&path, ES);
+    let keys = keys.unwrap();
+    assert_eq!((keys.len(), keys.left_out()), (32, 2));
+    assert!(warning.unwrap().ends_with("holds 34 keys: the first 32 are used"));
 }
 
 #[test]
@@ -85,6 +104,17 @@ fn a_secret_counts_as_it_stands_without_the_end_of_its_line() {
         let unfit = keys.verify(Algorithm::Hs512, None, signed, tag.as_ref());
         assert_eq!(unfit, Verdict::NoKey, "it is too short for that");
     }
+    // All else is part of it: one end of a line at most is none.
+    for more in [" ", "\t", "\x0c", "\r", " \n", "\n\n", "\r\r\n", "\n "] {
+        let text = format!("{secret}{more}");
+        let keys = key(&text, HS).unwrap();
+        let verdict = keys.verify(Algorithm::Hs256, None, signed, tag.as_ref());
+        assert_eq!(verdict, Verdict::Forged, "{more:?}");
+        let cut = text.strip_suffix("\r\n").or(text.strip_suffix('\n')).unwrap_or(&text);
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, cut.as_bytes()), signed);
+        let verdict = keys.verify(Algorithm::Hs256, None, signed, tag.as_ref());
+        assert_eq!(verdict, Verdict::Genuine, "{more:?}");
+    }
     let short = key(&secret[1..], HS).unwrap_err();
     assert!(short.contains("31 bytes: HS256 needs at least 32"), "{short}");
     let short = key(secret, &[Algorithm::Hs256, Algorithm::Hs512]).unwrap_err();
@@ -109,7 +139,6 @@ fn what_is_no_key_is_told_and_not_shown() {
         (&format!("{}{private}", pem("ES256")), "holds a private key"),
         (&damaged, "is damaged"),
         (certificate, "holds no public key"),
-        (&pem("ES256").repeat(33), "holds more than 32 keys"),
         (&"x".repeat(1 << 21), "is larger than 1048576 bytes"),
     ] {
         let said = key(text, ES).unwrap_err();

@@ -202,6 +202,37 @@ fn tokens_that_are_remembered_are_mentioned() {
 }
 
 #[test]
+fn a_wait_and_an_answer_of_the_hook_have_to_fit_into_the_handshake() {
+    let mut config = Config::default();
+    config.hook.address = "http://127.0.0.1:9000".to_owned();
+    config.limits.handshake = config.hook.timeout * 2 + Duration::from_millis(1);
+    assert_eq!(warnings(&config), Vec::<String>::new());
+    config.limits.handshake = config.hook.timeout * 2;
+    let said = warnings(&config);
+    assert!(said.len() == 1 && said[0].starts_with("twice hook.timeout (2s)"), "{said:?}");
+}
+
+#[test]
+fn an_origin_that_no_browser_could_send_is_refused() {
+    for (entry, is_good) in [
+        ("https://example.com:443", true),
+        ("https://*.example.com:8443", true),
+        ("app://localhost", true),
+        ("https://example.com:", false),
+        ("https://example.com:65536", false),
+        ("https://user@example.com", false),
+        ("https://example.com?a", false),
+        ("https://[::1", false),
+    ] {
+        let mut config = Config::default();
+        config.websocket.allowed_origins = words(entry);
+        let said: Vec<_> = broken(&config).iter().map(|broken| broken.key).collect();
+        let expected: &[&str] = if is_good { &[] } else { &["websocket.allowed_origins"] };
+        assert_eq!(said, expected, "{entry}");
+    }
+}
+
+#[test]
 fn what_is_probably_not_meant_is_mentioned() {
     let mut config = Config::default();
     config.websocket.heartbeat_timeout = Duration::from_secs(10);

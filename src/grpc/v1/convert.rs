@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -21,6 +21,7 @@ use crate::{
     config::Config,
     ids::{ClientId, Name},
     message::{Filter, Kind, Payload, Selection, Target, Terms, WhenBehind},
+    timestamp,
 };
 
 /// Most bytes of a close frame's reason (RFC 6455 §5.5: 125, less the code).
@@ -28,9 +29,6 @@ const MOST_REASON: usize = 123;
 
 /// Bytes of a map's key that a path repeats.
 const MOST_OF_KEY: usize = 64;
-
-/// Seconds of the years 1 to 9999, the span of a `google.protobuf.Timestamp`.
-const TIMESTAMPS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// Seconds of the longest `google.protobuf.Duration`, 10,000 years.
 const LONGEST: u64 = 315_576_000_000;
@@ -348,14 +346,11 @@ impl<'a> Reading<'a> {
 
     /// How long it is until a time; what is past is now.
     pub(super) fn until(&mut self, field: &str, at: Timestamp) -> Duration {
-        if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
+        let Some(at) = timestamp::read(at) else {
             self.fault(field, "is no time of the years 1 to 9999");
             return Duration::ZERO;
-        }
-        let seconds = u64::try_from(at.seconds).map(Duration::from_secs);
-        let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let at = seconds.ok().and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
-        at.and_then(|at| at.duration_since(SystemTime::now()).ok()).unwrap_or_default()
+        };
+        at.duration_since(SystemTime::now()).unwrap_or_default()
     }
 }
 

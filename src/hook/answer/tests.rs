@@ -1,5 +1,7 @@
 //! Answers of all kinds, with and without a token before them.
 
+use std::time::UNIX_EPOCH;
+
 use super::*;
 
 const NOW: u64 = 1_800_000_000;

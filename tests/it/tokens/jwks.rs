@@ -58,6 +58,53 @@ async fn keys_are_there_when_a_client_needs_them_and_new_ones_when_it_needs_thos
     refused(&gateway, &[&bearer(&forged)], TokenFault::Signature).await;
 }
 
+/// A key that takes the place of another one of its name, or of one that has none.
+#[tokio::test]
+async fn a_signature_that_fits_no_key_is_a_reason_to_ask_again() {
+    let (old, new, last) = (Mint::new("one"), Mint::new("one"), Mint::new("one"));
+    let nameless = |mint: &Mint| {
+        let mut key = mint.jwk();
+        key.as_object_mut().unwrap().remove("kid");
+        json!({ "keys": [key] }).to_string()
+    };
+    let server = Server::new(Answer::ok(set(&[&old]))).await;
+    let gateway = asking(&server.url(), &["auth.jwks_refresh=1h"]).await;
+    enter(&gateway, &old.token(&json!({}))).await;
+    server.set(Answer::ok(set(&[&new])));
+    enter_soon(&gateway, &new.token(&json!({}))).await;
+    for next in [&old, &last] {
+        server.set(Answer::ok(nameless(next)));
+        enter_soon(&gateway, &next.token(&json!({}))).await;
+    }
+}
+
+#[tokio::test]
+async fn forged_signatures_are_one_question_and_cost_a_known_key_nothing() {
+    let (known, forger) = (Mint::new("one"), Mint::new("one"));
+    let server = Server::new(Answer::ok(set(&[&known]))).await;
+    let gateway = asking(&server.url(), &["auth.jwks_retry=1h"]).await;
+    enter(&gateway, &known.token(&json!({}))).await;
+    for _ in 0..50 {
+        let line = bearer(&forger.token(&json!({})));
+        refused(&gateway, &[&line], TokenFault::Signature).await;
+        enter(&gateway, &known.token(&json!({}))).await;
+    }
+    assert_eq!(server.asked(), 1, "it is too soon for another question");
+}
+
+#[tokio::test]
+async fn of_too_many_keys_the_first_that_can_be_used_are() {
+    let (first, beyond) = (Mint::new("first"), Mint::new("beyond"));
+    let mut keys = vec![json!({"kty": "AKP"}); 5];
+    keys.push(first.jwk());
+    keys.extend((0..31).map(|n| Mint::new(&n.to_string()).jwk()));
+    keys.push(beyond.jwk());
+    let server = Server::new(Answer::ok(json!({ "keys": keys }).to_string())).await;
+    let gateway = asking(&server.url(), &[]).await;
+    enter(&gateway, &first.token(&json!({}))).await;
+    refused(&gateway, &[&bearer(&beyond.token(&json!({})))], TokenFault::UnknownKey).await;
+}
+
 #[tokio::test]
 async fn keys_are_asked_for_again_on_their_own() {
     let mint = Mint::new("one");
@@ -122,7 +169,6 @@ async fn a_server_that_does_what_it_should_not_costs_nobody_a_key_that_was_there
         Answer::ok(
             json!({"keys": [{"kty": "oct", "kid": "one", "k": "A".repeat(64)}]}).to_string(),
         ),
-        Answer::ok(json!({"keys": vec![mint.jwk(); 33]}).to_string()),
         Answer::Whole(moved, set(&[&mint])),
         Answer::Whole("404 Not Found", set(&[&mint])),
         Answer::Whole("500 Internal Server Error", set(&[&mint])),

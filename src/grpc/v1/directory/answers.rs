@@ -7,6 +7,7 @@ use crate::{
     hub,
     ids::{ClientId, Name},
     shard::{Described, Found},
+    timestamp,
 };
 
 pub(super) fn client(described: &Described) -> Client {
@@ -23,8 +24,8 @@ pub(super) fn client(described: &Described) -> Client {
         groups: described.groups.iter().map(Name::to_string).collect(),
         attributes: described.attributes.iter().map(|(name, value)| pair(name, value)).collect(),
         address: described.peer.to_string(),
-        connected_at: Some(described.connected.into()),
-        heard_at: Some(described.heard.into()),
+        connected_at: Some(timestamp::write(described.connected)),
+        heard_at: Some(timestamp::write(described.heard)),
         // A duration of 32 bits of microseconds is one on the wire, too.
         round_trip: described.round_trip.and_then(|time| time.try_into().ok()),
         queued_messages: count(described.queued_messages),
@@ -34,7 +35,7 @@ pub(super) fn client(described: &Described) -> Client {
         tls: described.tls,
         compression_window_bits: described.window.map_or(0, i32::from),
         shard: i32::from(described.id.shard()),
-        expires_at: described.expires.map(Into::into),
+        expires_at: described.expires.map(timestamp::write),
     }
 }
 
@@ -60,7 +61,7 @@ pub(super) fn entry(found: &Found) -> ClientEntry {
     ClientEntry {
         id: found.id.to_string(),
         uid: text(found.uid.as_ref()),
-        connected_at: Some(found.connected.into()),
+        connected_at: Some(timestamp::write(found.connected)),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     grpc::proto::v1::ClientFilter,
     ids::{ClientId, Name},
     shard::Search,
+    timestamp,
 };
 
 /// Reads a request by the rules in force, and notes what is wrong with it.
@@ -130,9 +131,7 @@ impl<'a> Judge<'a> {
     }
 
     fn time(&mut self, field: &str, at: Timestamp) -> Option<SystemTime> {
-        // What is out of range would be carried over, and become another time.
-        let in_range = (0..1_000_000_000).contains(&at.nanos) && YEARS.contains(&at.seconds);
-        let time = SystemTime::try_from(at).ok().filter(|_| in_range);
+        let time = timestamp::read(at);
         if time.is_none() {
             self.faults.add(field, "is no time of the years 1 to 9999");
         }
@@ -161,9 +160,6 @@ impl<'a> Judge<'a> {
         attributes
     }
 }
-
-/// Seconds of the years 1 to 9999, which is what a timestamp may be.
-const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 
 /// Enough of a name to recognise it by.
 fn short(name: &str) -> &str {

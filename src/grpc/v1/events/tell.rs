@@ -17,6 +17,7 @@ use crate::{
     ids::{ClientId, Name},
     message::Kind,
     sink::Closed,
+    timestamp,
 };
 
 /// The first answer.
@@ -38,7 +39,7 @@ fn event(delivery: Delivery) -> Event {
             told.client = event.client.to_string();
             told.partition = partition_of(event.client).into();
             told.uid = event.uid.as_ref().map_or_else(String::new, Name::to_string);
-            told.time = Some(event.at.into());
+            told.time = Some(timestamp::write(event.at));
             did(&event.what)
         }
         Delivered::Missed { partitions, first, last, messages, changes } => {
