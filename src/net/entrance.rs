@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsFd, BorrowedFd},
 };
 
@@ -66,6 +66,10 @@ impl Listener for Entrance {
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         self.listener.accept().await
+    }
+
+    fn address(peer: &SocketAddr) -> Option<IpAddr> {
+        Some(peer.ip())
     }
 
     /// Asks the kernel itself: the runtime may not have heard yet of who came last.

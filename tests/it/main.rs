@@ -57,6 +57,7 @@ mod settings;
 mod site;
 mod slow;
 mod storm;
+mod strangers;
 mod subscriber;
 mod supervised;
 mod tidy;

@@ -107,12 +107,34 @@ pub(super) async fn limits_handshake() {
 pub(super) async fn limits_max_handshakes() {
     let settings = [("limits.max_handshakes", "1"), ("limits.handshake", "\"1h\"")];
     let mut stage = Stage::new(&settings).await;
-    // The only place is taken by somebody who says nothing, for an hour.
-    let _silent = Raw::open(stage.gateway.websocket()).await;
-    let mut waiting = Raw::open(stage.gateway.websocket()).await;
-    waiting.send(request(&[])).await;
+    // The only place is taken by somebody who says nothing, and loses it to who comes next.
+    let mut silent = Raw::open(stage.gateway.websocket()).await;
+    assert!(stage.answer(&[]).await.starts_with(IN));
+    silent.ended().await;
     stage.change("limits.max_handshakes", "2").await;
-    assert!(waiting.response().await.starts_with(IN));
+    // Now there is one for each.
+    let mut silent = Raw::open(stage.gateway.websocket()).await;
+    assert!(from(&stage, 2, &[]).await.1.starts_with(IN));
+    silent.send(request(&[])).await;
+    assert!(silent.response().await.starts_with(IN));
+    stage.everybody_is_served().await;
+}
+
+#[tokio::test]
+pub(super) async fn limits_address_share() {
+    let settings = [("limits.address_share", "100"), ("limits.max_handshakes", "4")];
+    let mut stage = Stage::new(&settings).await;
+    stage.change("limits.address_share", "50").await;
+    // Two of four places: whichever else comes from there, the first has to go some time.
+    let mut silent = Raw::open(stage.gateway.websocket()).await;
+    let evicted = async {
+        let _other = Raw::open(stage.gateway.websocket()).await;
+        while stage.gateway.hub().handshakes().evicted.get() == 0 {
+            assert!(stage.answer(&[]).await.starts_with(IN));
+        }
+    };
+    crate::client::soon("an eviction", evicted).await;
+    silent.ended().await;
     stage.everybody_is_served().await;
 }
 
