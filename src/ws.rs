@@ -200,7 +200,7 @@ async fn lead(
         Err(unwanted) => return turn_away(peer, &unwanted, context),
     };
     waiting.set("TLS");
-    match transport.over(stream, config).await {
+    match transport.over(stream, config, permit).await {
         Ok(stream) => {
             waiting.set("a request");
             permit.heard();

@@ -31,7 +31,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
 use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
@@ -44,6 +43,7 @@ use super::{
 use crate::{
     config::{Grpc, InForce},
     net::{Ear, PeerPermit, Tapped, stopped},
+    tls,
 };
 
 /// What the calls of one connection share. Cheap to clone.
@@ -100,10 +100,10 @@ pub(super) async fn serve(
         return carry(server, (peer, permit), stream, &config, deadline).await;
     }
     // Never in the clear where TLS is asked for.
-    let Some(tls) = &config.material.grpc_tls else {
+    let Some(server_tls) = &config.material.grpc_tls else {
         return refuse(&"grpc.certificate was not read");
     };
-    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let handshake = tls::accept(server_tls, stream, || permit.working());
     let mut stop = server.stop.clone();
     let shaken = tokio::select! {
         shaken = timeout_at(deadline, handshake) => shaken,

@@ -66,13 +66,13 @@ impl Trust {
         let (mut known, mut swaps) = (self.0.subscribe(), live.swaps());
         loop {
             let config = live.snapshot();
-            let knows = *known.borrow_and_update();
-            if proves(knows, peer, &config) {
+            let latest = *known.borrow_and_update();
+            if proves(latest, peer, &config) {
                 permit.prove();
             } else {
                 permit.unprove();
             }
-            if suffices(knows, peer, &config) {
+            if suffices(latest, peer, &config) {
                 drop(config);
                 tokio::select! {
                     () = swaps.next() => {

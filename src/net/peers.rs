@@ -35,6 +35,9 @@ use crate::metrics::Shared as Counter;
 /// been looked at yet, and the way from far away takes its time.
 pub const LEAST_WAIT: Duration = Duration::from_millis(100);
 
+/// The same in a full table for an address that has more than its share: others wait for it.
+pub const LEAST_WAIT_OVER_SHARE: Duration = Duration::from_millis(10);
+
 /// How many may be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerLimits {
@@ -260,7 +263,7 @@ impl Table {
         while let Some(known) = address.and_then(|address| self.addresses.get(&address))
             && known.unproved >= limits.share
             && let Some((_, &id)) = known.awaited.first_key_value()
-            && self.is_ripe(id, now)
+            && self.ripens(id, LEAST_WAIT).is_some_and(|ripens| ripens <= now)
         {
             self.change(id, Standing::Leaving);
             evicted += 1;
@@ -270,9 +273,10 @@ impl Table {
         }
         let needed = self.peers.len() + 1 - limits.places;
         while self.leaving < needed {
-            let Some(id) = self.victim(limits.share) else { return (evicted, Err(None)) };
-            if !self.is_ripe(id, now) {
-                return (evicted, Err(self.ripens(id)));
+            let Some((id, wait)) = self.victim(limits.share) else { return (evicted, Err(None)) };
+            let ripens = self.ripens(id, wait);
+            if ripens.is_none_or(|ripens| ripens > now) {
+                return (evicted, Err(ripens));
             }
             self.change(id, Standing::Leaving);
             evicted += 1;
@@ -280,25 +284,23 @@ impl Table {
         (evicted, Err(None))
     }
 
-    /// Who goes next: the oldest of the address that has most, if that is more than its share, so that
-    /// a flood from one address costs others nothing; else the oldest of all.
-    fn victim(&self, share: usize) -> Option<u64> {
+    /// Who goes next, and how long it has to have been waited for: the oldest of the address that has
+    /// most, if that is more than its share, so that a flood from one address costs others nothing;
+    /// else the oldest of all.
+    fn victim(&self, share: usize) -> Option<(u64, Duration)> {
         let most = self.numbers.last().filter(|(unproved, _)| *unproved > share);
-        let of_most =
+        let its =
             most.and_then(|(_, address)| self.addresses.get(address)?.awaited.first_key_value());
-        of_most.or_else(|| self.awaited.first_key_value()).map(|(_, &id)| id)
+        let of_all = || Some((*self.awaited.first_key_value()?.1, LEAST_WAIT));
+        its.map(|(_, &id)| (id, LEAST_WAIT_OVER_SHARE)).or_else(of_all)
     }
 
     /// When a peer may be evicted; never, unless it is waited for.
-    fn ripens(&self, id: u64) -> Option<Instant> {
+    fn ripens(&self, id: u64, wait: Duration) -> Option<Instant> {
         match self.peers.get(&id)?.standing {
-            Standing::Awaited { since, .. } => since.checked_add(LEAST_WAIT),
+            Standing::Awaited { since, .. } => since.checked_add(wait),
             _ => None,
         }
-    }
-
-    fn is_ripe(&self, id: u64, now: Instant) -> bool {
-        self.ripens(id).is_some_and(|ripens| ripens <= now)
     }
 
     fn insert(&mut self, address: Option<Address>, leave: Arc<Notify>, now: Instant) -> u64 {

@@ -104,8 +104,16 @@ async fn nobody_is_evicted_before_it_was_waited_for_a_little() {
     let table = PeerTable::default();
     let first = polite(table.admit(ADA, limits(1, 1)).await);
     let began = Instant::now();
-    let _second = table.admit(BOB, limits(1, 1)).await;
+    let second = table.admit(BOB, limits(1, 1)).await;
     assert_eq!(began.elapsed(), LEAST_WAIT);
+    first.await.unwrap();
+    // Of an address that has more than its share it goes sooner.
+    second.prove();
+    let first = polite(table.admit(ADA, limits(3, 1)).await);
+    let _third = table.admit(ADA, limits(3, 1)).await;
+    let began = Instant::now();
+    let _fourth = table.admit(BOB, limits(3, 1)).await;
+    assert_eq!(began.elapsed(), LEAST_WAIT_OVER_SHARE);
     first.await.unwrap();
 }
 
@@ -140,7 +148,7 @@ enum Step {
     Heard(usize),
     Work(usize),
     Leave(usize),
-    Wait,
+    Wait(Duration),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -151,7 +159,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<usize>().prop_map(Step::Heard),
         1 => any::<usize>().prop_map(Step::Work),
         2 => any::<usize>().prop_map(Step::Leave),
-        2 => Just(Step::Wait),
+        2 => Just(Step::Wait(LEAST_WAIT / 2)),
+        2 => Just(Step::Wait(LEAST_WAIT_OVER_SHARE)),
     ]
 }
 
@@ -193,8 +202,9 @@ fn model_room(peers: &mut [Modelled], address: u8, limits: PeerLimits, now: Inst
         let awaited = |peer: &Modelled| peer.standing == 'a';
         let of_most =
             peers.iter().position(|peer| is_over && peer.address == most && awaited(peer));
+        let wait = if of_most.is_some() { LEAST_WAIT_OVER_SHARE } else { LEAST_WAIT };
         match of_most.or_else(|| peers.iter().position(awaited)) {
-            Some(at) if ripe(&peers[at]) => peers[at].standing = 'l',
+            Some(at) if peers[at].since + wait <= now => peers[at].standing = 'l',
             _ => break,
         }
     }
@@ -221,7 +231,7 @@ proptest! {
                 model.push(peer);
             };
             match step {
-                Step::Wait => now += LEAST_WAIT / 2,
+                Step::Wait(time) => now += time,
                 Step::Enter(who) => {
                     let address = (who > 0).then_some(Address::Four([10, 0, 0, who]));
                     let (_, room) = table.make_room(address, limits, now);
