@@ -203,7 +203,6 @@ async fn lead(
     match transport.over(stream, config, permit).await {
         Ok(stream) => {
             waiting.set("a request");
-            permit.heard();
             handshake::run(stream, caller, (context, permit), config).await;
         }
         Err(error) => {

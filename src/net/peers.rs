@@ -3,7 +3,7 @@
 //! A peer is *unproved* until it has done what the surface is for. Of the unproved ones, those whose
 //! next bytes are waited for can be evicted: by a newcomer for whom there is no place, or by one whose
 //! address has its share of the unproved places already. Those of an address that has more than its
-//! share go before others, and then those that are waited for longest. Whoever
+//! share go before others; then those that have said nothing, and those waited for longest. Whoever
 //! waits for *us* (a signature, the back end's word, an answer) keeps its place, and whoever
 //! has proved something does too; only if there are no others does a newcomer wait.
 //!
@@ -17,7 +17,7 @@
 //! fewer than there are.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -31,12 +31,13 @@ use tokio::{
 use super::Address;
 use crate::metrics::Shared as Counter;
 
-/// Nobody is evicted sooner than this after it was waited for: what it has sent already may not have
-/// been looked at yet, and the way from far away takes its time.
+/// Who has said nothing is not evicted sooner than this: what it has sent already may not have been
+/// looked at yet.
 pub const LEAST_WAIT: Duration = Duration::from_millis(100);
 
-/// The same in a full table for an address that has more than its share: others wait for it.
-pub const LEAST_WAIT_OVER_SHARE: Duration = Duration::from_millis(10);
+/// The same for who has come a step further, from perhaps far away; and how much longer an address
+/// that has its share keeps what it has as long as there is room for others.
+pub const LONG_WAIT: Duration = Duration::from_secs(1);
 
 /// How many may be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +152,12 @@ impl PeerPermit {
 
     /// What the peer had proved holds no longer.
     pub fn unprove(&self) {
-        self.change(Standing::awaited(), |before| before == Standing::Proved);
+        self.change(Standing::awaited(LONG_WAIT), |before| before == Standing::Proved);
     }
 
     /// The peer came a step further: others are evicted before it.
     pub fn heard(&self) {
-        self.change(Standing::awaited(), Standing::is_unproved);
+        self.change(Standing::awaited(LONG_WAIT), Standing::is_unproved);
     }
 
     /// The peer waits for us until the guard is dropped. Afterwards it has come a step further.
@@ -170,7 +171,7 @@ impl PeerPermit {
         if table.peers.get(&id).is_some_and(|peer| applies(peer.standing)) {
             table.change(id, standing);
             drop(table);
-            if matches!(standing, Standing::Awaited { .. }) {
+            if matches!(standing, Standing::Awaited(_)) {
                 self.0.shared.changed.notify_waiters();
             }
         }
@@ -201,8 +202,8 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Table {
     peers: HashMap<u64, Peer>,
-    /// Who is waited for, the longest first.
-    awaited: BTreeMap<u64, u64>,
+    /// Who is waited for, in the order in which they may be evicted.
+    awaited: BTreeSet<(Instant, u64)>,
     /// Addresses that have unproved peers.
     addresses: HashMap<Address, Known>,
     /// The same by how many they have.
@@ -222,8 +223,8 @@ struct Peer {
 /// What a peer has a place for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    /// Its next bytes are waited for, since then; `turn` is its place in the order.
-    Awaited { turn: u64, since: Instant },
+    /// Its next bytes are waited for; from then on it may be evicted.
+    Awaited(Instant),
     /// It waits for us.
     Working,
     /// It has done what the surface is for.
@@ -233,13 +234,12 @@ enum Standing {
 }
 
 impl Standing {
-    /// From now on; the table gives it its turn.
-    fn awaited() -> Self {
-        Self::Awaited { turn: 0, since: Instant::now() }
+    fn awaited(wait: Duration) -> Self {
+        Self::Awaited(Instant::now() + wait)
     }
 
     fn is_unproved(self) -> bool {
-        matches!(self, Self::Awaited { .. } | Self::Working)
+        matches!(self, Self::Awaited(_) | Self::Working)
     }
 }
 
@@ -247,7 +247,7 @@ impl Standing {
 #[derive(Debug, Default)]
 struct Known {
     unproved: usize,
-    awaited: BTreeMap<u64, u64>,
+    awaited: BTreeSet<(Instant, u64)>,
 }
 
 impl Table {
@@ -262,8 +262,8 @@ impl Table {
         let mut evicted = 0;
         while let Some(known) = address.and_then(|address| self.addresses.get(&address))
             && known.unproved >= limits.share
-            && let Some((_, &id)) = known.awaited.first_key_value()
-            && self.ripens(id, LEAST_WAIT).is_some_and(|ripens| ripens <= now)
+            && let Some(&(ripens, id)) = known.awaited.first()
+            && ripens + LONG_WAIT <= now
         {
             self.change(id, Standing::Leaving);
             evicted += 1;
@@ -273,10 +273,11 @@ impl Table {
         }
         let needed = self.peers.len() + 1 - limits.places;
         while self.leaving < needed {
-            let Some((id, wait)) = self.victim(limits.share) else { return (evicted, Err(None)) };
-            let ripens = self.ripens(id, wait);
-            if ripens.is_none_or(|ripens| ripens > now) {
-                return (evicted, Err(ripens));
+            let Some((ripens, id)) = self.victim(limits.share) else {
+                return (evicted, Err(None));
+            };
+            if ripens > now {
+                return (evicted, Err(Some(ripens)));
             }
             self.change(id, Standing::Leaving);
             evicted += 1;
@@ -284,38 +285,24 @@ impl Table {
         (evicted, Err(None))
     }
 
-    /// Who goes next, and how long it has to have been waited for: the oldest of the address that has
-    /// most, if that is more than its share, so that a flood from one address costs others nothing;
-    /// else the oldest of all.
-    fn victim(&self, share: usize) -> Option<(u64, Duration)> {
+    /// Who goes next, and from when on: the first of the address that has most, if that is more than
+    /// its share, so that a flood from one address costs others nothing; else the first of all.
+    fn victim(&self, share: usize) -> Option<(Instant, u64)> {
         let most = self.numbers.last().filter(|(unproved, _)| *unproved > share);
-        let its =
-            most.and_then(|(_, address)| self.addresses.get(address)?.awaited.first_key_value());
-        let of_all = || Some((*self.awaited.first_key_value()?.1, LEAST_WAIT));
-        its.map(|(_, &id)| (id, LEAST_WAIT_OVER_SHARE)).or_else(of_all)
-    }
-
-    /// When a peer may be evicted; never, unless it is waited for.
-    fn ripens(&self, id: u64, wait: Duration) -> Option<Instant> {
-        match self.peers.get(&id)?.standing {
-            Standing::Awaited { since, .. } => since.checked_add(wait),
-            _ => None,
-        }
+        let its = most.and_then(|(_, address)| self.addresses.get(address)?.awaited.first());
+        its.or_else(|| self.awaited.first()).copied()
     }
 
     fn insert(&mut self, address: Option<Address>, leave: Arc<Notify>, now: Instant) -> u64 {
-        let id = self.turn();
+        self.next += 1;
+        let id = self.next;
         // Entered as one that counts for nothing, and then changed like all others.
         self.peers.insert(id, Peer { address, standing: Standing::Proved, leave });
-        self.change(id, Standing::Awaited { turn: 0, since: now });
+        self.change(id, Standing::Awaited(now + LEAST_WAIT));
         id
     }
 
-    fn change(&mut self, id: u64, mut standing: Standing) {
-        let turn = self.turn();
-        if let Standing::Awaited { turn: its, .. } = &mut standing {
-            *its = turn;
-        }
+    fn change(&mut self, id: u64, standing: Standing) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // Who was told to go is not called back.
         if peer.standing == Standing::Leaving {
@@ -345,19 +332,19 @@ impl Table {
 
     /// Keeps the orders and the numbers after a change.
     fn count(&mut self, id: u64, address: Option<Address>, before: Standing, after: Standing) {
-        if let Standing::Awaited { turn, .. } = before {
-            self.awaited.remove(&turn);
+        if let Standing::Awaited(ripens) = before {
+            self.awaited.remove(&(ripens, id));
         }
-        if let Standing::Awaited { turn, .. } = after {
-            self.awaited.insert(turn, id);
+        if let Standing::Awaited(ripens) = after {
+            self.awaited.insert((ripens, id));
         }
         let Some(address) = address else { return };
         let known = self.addresses.entry(address).or_default();
-        if let Standing::Awaited { turn, .. } = before {
-            known.awaited.remove(&turn);
+        if let Standing::Awaited(ripens) = before {
+            known.awaited.remove(&(ripens, id));
         }
-        if let Standing::Awaited { turn, .. } = after {
-            known.awaited.insert(turn, id);
+        if let Standing::Awaited(ripens) = after {
+            known.awaited.insert((ripens, id));
         }
         let number = known.unproved;
         known.unproved += usize::from(after.is_unproved());
@@ -370,11 +357,6 @@ impl Table {
             self.numbers.remove(&(0, address));
             self.addresses.remove(&address);
         }
-    }
-
-    fn turn(&mut self) -> u64 {
-        self.next += 1;
-        self.next
     }
 }
 

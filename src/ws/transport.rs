@@ -55,6 +55,7 @@ impl Transport {
         let server = config.material.wss.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let stream = Ruled { stream, records: Records::default() };
         let stream = tls::accept(server, stream, || permit.working()).await?;
+        permit.heard();
         Ok(Connection::Tls(Box::new(stream)))
     }
 }

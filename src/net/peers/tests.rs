@@ -69,7 +69,7 @@ async fn who_waits_for_us_and_who_has_proved_something_keeps_its_place() {
     // Once its next bytes are waited for, for a while, it is like others.
     drop(work);
     let waiting = polite(waiting);
-    advance(LEAST_WAIT).await;
+    advance(LONG_WAIT).await;
     let newcomer = newcomer.await.unwrap();
     waiting.await.unwrap();
     // And so is who has lost what it had proved.
@@ -86,7 +86,8 @@ async fn an_address_with_its_share_loses_its_own_oldest_though_there_is_room() {
     let bobs = table.admit(BOB, limits(9, 2)).await;
     let first = table.admit(ADA, limits(9, 2)).await;
     let second = table.admit(ADA, limits(9, 2)).await;
-    advance(LEAST_WAIT).await;
+    second.heard();
+    advance(LEAST_WAIT + LONG_WAIT).await;
     let _third = table.admit(ADA, limits(9, 2)).await;
     assert!(is_told(&first).await);
     assert!(!is_told(&second).await && !is_told(&bobs).await);
@@ -107,14 +108,25 @@ async fn nobody_is_evicted_before_it_was_waited_for_a_little() {
     let second = table.admit(BOB, limits(1, 1)).await;
     assert_eq!(began.elapsed(), LEAST_WAIT);
     first.await.unwrap();
-    // Of an address that has more than its share it goes sooner.
-    second.prove();
-    let first = polite(table.admit(ADA, limits(3, 1)).await);
-    let _third = table.admit(ADA, limits(3, 1)).await;
+    // Who has come a step further goes later, and after those that did not.
+    second.heard();
     let began = Instant::now();
-    let _fourth = table.admit(BOB, limits(3, 1)).await;
-    assert_eq!(began.elapsed(), LEAST_WAIT_OVER_SHARE);
+    let second = polite(second);
+    let _third = table.admit(ADA, limits(1, 1)).await;
+    assert_eq!(began.elapsed(), LONG_WAIT);
+    second.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_with_more_than_its_share_makes_room_for_others_first() {
+    let table = PeerTable::default();
+    let bobs = table.admit(BOB, limits(3, 1)).await;
+    let first = polite(table.admit(ADA, limits(3, 1)).await);
+    let second = table.admit(ADA, limits(3, 1)).await;
+    advance(LEAST_WAIT).await;
+    let _newcomer = table.admit(BOB, limits(3, 1)).await;
     first.await.unwrap();
+    assert!(!is_told(&bobs).await && !is_told(&second).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +172,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Work),
         2 => any::<usize>().prop_map(Step::Leave),
         2 => Just(Step::Wait(LEAST_WAIT / 2)),
-        2 => Just(Step::Wait(LEAST_WAIT_OVER_SHARE)),
+        2 => Just(Step::Wait(LONG_WAIT / 2)),
     ]
 }
 
@@ -170,21 +182,26 @@ struct Modelled {
     id: u64,
     address: u8,
     standing: char,
-    since: Instant,
+    ripens: Instant,
+}
+
+/// Who of some may be evicted first.
+fn first(peers: &[Modelled], of: impl Fn(&Modelled) -> bool) -> Option<usize> {
+    let some = (0..peers.len()).filter(|&at| peers[at].standing == 'a' && of(&peers[at]));
+    some.min_by_key(|&at| (peers[at].ripens, peers[at].id))
 }
 
 /// Says who has to go, by looking at everybody.
 fn model_room(peers: &mut [Modelled], address: u8, limits: PeerLimits, now: Instant) -> bool {
-    let ripe = |peer: &Modelled| peer.standing == 'a' && peer.since + LEAST_WAIT <= now;
     loop {
         let unproved = |peer: &&Modelled| peer.address == address && "aw".contains(peer.standing);
         // Address 0 is that of a listed proxy.
         if address == 0 || peers.iter().filter(unproved).count() < limits.share {
             break;
         }
-        let own = peers.iter_mut().find(|peer| peer.address == address && peer.standing == 'a');
+        let own = first(peers, |peer| peer.address == address);
         match own {
-            Some(own) if ripe(own) => own.standing = 'l',
+            Some(own) if peers[own].ripens + LONG_WAIT <= now => peers[own].standing = 'l',
             _ => break,
         }
     }
@@ -199,12 +216,9 @@ fn model_room(peers: &mut [Modelled], address: u8, limits: PeerLimits, now: Inst
         };
         let most = (1u8..4).max_by_key(|address| (unproved(*address), *address)).unwrap();
         let is_over = unproved(most) > limits.share;
-        let awaited = |peer: &Modelled| peer.standing == 'a';
-        let of_most =
-            peers.iter().position(|peer| is_over && peer.address == most && awaited(peer));
-        let wait = if of_most.is_some() { LEAST_WAIT_OVER_SHARE } else { LEAST_WAIT };
-        match of_most.or_else(|| peers.iter().position(awaited)) {
-            Some(at) if peers[at].since + wait <= now => peers[at].standing = 'l',
+        let of_most = first(peers, |peer| is_over && peer.address == most);
+        match of_most.or_else(|| first(peers, |_| true)) {
+            Some(at) if peers[at].ripens <= now => peers[at].standing = 'l',
             _ => break,
         }
     }
@@ -221,13 +235,13 @@ proptest! {
         for step in steps {
             // Who was picked, and taken out to be put at the end again.
             let pick = |model: &[Modelled], n: usize| (!model.is_empty()).then(|| n % model.len());
-            let requeue = |model: &mut Vec<Modelled>, at: usize, standing, since| {
+            let requeue = |model: &mut Vec<Modelled>, at: usize, standing, ripens| {
                 let mut peer = model.remove(at);
                 if peer.standing == 'l' {
                     model.insert(at, peer);
                     return;
                 }
-                peer = Modelled { standing, since, ..peer };
+                peer = Modelled { standing, ripens, ..peer };
                 model.push(peer);
             };
             match step {
@@ -238,7 +252,7 @@ proptest! {
                     prop_assert_eq!(room.is_ok(), model_room(&mut model, who, limits, now));
                     if room.is_ok() {
                         let id = table.insert(address, Arc::default(), now);
-                        model.push(Modelled { id, address: who, standing: 'a', since: now });
+                        model.push(Modelled { id, address: who, standing: 'a', ripens: now + LEAST_WAIT });
                     }
                 }
                 Step::Leave(n) => if let Some(at) = pick(&model, n) {
@@ -253,17 +267,18 @@ proptest! {
                     requeue(&mut model, at, 'w', now);
                 },
                 Step::Unprove(n) | Step::Heard(n) => if let Some(at) = pick(&model, n) {
-                    table.change(model[at].id, Standing::Awaited { turn: 0, since: now });
-                    requeue(&mut model, at, 'a', now);
+                    table.change(model[at].id, Standing::Awaited(now + LONG_WAIT));
+                    requeue(&mut model, at, 'a', now + LONG_WAIT);
                 },
             }
             prop_assert!(table.peers.len() <= places);
             prop_assert_eq!(table.peers.len(), model.len());
             let leaving = model.iter().filter(|peer| peer.standing == 'l').count();
             prop_assert_eq!(table.leaving, leaving);
-            let awaited: Vec<u64> =
-                model.iter().filter(|peer| peer.standing == 'a').map(|peer| peer.id).collect();
-            prop_assert_eq!(table.awaited.values().copied().collect::<Vec<_>>(), awaited);
+            let mut awaited: Vec<_> = model.iter().filter(|peer| peer.standing == 'a').collect();
+            awaited.sort_by_key(|peer| (peer.ripens, peer.id));
+            let awaited: Vec<_> = awaited.iter().map(|peer| (peer.ripens, peer.id)).collect();
+            prop_assert_eq!(table.awaited.iter().copied().collect::<Vec<_>>(), awaited);
             for peer in &model {
                 let told = table.peers[&peer.id].standing == Standing::Leaving;
                 prop_assert_eq!(told, peer.standing == 'l');
