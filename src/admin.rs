@@ -16,21 +16,31 @@ use hyper::{
 use prometheus_client::registry::Registry;
 
 use crate::{
-    config::Live,
+    config::{Live, machine::files},
     events::Events,
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls, HookStats, Reloads},
     net::{
-        Acceptor, Entrance, Stop,
+        Acceptor, Entrance, PeerLimits, PeerTable, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
     },
     status::Phase,
 };
 use format::Format;
 
+/// What a peer may hold under these limits.
+fn bounds(live: &Live) -> Bounds {
+    let config = live.snapshot();
+    Bounds {
+        peers: PeerLimits::new(config.places(files()).admin, config.limits.share()),
+        taking_time: config.limits.handshake,
+        ..BOUNDS
+    }
+}
+
 const BOUNDS: Bounds = Bounds {
-    connections: 64,
+    peers: PeerLimits { places: 64, share: 16 },
     head: LEAST_HEAD,
     head_time: Duration::from_secs(10),
     answer_time: Some(Duration::from_secs(10)),
@@ -63,6 +73,10 @@ pub struct Context {
     pub reloads: Arc<Reloads>,
     /// Consumer groups.
     pub events: Events,
+    /// The connections of the admin port.
+    pub peers: PeerTable,
+    /// The connections of the control socket.
+    pub control: PeerTable,
 }
 
 /// The surface, whatever it listens on. Cheap to clone.
@@ -70,6 +84,7 @@ pub struct Context {
 pub struct Admin {
     lifecycle: lifecycle::Handle,
     live: Live,
+    peers: PeerTable,
     metrics: Arc<Registry>,
 }
 
@@ -77,13 +92,14 @@ impl Admin {
     /// Tells of what is in `context`.
     pub fn new(context: Context) -> Self {
         let (lifecycle, live) = (context.lifecycle.clone(), context.live.clone());
-        Self { lifecycle, live, metrics: Arc::new(page::registry(context)) }
+        let peers = context.peers.clone();
+        Self { lifecycle, live, peers, metrics: Arc::new(page::registry(context)) }
     }
 
     /// Answers probes and scrapers at `entrance` until `stop`.
     pub async fn serve(self, entrance: Entrance, stop: Stop) {
-        let live = self.live.clone();
-        let bounds = move || Bounds { taking_time: live.snapshot().limits.handshake, ..BOUNDS };
+        let (live, peers) = (self.live.clone(), self.peers.clone());
+        let bounds = move || bounds(&live);
         let handler = move |request: Request<_>| {
             let admin = self.clone();
             let scraped = (request.uri().path() == "/metrics" && reads(request.method()))
@@ -95,7 +111,7 @@ impl Admin {
                 }
             }
         };
-        http::serve(Acceptor::new(entrance, "admin"), bounds, handler, stop).await;
+        http::serve(Acceptor::new(entrance, "admin"), peers, bounds, handler, stop).await;
     }
 }
 

@@ -33,7 +33,7 @@ use crate::{
     hub::Hub,
     identity::{self, Identity, KeySource},
     lifecycle::{self, Asks},
-    net::stopped,
+    net::{PeerTable, stopped},
     shard::{Clock, Threads},
     sink::EventSink,
     status::{Listeners, Phase},
@@ -148,6 +148,7 @@ impl Gateway {
         });
         let counted = grpc.clone();
         let hook = Hook::new(live.clone());
+        let controllers = PeerTable::default();
         let told = admin::Context {
             hub: hub.clone(),
             live: live.clone(),
@@ -157,6 +158,8 @@ impl Gateway {
             hook: Arc::clone(hook.stats()),
             reloads: Arc::clone(reload.counters()),
             events: events.clone(),
+            peers: PeerTable::default(),
+            control: controllers.clone(),
         };
         let (source, keeper) = KeySource::new();
         let keeping = identity::keep(keeper, live.clone(), hub.clone());
@@ -188,8 +191,9 @@ impl Gateway {
         // Last, so that whoever it answers finds the gateway in service.
         if let Some(socket) = control {
             let shown = listeners.shown();
+            let (hub, handle) = (hub.clone(), handle.clone());
             let context =
-                control::Context::new(hub.clone(), handle.clone(), live.clone(), shown, started);
+                control::Context::new(hub, handle, live.clone(), shown, started, controllers);
             let serving = control::serve(socket, context, control_stopping);
             surfaces.spawn(async {
                 serving.await;
@@ -257,7 +261,7 @@ fn say_ready(config: &Config, listeners: &Listeners) {
         admin = %list(&listeners.admin),
         control = listeners.control.as_ref().map(|path| tracing::field::display(path.display())),
         shards = config.resolved_shards(),
-        max_clients = config.limits.max_clients(crate::config::machine::files()),
+        max_clients = config.places(crate::config::machine::files()).clients,
         "ready"
     );
 }

@@ -32,11 +32,11 @@ use tokio::{net::unix::UCred, sync::watch};
 
 use crate::{
     access::{AUDIT, Caller},
-    config::Live,
+    config::{Live, machine::files},
     hub::Hub,
     lifecycle::{self, Gone},
     net::{
-        Acceptor, Stop,
+        Acceptor, PeerLimits, PeerTable, Stop,
         http::{self, Answer, Bounds, LEAST_HEAD},
     },
     status::{Listeners, Phase},
@@ -50,19 +50,21 @@ pub struct Context {
     live: Live,
     listeners: watch::Receiver<Listeners>,
     started: Instant,
+    peers: PeerTable,
 }
 
 impl Context {
     /// Answers speak of `hub`, of what is in force, and of a process that listens on `listeners` since `started`;
-    /// commands go to `lifecycle`.
+    /// commands go to `lifecycle`, and connections are counted in `peers`.
     pub fn new(
         hub: Hub,
         lifecycle: lifecycle::Handle,
         live: Live,
         listeners: watch::Receiver<Listeners>,
         started: Instant,
+        peers: PeerTable,
     ) -> Self {
-        Self { hub, lifecycle, live, listeners, started }
+        Self { hub, lifecycle, live, listeners, started, peers }
     }
 }
 
@@ -81,7 +83,7 @@ pub struct Fault {
 }
 
 const BOUNDS: Bounds = Bounds {
-    connections: 32,
+    peers: PeerLimits { places: 32, share: 32 },
     head: LEAST_HEAD,
     head_time: Duration::from_secs(30),
     // A drain answers when it is over; the drain's own settings bound it.
@@ -96,8 +98,15 @@ const BOUNDS: Bounds = Bounds {
 /// is removed then.
 pub async fn serve(socket: Socket, context: Context, stop: Stop) {
     let (listener, file) = socket.split();
-    let live = context.live.clone();
-    let bounds = move || Bounds { taking_time: live.snapshot().limits.handshake, ..BOUNDS };
+    let (live, peers) = (context.live.clone(), context.peers.clone());
+    let bounds = move || {
+        let config = live.snapshot();
+        Bounds {
+            peers: PeerLimits::new(config.places(files()).control, 100),
+            taking_time: config.limits.handshake,
+            ..BOUNDS
+        }
+    };
     let handler = move |request: Request<Incoming>| {
         let context = context.clone();
         async move {
@@ -107,7 +116,7 @@ pub async fn serve(socket: Socket, context: Context, stop: Stop) {
             answer(request.method(), request.uri().path(), &context).await
         }
     };
-    http::serve(Acceptor::new(listener, "control"), bounds, handler, stop).await;
+    http::serve(Acceptor::new(listener, "control"), peers, bounds, handler, stop).await;
     drop(file);
 }
 

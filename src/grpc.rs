@@ -35,12 +35,12 @@ pub use crate::proto;
 pub use refusals::{Refusals, Refused};
 
 use crate::{
-    config::Live,
+    config::{Live, machine::files},
     events::Events,
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls},
-    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, stopped},
+    net::{Acceptor, Entrance, Listener as _, PeerLimits, PeerPermit, PeerTable, Stop, stopped},
     status::Phase,
 };
 
@@ -86,17 +86,11 @@ struct Shared {
     routes: Routes,
     calls: Arc<Calls>,
     health: HealthReporter,
-    gate: Gate,
+    peers: PeerTable,
     refusals: Refusals,
     stop: Stop,
     /// Each connection holds a receiver, so that the last one's end can be waited for.
     connections: watch::Sender<()>,
-}
-
-/// What one connection holds while it lasts.
-struct Held {
-    _place: Option<Place>,
-    _connection: watch::Receiver<()>,
 }
 
 impl Server {
@@ -112,7 +106,7 @@ impl Server {
             routes,
             calls,
             health,
-            gate: Gate::default(),
+            peers: PeerTable::default(),
             refusals: Refusals::default(),
             stop,
             connections: watch::Sender::new(()),
@@ -131,18 +125,18 @@ impl Server {
                 continue;
             }
             // Until there is a place nothing else is accepted: the kernel's backlog is the queue.
-            let place = tokio::select! {
-                place = self.place() => place,
+            let permit = tokio::select! {
+                permit = self.place(address) => permit,
                 () = stopped(&mut stop) => break,
             };
-            self.serve(stream, address, place);
+            self.serve(stream, address, permit);
         }
         // Who waits already is let in, unless it would have to wait longer than the listener does.
         while let Some((stream, address)) = acceptor.listener().waiting() {
             if self.is_allowed(address)
-                && let Some(place) = self.place_now()
+                && let Some(permit) = self.0.peers.try_admit(Some(address.ip()), self.limits())
             {
-                self.serve(stream, address, Some(place));
+                self.serve(stream, address, permit);
             }
         }
     }
@@ -185,30 +179,36 @@ impl Server {
         checked.is_ok()
     }
 
-    fn serve(&self, stream: TcpStream, address: SocketAddr, place: Option<Place>) {
-        let held = Held { _place: place, _connection: self.0.connections.subscribe() };
+    fn serve(&self, stream: TcpStream, address: SocketAddr, permit: PeerPermit) {
+        let counted = self.0.connections.subscribe();
         let server = Arc::clone(&self.0);
         tokio::spawn(async move {
-            let _held = held;
-            connection::serve(server, stream, address).await;
+            let _counted = counted;
+            let refused = &Arc::clone(&server).refusals.evicted;
+            tokio::select! {
+                () = connection::serve(server, stream, address, permit.clone()) => {}
+                () = permit.evicted() => {
+                    let why = "no accepted call, and another needs the place";
+                    refused.note(address, "a gRPC connection was closed", why);
+                }
+            }
         });
     }
 
     /// A place under `grpc.max_connections`, also when the limit is raised meanwhile.
-    async fn place(&self) -> Option<Place> {
+    async fn place(&self, address: SocketAddr) -> PeerPermit {
         let mut swaps = self.0.live.swaps();
         loop {
-            let limit = self.0.live.snapshot().grpc.max_connections;
             tokio::select! {
-                place = self.0.gate.enter(limit) => return place,
+                permit = self.0.peers.admit(Some(address.ip()), self.limits()) => return permit,
                 () = swaps.next() => {}
             }
         }
     }
 
-    /// A place, if there is one.
-    fn place_now(&self) -> Option<Place> {
-        self.0.gate.try_enter(self.0.live.snapshot().grpc.max_connections)
+    fn limits(&self) -> PeerLimits {
+        let config = self.0.live.snapshot();
+        PeerLimits::new(config.places(files()).grpc, config.limits.share())
     }
 
     /// Tells the health service what the phase means, unless that was told before: who watches is

@@ -146,7 +146,7 @@ impl Hub {
 
     /// Clients that may be connected at once.
     pub fn max_clients(&self) -> usize {
-        self.0.live.snapshot().limits.max_clients(self.0.files)
+        self.0.live.snapshot().places(self.0.files).clients
     }
 
     /// Hands an upgraded connection to the shard with the fewest sockets.

@@ -223,6 +223,9 @@ pub struct HandshakeStats {
     pub proxy: Shared,
     /// Handshakes that did not end within `limits.handshake`.
     pub timeouts: Shared,
+    /// Connections that were silent longest when there was no place for another, or for another of
+    /// their address.
+    pub evicted: Shared,
     /// Connections that broke before the upgrade, or whose head was too large.
     pub broken: Shared,
     /// TLS handshakes that failed, whatever was wrong with them.
@@ -248,6 +251,7 @@ impl HandshakeStats {
             ("strangers", &self.strangers),
             ("proxy", &self.proxy),
             ("timeouts", &self.timeouts),
+            ("evicted", &self.evicted),
             ("broken", &self.broken),
             ("tls", &self.tls),
             ("uid", &self.uid),

@@ -4,16 +4,18 @@
 //! It knows sockets and HTTP, and nothing of clients, users or groups.
 //!
 //! ```text
-//!  bind ──► listener ──► Acceptor (survives EMFILE) ──► ws   handshakes of its own
-//!                                                  ├──► grpc connections of its own
-//!                                                  └──► http admin, control
+//!  bind ──► listener ──► Acceptor (survives EMFILE) ─┬─► PeerTable ──► ws   handshakes of its own
+//!                                                   ├─► PeerTable ──► grpc connections of its own
+//!                                                   └─► PeerTable ──► http admin, control
 //! ```
 
 pub mod accept;
+pub mod address;
 pub mod bind;
 pub mod entrance;
 pub mod gate;
 pub mod http;
+pub mod peers;
 pub mod proxy;
 pub mod tapped;
 pub mod timely;
@@ -21,9 +23,11 @@ pub mod told;
 pub mod traffic;
 
 pub use accept::{Acceptor, Listener};
+pub use address::Address;
 pub use bind::{BindError, ListenAddress, bind, bind_beside};
 pub use entrance::Entrance;
 pub use gate::{Gate, Place};
+pub use peers::{PeerLimits, PeerPermit, PeerTable, Working};
 pub use tapped::{Ear, Tapped};
 pub use timely::{Patience, Timely};
 pub use told::{Told, ToldOfEach};

@@ -6,7 +6,8 @@
 //!  client CA ───┘                        └ Error names file         name and time of expiry
 //! ```
 //!
-//! It knows files and rustls, and nothing of sockets or clients. Private keys live in rustls'
+//! It knows files, rustls and streams of bytes ([`accept`] does a handshake over one), and nothing of
+//! sockets or clients. Private keys live in rustls'
 //! configuration and nowhere else; what can be printed of a [`Server`] is its certificate's name,
 //! dates and fingerprint.
 //!
@@ -15,6 +16,7 @@
 
 mod certificate;
 mod client;
+mod handshake;
 mod records;
 
 use std::{
@@ -40,6 +42,7 @@ use rustls::{
 
 pub use certificate::{Certificate, name};
 pub use client::Client;
+pub use handshake::accept;
 pub use records::{Established, Records};
 
 /// A larger file is a mistake: a chain of certificates takes some kilobytes.

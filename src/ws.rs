@@ -4,10 +4,10 @@
 //! a bare socket. What becomes of it then is the shard's; this module forgets it.
 //!
 //! ```text
-//!  accept ─► caller ─► gate ─► PROXY header ─► TLS ─► request ─► hub.adopt
-//!             │         │      └─ limits.handshake ────┴─ upgrade::answer says yes or why not,
-//!             │         │                                 admission who it is
-//!             │         └─ limits.max_handshakes
+//!  accept ─► caller ─► place ─► PROXY header ─► TLS ─► request ─► hub.adopt
+//!             │         │       └─ limits.handshake ────┴─ upgrade::answer says yes or why not,
+//!             │         │                                  admission who it is
+//!             │         └─ limits.max_handshakes, limits.address_share
 //!             └─ limits of its address (of a proxy's client as soon as it is known)
 //! ```
 
@@ -42,12 +42,15 @@ use std::{
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
-    config::{InForce, Live},
+    config::{InForce, Live, machine::files},
     hook::Hook,
     hub::Hub,
     identity::Identity,
     lifecycle,
-    net::{Acceptor, Entrance, Gate, Listener as _, Place, Stop, ToldOfEach, stopped},
+    net::{
+        Acceptor, Entrance, Listener as _, PeerLimits, PeerPermit, PeerTable, Stop, ToldOfEach,
+        stopped,
+    },
 };
 use about::Abouts;
 use addresses::Addresses;
@@ -62,7 +65,7 @@ pub struct Context {
     lifecycle: lifecycle::Handle,
     identity: Identity,
     hook: Hook,
-    gate: Arc<Gate>,
+    peers: PeerTable,
     addresses: Arc<Addresses>,
     abouts: Arc<Abouts>,
     uids: Arc<Uids>,
@@ -89,7 +92,7 @@ impl Context {
             lifecycle,
             identity,
             hook,
-            gate: Arc::default(),
+            peers: PeerTable::default(),
             addresses: Arc::default(),
             abouts: Arc::default(),
             uids: Arc::default(),
@@ -148,9 +151,9 @@ pub async fn serve(entrance: Entrance, transport: Transport, context: Context, m
     while handshakes.join_next().await.is_some() {}
 }
 
-/// Starts the handshake of one connection as soon as the gate lets it in. Until then nothing else
-/// is accepted: the kernel's backlog is the queue. Who is over the limits of its address is let go
-/// before the gate.
+/// Starts the handshake of one connection as soon as there is a place. Until then nothing else is
+/// accepted: the kernel's backlog is the queue. Who is over the limits of its address is let go
+/// before that.
 async fn admit(
     stream: (TcpStream, Transport),
     peer: SocketAddr,
@@ -163,28 +166,42 @@ async fn admit(
         Ok(caller) => caller,
         Err(unwanted) => return turn_away(peer, &unwanted, context),
     };
-    let place = place(context).await;
+    let permit = place(peer, context).await;
     let context = context.clone();
     handshakes.spawn(async move {
-        let _place = place;
         let _counted = context.hub.handshakes().under_way.enter();
         let limit = config.limits.handshake;
         let waiting = Waiting::default();
-        if timeout(limit, lead(stream, caller, &context, &config, &waiting)).await.is_err() {
-            context.hub.handshakes().timeouts.increment();
-            let waiting = waiting.get();
-            tracing::debug!(%peer, ?limit, "waited too long for {waiting}");
+        let leading = lead(stream, caller, (&context, &permit), &config, &waiting);
+        tokio::select! {
+            biased;
+            led = timeout(limit, leading) => if led.is_err() {
+                context.hub.handshakes().timeouts.increment();
+                let waiting = waiting.get();
+                tracing::debug!(%peer, ?limit, "waited too long for {waiting}");
+            },
+            () = permit.evicted() => {
+                context.hub.handshakes().evicted.increment();
+                let waiting = waiting.get();
+                tracing::debug!(%peer, "has made room for another, which waited for {waiting}");
+            }
         }
     });
 }
 
-/// A place under `limits.max_handshakes`, also when the limit is raised meanwhile.
-async fn place(context: &Context) -> Option<Place> {
+/// A place under `limits.max_handshakes`, also when the limit is raised meanwhile. Proxies that are
+/// listed connect for many, so they are held to no share.
+async fn place(peer: SocketAddr, context: &Context) -> PeerPermit {
     let mut swaps = context.live.swaps();
     loop {
-        let limit = context.live.snapshot().limits.max_handshakes;
+        let (address, limits) = {
+            let config = context.live.snapshot();
+            let listed = config.websocket.proxies.contains(peer.ip());
+            let places = config.places(files()).handshakes;
+            ((!listed).then(|| peer.ip()), PeerLimits::new(places, config.limits.share()))
+        };
         tokio::select! {
-            place = context.gate.enter(limit) => return place,
+            permit = context.peers.admit(address, limits) => return permit,
             () = swaps.next() => {}
         }
     }
@@ -194,7 +211,7 @@ async fn place(context: &Context) -> Option<Place> {
 async fn lead(
     (mut stream, transport): (TcpStream, Transport),
     caller: Caller,
-    context: &Context,
+    (context, permit): (&Context, &PeerPermit),
     config: &InForce,
     waiting: &Waiting,
 ) {
@@ -204,10 +221,10 @@ async fn lead(
         Err(unwanted) => return turn_away(peer, &unwanted, context),
     };
     waiting.set("TLS");
-    match transport.over(stream, config).await {
+    match transport.over(stream, config, permit).await {
         Ok(stream) => {
             waiting.set("a request");
-            handshake::run(stream, caller, context, config).await;
+            handshake::run(stream, caller, (context, permit), config).await;
         }
         Err(error) => {
             context.hub.handshakes().tls.increment();

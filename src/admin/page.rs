@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     close::Cause,
-    config::Live,
+    config::{Live, machine},
     hub::Hub,
     lifecycle,
     metrics::{Callers, Calls, CloseCode, Drop, HookStats, Process, Reloads, ShardStats, Single},
@@ -27,7 +27,8 @@ const PREFIX: &str = "gateway_websocket";
 
 /// The parts of the page, ready to be written.
 pub(super) fn registry(context: Context) -> Registry {
-    let Context { hub, live, lifecycle, calls, callers, hook, reloads, events } = context;
+    let Context { hub, live, lifecycle, calls, callers, hook, reloads, events, peers, control } =
+        context;
     let mut registry = Registry::default();
     let started = Process::clock();
     registry.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
@@ -52,6 +53,12 @@ pub(super) fn registry(context: Context) -> Registry {
     })));
     ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
         events::write(sheet, &events)
+    })));
+    ours.register_collector(Box::new(Part(move |sheet: &mut Sheet<'_>| {
+        let help = "Idle connections closed to make room for new ones, by surface.";
+        let mut rows = sheet.counters("http_evicted", None, help)?;
+        rows.row(&[("surface", "admin")], peers.evictions())?;
+        rows.row(&[("surface", "control")], control.evictions())
     })));
     registry
 }
@@ -226,10 +233,13 @@ fn limits(sheet: &mut Sheet<'_>, hub: &Hub, live: &Live) -> fmt::Result {
     let most = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let clients = most(hub.max_clients());
     sheet.gauge("clients_limit", None, "limits.max_clients as it is in force.", clients)?;
-    let handshakes = most(limits.max_handshakes);
-    sheet.gauge("handshakes_limit", None, "limits.max_handshakes.", handshakes)?;
-    let callers = most(config.grpc.max_connections);
-    sheet.gauge("grpc_connections_limit", None, "grpc.max_connections.", callers)?;
+    let places = config.places(machine::files());
+    let handshakes = most(places.handshakes);
+    let help = "limits.max_handshakes as it is in force.";
+    sheet.gauge("handshakes_limit", None, help, handshakes)?;
+    let callers = most(places.grpc);
+    let help = "grpc.max_connections as it is in force.";
+    sheet.gauge("grpc_connections_limit", None, help, callers)?;
     let calls = most(limits.inbox);
     sheet.gauge("shard_waiting_calls_limit", None, "limits.inbox, for each shard.", calls)?;
     let queue = limits.queued_budget();

@@ -7,7 +7,7 @@ mod auth;
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::machine::{self, RESERVED_FILES};
+use super::machine::{self, Places};
 use super::value::{Auto, Memory, Pattern, Size, span};
 use super::{Config, Drain, Grpc, ProxyHeader, machine::MAX_SHARDS};
 
@@ -129,6 +129,7 @@ const RANGES: &[Range] = ranges! {
     "limits.attribute_bytes" Bytes 1..=MIB, |c| Some(c.limits.attribute_bytes.0);
     "limits.address_clients" Count off 1..=4_294_967_295, |c| number(c.limits.address_clients);
     "limits.address_connections" Count off 1..=4_294_967_295, |c| Some(c.limits.address_connections.into());
+    "limits.address_share" Count 1..=100, |c| Some(c.limits.address_share.into());
     "limits.addresses" Count 1..=16_777_216, |c| number(c.limits.addresses);
     "limits.client_messages" Count off 1..=4_294_967_295, |c| Some(c.limits.client_messages.into());
     "limits.client_bytes" Bytes off 1..=KIB * GIB, |c| Some(c.limits.client_bytes.0);
@@ -335,13 +336,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warn_of_hook(config, &mut warnings);
-    let room = machine::files().saturating_sub(RESERVED_FILES);
-    if let Some(wish) = count(config.limits.max_clients).filter(|wish| *wish > room) {
-        warnings.push(format!(
-            "limits.max_clients ({wish}) is more than the file descriptor limit has room for \
-             ({room}): raise the limit (LimitNOFILE=, ulimit -n)",
-        ));
-    }
+    warnings.extend(warn_of_files(config, machine::most_files()));
     if config.limits.partial_budget() < config.limits.max_message.0 {
         warnings.push(format!(
             "limits.partial_bytes ({}) is less than one message of limits.max_message ({})",
@@ -371,6 +366,21 @@ const DOCKER: Duration = Duration::from_secs(10);
 
 /// What a stop takes beside its drain.
 const STOP_BESIDES: Duration = Duration::from_secs(1);
+
+/// What the file descriptor limit has no room for.
+fn warn_of_files(config: &Config, files: u64) -> Option<String> {
+    let wanted = config.wanted_files();
+    if files >= wanted {
+        return None;
+    }
+    let Places { clients, handshakes, grpc, .. } = config.places(files);
+    Some(format!(
+        "the file descriptor limit ({files}) has room for {clients} clients \
+         (limits.max_clients), {handshakes} connections that are opening (limits.max_handshakes) \
+         and {grpc} gRPC connections (grpc.max_connections): raise it to {wanted} or more \
+         (LimitNOFILE=, ulimit -n), or lower these limits",
+    ))
+}
 
 /// What does not fit together in `[hook]`.
 fn refuse_hook(config: &Config, refuse: &mut impl FnMut(&'static str, &str)) {

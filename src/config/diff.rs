@@ -123,6 +123,7 @@ mod tests {
                 attribute_bytes: Size(9),
                 address_clients: 9,
                 address_connections: 9,
+                address_share: 9,
                 addresses: 9,
                 client_messages: 9,
                 client_bytes: Size(9),

@@ -96,6 +96,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("limits.attribute_bytes", Live),
         ("limits.address_clients", Live),
         ("limits.address_connections", Live),
+        ("limits.address_share", Live),
         ("limits.addresses", Live),
         ("limits.client_messages", Live),
         ("limits.client_bytes", Live),

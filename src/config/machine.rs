@@ -12,8 +12,24 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::value::Auto;
 use super::{Config, Limits};
 
-/// Descriptors that are not clients: listeners, logs, control and gRPC connections, polls.
-pub const RESERVED_FILES: u64 = 256;
+/// Descriptors that the process keeps for itself: listeners, the log, the runtime, what a reload
+/// opens, the connections to back ends.
+const OWN_FILES: usize = 64;
+
+/// Descriptors of one shard: its poll and its waker.
+const SHARD_FILES: usize = 2;
+
+/// Connections of the admin port at once, where there are descriptors enough.
+const ADMIN_CONNECTIONS: usize = 64;
+
+/// Connections of the control socket at once, where there are descriptors enough.
+const CONTROL_CONNECTIONS: usize = 32;
+
+/// One in so many descriptors is the most that a surface gets beside the clients.
+const HANDSHAKE_PART: usize = 4;
+const GRPC_PART: usize = 8;
+const ADMIN_PART: usize = 16;
+const CONTROL_PART: usize = 32;
 
 /// More threads than this help nobody.
 pub const MAX_SHARDS: usize = 1024;
@@ -29,19 +45,70 @@ impl Config {
             Auto::Set(count) => count.clamp(1, MAX_SHARDS),
         }
     }
+
+    /// What each surface may have at once where the process may open `files` descriptors.
+    ///
+    /// Larger wishes are cut to what fits, so that no surface can take another's descriptors.
+    pub fn places(&self, files: u64) -> Places {
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        let part = |wish: usize, part: usize| wish.min(files / part).max(1);
+        let admin = part(ADMIN_CONNECTIONS, ADMIN_PART);
+        let control = part(CONTROL_CONNECTIONS, CONTROL_PART);
+        let grpc = part(self.grpc.max_connections, GRPC_PART);
+        let handshakes = part(self.limits.max_handshakes, HANDSHAKE_PART);
+        let room = files.saturating_sub(self.own_files() + admin + control + grpc + handshakes);
+        let clients = match self.limits.max_clients {
+            Auto::Auto => room,
+            Auto::Set(wish) => wish.min(room),
+        };
+        Places { clients: clients.max(1), handshakes, grpc, admin, control }
+    }
+
+    /// Descriptors with which no wish is cut; with `limits.max_clients = "auto"` there is no wish of
+    /// clients.
+    pub fn wanted_files(&self) -> u64 {
+        let (grpc, handshakes) = (self.grpc.max_connections, self.limits.max_handshakes);
+        let clients = match self.limits.max_clients {
+            Auto::Auto => 1,
+            Auto::Set(wish) => wish,
+        };
+        let parts = [
+            (ADMIN_CONNECTIONS, ADMIN_PART),
+            (CONTROL_CONNECTIONS, CONTROL_PART),
+            (grpc, GRPC_PART),
+            (handshakes, HANDSHAKE_PART),
+        ];
+        let parts = parts.iter().map(|(wish, part)| wish.saturating_mul(*part)).max();
+        let others = [ADMIN_CONNECTIONS, CONTROL_CONNECTIONS, grpc, handshakes, clients];
+        let sum = others.into_iter().fold(self.own_files(), usize::saturating_add);
+        u64::try_from(sum.max(parts.unwrap_or_default())).unwrap_or(u64::MAX)
+    }
+
+    fn own_files(&self) -> usize {
+        OWN_FILES + SHARD_FILES * self.resolved_shards()
+    }
+}
+
+/// How many may be connected at once, by surface. Together they never need more descriptors than
+/// the process may open, as long as those are some hundreds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Clients.
+    pub clients: usize,
+    /// Connections that are to become clients.
+    pub handshakes: usize,
+    /// Connections of callers.
+    pub grpc: usize,
+    /// Connections of the admin port.
+    pub admin: usize,
+    /// Connections of the control socket.
+    pub control: usize,
 }
 
 impl Limits {
-    /// Clients at once where the process may open `files` descriptors.
-    ///
-    /// A larger wish is cut to what fits: past that, accepting would fail anyway.
-    pub fn max_clients(&self, files: u64) -> usize {
-        let room = files.saturating_sub(RESERVED_FILES).max(1);
-        let room = usize::try_from(room).unwrap_or(usize::MAX);
-        match self.max_clients {
-            Auto::Auto => room,
-            Auto::Set(wish) => wish.min(room),
-        }
+    /// Percent of a surface's places that one address may hold unproved.
+    pub fn share(&self) -> usize {
+        usize::try_from(self.address_share).unwrap_or(100)
     }
 
     /// Bytes that all waiting messages may take.
@@ -69,6 +136,11 @@ pub fn cores() -> usize {
 /// Descriptors the process may open now.
 pub fn files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// Descriptors the process may open once it has raised its limit.
+pub fn most_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX)
 }
 
 /// Raises the number of descriptors the process may open to what it is allowed, and returns it.
@@ -134,7 +206,7 @@ mod tests {
         assert!(cores() >= 1);
         let raised = raise_files().unwrap();
         assert_eq!(files(), raised);
-        assert!(raised > RESERVED_FILES);
+        assert!(raised > 256);
     }
 
     #[test]
@@ -170,13 +242,47 @@ mod tests {
         assert!(config.resolved_shards() >= 1);
         config.shards = Auto::Set(3);
         assert_eq!(config.resolved_shards(), 3);
-
-        assert_eq!(config.limits.max_clients(20_000), 19_744);
-        assert_eq!(config.limits.max_clients(10), 1);
-        config.limits.max_clients = Auto::Set(100);
-        assert_eq!(config.limits.max_clients(20_000), 100);
-        config.limits.max_clients = Auto::Set(1_000_000);
-        assert_eq!(config.limits.max_clients(20_000), 19_744);
         assert_eq!(config.limits.queued_budget(), memory() / 100 * 25);
+    }
+
+    #[test]
+    fn descriptors_are_divided_so_that_no_surface_takes_anothers() {
+        let mut config = Config { shards: Auto::Set(3), ..Config::default() };
+        let rich = config.places(20_000);
+        let all = Places { clients: 18_554, handshakes: 1024, grpc: 256, admin: 64, control: 32 };
+        assert_eq!(rich, all);
+        let poor = config.places(1024);
+        let cut = Places { clients: 474, handshakes: 256, grpc: 128, admin: 64, control: 32 };
+        assert_eq!(poor, cut);
+        config.limits.max_clients = Auto::Set(100);
+        assert_eq!(config.places(20_000).clients, 100);
+        config.limits.max_clients = Auto::Set(1_000_000);
+        assert_eq!(config.places(20_000).clients, 18_554);
+        for files in (256..5000).chain([u64::MAX]) {
+            let places = config.places(files);
+            let Places { clients, handshakes, grpc, admin, control } = places;
+            let sum = config.own_files() + clients + handshakes + grpc + admin + control;
+            assert!(u64::try_from(sum).unwrap() <= files, "{files}: {places:?}");
+        }
+        for files in 0..256 {
+            let Places { clients, handshakes, grpc, admin, control } = config.places(files);
+            assert!(clients.min(handshakes).min(grpc).min(admin).min(control) >= 1);
+        }
+    }
+
+    #[test]
+    fn with_the_descriptors_that_are_wanted_nothing_is_cut() {
+        let mut config = Config { shards: Auto::Set(3), ..Config::default() };
+        for clients in [Auto::Auto, Auto::Set(10), Auto::Set(100_000)] {
+            config.limits.max_clients = clients;
+            let wanted = config.wanted_files();
+            let places = config.places(wanted);
+            assert_eq!((places.handshakes, places.grpc), (1024, 256));
+            assert_eq!((places.admin, places.control), (64, 32));
+            if let Auto::Set(wish) = clients {
+                assert_eq!(places.clients, wish);
+            }
+        }
+        assert_eq!(config.wanted_files(), 100_000 + 1024 + 256 + 64 + 32 + 70);
     }
 }

@@ -151,7 +151,7 @@ pub struct Compression {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Limits {
-    /// Clients at once; `auto` is the file descriptor limit less 256.
+    /// Clients at once; `auto` is what the file descriptor limit leaves for them.
     pub max_clients: Auto<usize>,
     /// Bytes of one inbound message.
     pub max_message: Size,
@@ -193,7 +193,9 @@ pub struct Limits {
     pub address_clients: usize,
     /// Connections per second from one address (IPv6: from one /64); zero is no limit.
     pub address_connections: u32,
-    /// Addresses that are remembered for these two limits.
+    /// Percent of the places of a surface that one address may hold without having proved anything.
+    pub address_share: u32,
+    /// Addresses that are remembered for the two limits before.
     pub addresses: usize,
     /// Inbound messages per second and client; zero is no limit.
     pub client_messages: u32,
@@ -398,6 +400,7 @@ impl Default for Limits {
             attribute_bytes: Size(4096),
             address_clients: 0,
             address_connections: 0,
+            address_share: 25,
             addresses: 65_536,
             client_messages: 0,
             client_bytes: Size(0),

@@ -17,7 +17,7 @@ use crate::{
 
 /// Takes the picture. No shard waits for it, so the numbers are not of one instant.
 pub(super) fn status(context: &Context) -> Status {
-    let Context { hub, lifecycle, live, listeners, started } = context;
+    let Context { hub, lifecycle, live, listeners, started, peers: _ } = context;
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

@@ -69,13 +69,13 @@ async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
         let config = server.live.snapshot();
         let admitted = line.peer.admit(exempt, token, &config);
         match admitted {
-            Ok((Grant::Token(id), _)) => line.trust.note(Some(id)),
             // What needs no token may bring one all the same, to keep the connection.
             Ok((Grant::Exempt, _)) => {
                 let found = token.and_then(|token| config.material.callers.find(token));
-                line.trust.note(found.map(|(id, _)| id));
+                line.trust.note(Grant::Exempt, found.map(|(id, _)| id));
             }
-            Ok((Grant::Open, _)) | Err(_) => {}
+            Ok((grant, _)) => line.trust.note(grant, None),
+            Err(_) => {}
         }
         admitted
     };

@@ -5,6 +5,7 @@
 //!
 //! | what comes | what is done |
 //! |---|---|
+//! | another peer, when there are as many as may be | closed, if it has proved nothing |
 //! | nothing, or no HTTP/2, within `limits.handshake` | closed |
 //! | no call with a valid token in time, where tokens are the only guard | closed |
 //! | a peer that answers no ping (`grpc.keepalive_*`) or takes no bytes | closed |
@@ -30,7 +31,6 @@ use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout, timeout_at},
 };
-use tokio_rustls::TlsAcceptor;
 use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
@@ -42,7 +42,8 @@ use super::{
 };
 use crate::{
     config::{Grpc, InForce},
-    net::{Ear, Tapped, stopped},
+    net::{Ear, PeerPermit, Tapped, stopped},
+    tls,
 };
 
 /// What the calls of one connection share. Cheap to clone.
@@ -82,7 +83,12 @@ enum End {
 }
 
 /// Carries one connection to its end. The peer's address is allowed.
-pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: SocketAddr) {
+pub(super) async fn serve(
+    server: Arc<Shared>,
+    stream: TcpStream,
+    address: SocketAddr,
+    permit: PeerPermit,
+) {
     let config = server.live.snapshot();
     set_options(&stream, &config.grpc);
     let deadline = Instant::now() + config.limits.handshake;
@@ -91,13 +97,13 @@ pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: Socke
     };
     if config.grpc.certificate.as_os_str().is_empty() {
         let peer = Peer { address, identity: None };
-        return carry(server, peer, stream, &config, deadline).await;
+        return carry(server, (peer, permit), stream, &config, deadline).await;
     }
     // Never in the clear where TLS is asked for.
-    let Some(tls) = &config.material.grpc_tls else {
+    let Some(server_tls) = &config.material.grpc_tls else {
         return refuse(&"grpc.certificate was not read");
     };
-    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let handshake = tls::accept(server_tls, stream, || permit.working());
     let mut stop = server.stop.clone();
     let shaken = tokio::select! {
         shaken = timeout_at(deadline, handshake) => shaken,
@@ -106,7 +112,8 @@ pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: Socke
     match shaken {
         Ok(Ok(stream)) => {
             let peer = Peer { address, identity: Identity::of(stream.get_ref().1) };
-            carry(server, peer, stream, &config, deadline).await;
+            permit.heard();
+            carry(server, (peer, permit), stream, &config, deadline).await;
         }
         Ok(Err(error)) => refuse(&error),
         Err(_) => refuse(&"it was not complete within limits.handshake"),
@@ -114,8 +121,13 @@ pub(super) async fn serve(server: Arc<Shared>, stream: TcpStream, address: Socke
 }
 
 /// Speaks HTTP/2 over `io`, which has to be begun before `deadline`.
-async fn carry<I>(server: Arc<Shared>, peer: Peer, io: I, config: &InForce, deadline: Instant)
-where
+async fn carry<I>(
+    server: Arc<Shared>,
+    (peer, permit): (Peer, PeerPermit),
+    io: I,
+    config: &InForce,
+    deadline: Instant,
+) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let heard = Arc::new(AtomicUsize::new(0));
@@ -139,7 +151,7 @@ where
             // Both have the same deadline, and silence says more.
             biased;
             () = silence(deadline, &heard) => End::Silent,
-            () = trust.lacks(&peer, &server.live, deadline) => End::Idle,
+            () = trust.lacks((&peer, &permit), &server.live, deadline) => End::Idle,
             why = peer.unwelcome(Grant::Exempt, &server.live, swaps) => End::Unwelcome(why),
             () = stopped(&mut stop) => End::Stop,
         }

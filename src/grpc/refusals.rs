@@ -20,6 +20,8 @@ pub struct Refusals {
     pub silent: Refused,
     /// Connections that carried no call with a valid token within `limits.handshake`.
     pub idle: Refused,
+    /// Connections without an accepted call that made room for another.
+    pub evicted: Refused,
     /// Calls without a valid token.
     pub tokens: Refused,
     /// Connections that a reload ended.
@@ -34,6 +36,7 @@ impl Refusals {
             ("tls", self.handshakes.count()),
             ("silent", self.silent.count()),
             ("idle", self.idle.count()),
+            ("evicted", self.evicted.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
         ]

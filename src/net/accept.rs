@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,11 @@ pub trait Listener: Send + Sync + 'static {
     /// A connection that waits already, for a listener that is about to close; none if there is
     /// none, or if it may wait for somebody else.
     fn waiting(&self) -> Option<(Self::Stream, Self::Peer)> {
+        None
+    }
+
+    /// The address of the other end, where it has one.
+    fn address(_peer: &Self::Peer) -> Option<IpAddr> {
         None
     }
 

@@ -68,6 +68,10 @@ impl Listener for Entrance {
         self.listener.accept().await.map(|(stream, peer)| (stream, canonical(peer)))
     }
 
+    fn address(peer: &SocketAddr) -> Option<IpAddr> {
+        Some(peer.ip())
+    }
+
     /// Asks the kernel itself: the runtime may not have heard yet of who came last.
     fn waiting(&self) -> Option<(TcpStream, SocketAddr)> {
         if self.inherited {

@@ -3,7 +3,7 @@
 //! Everything a peer can hold has a bound: connections, the head's size and time, the answer's time
 //! until it is found, and until it is taken.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,12 +18,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::unix::UCred,
-    sync::Semaphore,
     task::JoinSet,
     time::timeout,
 };
 
-use super::{Acceptor, Listener, Patience, Stop, Timely, stopped};
+use super::{
+    Acceptor, Listener, Patience, PeerLimits, PeerPermit, PeerTable, Stop, Timely, stopped,
+};
 
 /// The answers of this server: small and whole.
 pub type Answer = Response<Full<Bytes>>;
@@ -31,8 +32,8 @@ pub type Answer = Response<Full<Bytes>>;
 /// What a peer may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections at once; more wait to be accepted.
-    pub connections: usize,
+    /// Connections at once. One more takes the place of the one that is idle longest.
+    pub peers: PeerLimits,
     /// Bytes of a request's head; below 8 KiB it is 8 KiB.
     pub head: usize,
     /// Time for a head to arrive, and for which an idle connection is kept.
@@ -49,11 +50,12 @@ pub struct Bounds {
 pub const LEAST_HEAD: usize = 8192;
 
 /// Serves `handler` until `stop`, then lets answers under way finish within `bounds.grace`. Each
-/// connection is asked for its `bounds`; how many there may be is asked once.
+/// connection is asked for its `bounds`; the connections are counted in `peers`.
 ///
 /// A request of a process that the kernel vouches for has its [`UCred`] among its extensions.
 pub async fn serve<L, H, F>(
     mut acceptor: Acceptor<L>,
+    peers: PeerTable,
     bounds: impl Fn() -> Bounds,
     handler: H,
     mut stop: Stop,
@@ -63,34 +65,34 @@ pub async fn serve<L, H, F>(
     H: Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(bounds().connections));
     let mut connections = JoinSet::new();
-    loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, acceptor.next().await.0)
-        };
-        tokio::select! {
-            () = stopped(&mut stop) => break,
-            (place, stream) = next => {
-                let process = L::process(&stream);
-                let connection = connection(stream, process, bounds(), handler.clone(), stop.clone());
-                connections.spawn(async move {
-                    let _place = place;
-                    connection.await;
-                });
-            }
-        }
-        while connections.try_join_next().is_some() {}
-    }
-    while let Some((stream, _)) = acceptor.listener().waiting() {
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { break };
+    let mut connect = |stream: L::Stream, permit: PeerPermit, stop: Stop| {
         let process = L::process(&stream);
-        let connection = connection(stream, process, bounds(), handler.clone(), stop.clone());
+        let peer = (process, permit.clone());
+        let connection = connection(stream, peer, bounds(), handler.clone(), stop);
         connections.spawn(async move {
-            let _place = place;
-            connection.await;
+            tokio::select! {
+                () = connection => {}
+                () = permit.evicted() => tracing::debug!("an idle HTTP connection makes room"),
+            }
         });
+        while connections.try_join_next().is_some() {}
+    };
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = stopped(&mut stop) => break,
+            accepted = acceptor.next() => accepted,
+        };
+        // Until there is a place nothing else is accepted: the kernel's backlog is the queue.
+        let permit = tokio::select! {
+            permit = peers.admit(L::address(&peer), bounds().peers) => permit,
+            () = stopped(&mut stop) => break,
+        };
+        connect(stream, permit, stop.clone());
+    }
+    while let Some((stream, peer)) = acceptor.listener().waiting() {
+        let Some(permit) = peers.try_admit(L::address(&peer), bounds().peers) else { break };
+        connect(stream, permit, stop.clone());
     }
     drop(acceptor);
     // Who has not finished by then is cut off as the set is dropped.
@@ -122,7 +124,7 @@ fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
 
 async fn connection<S, H, F>(
     stream: S,
-    process: Option<UCred>,
+    (process, permit): (Option<UCred>, PeerPermit),
     bounds: Bounds,
     handler: H,
     mut stop: Stop,
@@ -136,7 +138,10 @@ async fn connection<S, H, F>(
             request.extensions_mut().insert(process);
         }
         let answer = handler(request);
+        // Who waits for an answer is not idle.
+        let working = permit.working();
         async move {
+            let _working = working;
             let Some(time) = bounds.answer_time else {
                 return Ok::<_, Infallible>(answer.await);
             };

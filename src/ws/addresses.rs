@@ -1,8 +1,7 @@
 //! How many clients one address may have, and how often it may connect.
 //!
-//! An *address* is an IPv4 address, or the /64 of an IPv6 one: that much a single household gets.
-//! For each, the table holds how many connections it has and how far it is ahead of its rate; for
-//! no longer than that says something, and for no more addresses than `limits.addresses`.
+//! For each [`Address`], the table holds how many connections it has and how far it is ahead of its
+//! rate; for no longer than that says something, and for no more addresses than `limits.addresses`.
 //!
 //! ```text
 //!   enter ─► Stay, which travels with the connection ─► dropped with its socket
@@ -13,7 +12,7 @@
 //! when it is switched on.
 
 use std::{
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -23,32 +22,9 @@ use indexmap::IndexMap;
 use crate::{
     config::Limits,
     metrics::{HandshakeStats, Shared},
+    net::Address,
     shard::Keepsake,
 };
-
-/// Who is told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Address {
-    Four([u8; 4]),
-    /// The first half of an IPv6 address.
-    Six([u16; 4]),
-}
-
-impl From<IpAddr> for Address {
-    fn from(address: IpAddr) -> Self {
-        let six = match address {
-            IpAddr::V4(four) => return Self::Four(four.octets()),
-            IpAddr::V6(six) => six,
-        };
-        match Ipv6Addr::to_canonical(&six) {
-            IpAddr::V4(four) => Self::Four(four.octets()),
-            IpAddr::V6(six) => {
-                let [a, b, c, d, ..] = six.segments();
-                Self::Six([a, b, c, d])
-            }
-        }
-    }
-}
 
 /// Why an address may not connect now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -241,15 +217,6 @@ mod tests {
 
     fn address(text: &str) -> Address {
         Address::from(text.parse::<IpAddr>().unwrap())
-    }
-
-    #[test]
-    fn an_address_is_an_ipv4_address_or_half_an_ipv6_one() {
-        assert_eq!(address("2001:db8:1:2::1"), address("2001:db8:1:2:ffff::7"));
-        assert_ne!(address("2001:db8:1:2::1"), address("2001:db8:1:3::1"));
-        assert_eq!(address("::ffff:192.0.2.7"), address("192.0.2.7"));
-        assert_ne!(address("192.0.2.7"), address("192.0.2.8"));
-        assert_ne!(address("::"), address("0.0.0.0"));
     }
 
     #[test]

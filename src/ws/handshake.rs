@@ -34,7 +34,7 @@ use super::{
 use crate::{
     change::Change,
     config::{Config, InForce},
-    net::http::LEAST_HEAD,
+    net::{PeerPermit, http::LEAST_HEAD},
     shard::{About, Newcomer, Seat},
     wire,
 };
@@ -72,7 +72,12 @@ enum Broken {
 }
 
 /// Leads one connection through its handshake. The caller sets the deadline.
-pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, config: &InForce) {
+pub(super) async fn run(
+    stream: Connection,
+    caller: Caller,
+    (context, permit): (&Context, &PeerPermit),
+    config: &InForce,
+) {
     let peer = caller.peer();
     let stats = context.hub.handshakes();
     let outcome = Mutex::new(Outcome::Nothing);
@@ -81,7 +86,7 @@ pub(super) async fn run(stream: Connection, caller: Caller, context: &Context, c
         if upgrade::has_body(&request) {
             hold.expect_body();
         }
-        let (response, then) = respond(request, &caller, context, config).await;
+        let (response, then) = respond(request, &caller, (context, permit), config).await;
         if let Outcome::Accepted(_) = then {
             hold.begin();
         }
@@ -135,12 +140,12 @@ pub(super) fn begin(
 async fn respond(
     request: Request<Incoming>,
     caller: &Caller,
-    context: &Context,
+    (context, permit): (&Context, &PeerPermit),
     config: &InForce,
 ) -> (Response<Full<Bytes>>, Outcome) {
     let mut peer = caller.peer();
     let asked = request.extensions().get::<OnUpgrade>().cloned();
-    let accepted = accept(request, caller, &mut peer, context, config).await;
+    let accepted = accept(request, caller, &mut peer, (context, permit), config).await;
     accepted.map_or_else(
         |no| {
             count(&no, context);
@@ -159,14 +164,17 @@ async fn accept(
     mut request: Request<Incoming>,
     caller: &Caller,
     peer: &mut SocketAddr,
-    context: &Context,
+    (context, permit): (&Context, &PeerPermit),
     config: &InForce,
 ) -> Result<(Response<Full<Bytes>>, Accepted), No> {
     let caller = caller.clone().forwarded(request.headers(), config, context)?;
     *peer = caller.peer();
     let mut negotiated = upgrade::answer(&request, config)?;
     let token = admission::token(&request, config)?;
+    // The request is complete. As long as only we are waited for, nobody takes its place.
+    permit.heard();
     let verified = admission::identify(token, context, config).await?;
+    permit.prove();
     let asking = asked::ask(&request, *peer, verified, &mut negotiated, context, config);
     let change = asking.await?;
     // The place first: an upgrade that is begun has a client's place to end in.

@@ -10,11 +10,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 
 use crate::{
     config::InForce,
-    tls::{Established, Records},
+    net::PeerPermit,
+    tls::{self, Established, Records},
 };
 
 /// What the clients of one listener speak.
@@ -41,14 +42,20 @@ pub(super) struct Ruled {
 
 impl Transport {
     /// Brings a socket to where HTTP can begin: with TLS that takes a handshake.
-    pub(super) async fn over(self, stream: TcpStream, config: &InForce) -> io::Result<Connection> {
+    pub(super) async fn over(
+        self,
+        stream: TcpStream,
+        config: &InForce,
+        permit: &PeerPermit,
+    ) -> io::Result<Connection> {
         if self == Self::Plain {
             return Ok(Connection::Plain(stream));
         }
         // A configuration that has addresses for TLS has a certificate too.
         let server = config.material.wss.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let stream = Ruled { stream, records: Records::default() };
-        let stream = TlsAcceptor::from(server.config()).accept(stream).await?;
+        let stream = tls::accept(server, stream, || permit.working()).await?;
+        permit.heard();
         Ok(Connection::Tls(Box::new(stream)))
     }
 }

@@ -85,7 +85,8 @@ async fn a_client_counts_until_its_socket_is_gone() {
 
 #[tokio::test]
 async fn who_never_asks_counts_too_and_takes_no_place_of_the_handshakes_when_over() {
-    let gateway = Gateway::with(&["limits.address_clients=2", "limits.max_handshakes=3"]).await;
+    let sets = ["limits.address_clients=2", "limits.max_handshakes=3", "limits.address_share=100"];
+    let gateway = Gateway::with(&sets).await;
     let address = gateway.websocket();
     let mut silent = Vec::new();
     for _ in 0..2 {

@@ -59,7 +59,7 @@ const CASES: &[&str] = cases! {
     handshakes: websocket_subprotocols, websocket_allowed_origins, websocket_proxies,
         websocket_proxy_header, limits_head, limits_headers, limits_handshake,
         limits_max_handshakes, limits_max_clients, limits_address_clients,
-        limits_address_connections, limits_addresses;
+        limits_address_connections, limits_address_share, limits_addresses;
     hook: hook_address, hook_ca, hook_token_file, hook_timeout, hook_max_concurrent,
         hook_max_waiting, hook_max_answer, hook_fail, hook_breaker_failures, hook_breaker_pause;
     life: shards, control_socket, reload_watch, admin_listen, drain_delay, drain_window,

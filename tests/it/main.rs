@@ -62,6 +62,7 @@ mod site;
 mod slow;
 mod storm;
 mod stuck;
+mod strangers;
 mod subscriber;
 mod supervised;
 mod tidy;

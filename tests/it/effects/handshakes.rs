@@ -107,12 +107,38 @@ pub(super) async fn limits_handshake() {
 pub(super) async fn limits_max_handshakes() {
     let settings = [("limits.max_handshakes", "1"), ("limits.handshake", "\"1h\"")];
     let mut stage = Stage::new(&settings).await;
-    // The only place is taken by somebody who says nothing, for an hour.
-    let _silent = Raw::open(stage.gateway.websocket()).await;
-    let mut waiting = Raw::open(stage.gateway.websocket()).await;
-    waiting.send(request(&[])).await;
+    // The only place is taken by somebody who says nothing, and loses it to who comes next.
+    let mut silent = Raw::open(stage.gateway.websocket()).await;
+    assert!(stage.answer(&[]).await.starts_with(IN));
+    silent.ended().await;
     stage.change("limits.max_handshakes", "2").await;
-    assert!(waiting.response().await.starts_with(IN));
+    // Now there is one for each.
+    let mut silent = Raw::open(stage.gateway.websocket()).await;
+    assert!(from(&stage, 2, &[]).await.1.starts_with(IN));
+    silent.send(request(&[])).await;
+    assert!(silent.response().await.starts_with(IN));
+    stage.everybody_is_served().await;
+}
+
+#[tokio::test]
+pub(super) async fn limits_address_share() {
+    let settings = [("limits.address_share", "100"), ("limits.max_handshakes", "4")];
+    let mut stage = Stage::new(&settings).await;
+    let address = stage.gateway.websocket();
+    // As long as one address may have all, the oldest goes, wherever it came from.
+    let mut other = Raw::open_from(Ipv4Addr::new(127, 0, 9, 9).into(), address).await;
+    let crowd = [Raw::open(address).await, Raw::open(address).await, Raw::open(address).await];
+    assert!(from(&stage, 2, &[]).await.1.starts_with(IN));
+    other.ended().await;
+    drop(crowd);
+    // With two of four places, it is the oldest of those that have more.
+    stage.change("limits.address_share", "50").await;
+    let mut other = Raw::open_from(Ipv4Addr::new(127, 0, 9, 9).into(), address).await;
+    let mut crowd = [Raw::open(address).await, Raw::open(address).await, Raw::open(address).await];
+    assert!(from(&stage, 2, &[]).await.1.starts_with(IN));
+    crowd[0].ended().await;
+    other.send(request(&[])).await;
+    assert!(other.response().await.starts_with(IN));
     stage.everybody_is_served().await;
 }
 
