@@ -20,6 +20,8 @@ pub struct Refusals {
     pub silent: Refused,
     /// Connections that carried no call with a valid token within `limits.handshake`.
     pub idle: Refused,
+    /// Requests that are no call: of another content type than gRPC's.
+    pub content: Refused,
     /// Calls without a valid token.
     pub tokens: Refused,
     /// Connections that a reload ended.
@@ -34,6 +36,7 @@ impl Refusals {
             ("tls", self.handshakes.count()),
             ("silent", self.silent.count()),
             ("idle", self.idle.count()),
+            ("content-type", self.content.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
         ]

@@ -294,7 +294,7 @@ async fn a_flood_of_faults_is_no_flood_of_words() {
     let named = refused.get_details_bad_request().unwrap().field_violations;
     assert!((10..=100).contains(&named.len()), "{}", named.len());
     assert_eq!(named[9].field, "target.clients[9]");
-    assert!(refused.message().ends_with("and 1999 more faults"), "{refused}");
+    assert!(refused.message().ends_with(" (and 1999 more errors)"), "{refused}");
     // A caller may ask for a header list no longer than this.
     assert!(refused.details().len() * 4 / 3 + refused.message().len() < 8 * 1024);
     let target = Target { attributes: names(&[&"é".repeat(10_000)]), ..all() };

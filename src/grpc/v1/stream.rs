@@ -187,7 +187,9 @@ impl Items {
                     Ok(()) => batch.take(item, &config),
                     Err(faults) => self.end = Some(Err(faults.into())),
                 },
-                Poll::Ready(Some(Err(status))) => self.end = Some(Err(status)),
+                Poll::Ready(Some(Err(status))) => {
+                    self.end = Some(Err(fault::unread(status, &config)));
+                }
                 Poll::Ready(None) => self.end = Some(Ok(())),
                 Poll::Pending if batch.sequence == 0 => return Poll::Pending,
                 Poll::Pending => break,

@@ -13,7 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::super::{
     convert::Reading,
-    fault::Faults,
+    fault::{self, Faults},
     proto::{Acknowledgement, SubscribeRequest, SubscribeStart, subscribe_request},
 };
 use crate::{
@@ -67,8 +67,9 @@ impl Asked {
 
     /// Waits for the first request: the group, and what is wished.
     pub(super) async fn start(&mut self) -> Result<(Name, Wish), Status> {
-        let first = self.stream.next().await.transpose()?;
+        let first = self.stream.next().await.transpose();
         let config = self.live.snapshot();
+        let first = first.map_err(|status| fault::unread(status, &config))?;
         let mut reading = Reading::new(&config);
         let step = first.and_then(|request| request.step);
         let start = if let Some(subscribe_request::Step::Start(start)) = step {
@@ -102,7 +103,7 @@ impl Asked {
             let request = match Pin::new(&mut self.stream).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => request,
                 Poll::Ready(Some(Err(status))) => {
-                    self.end = Some(Err(status));
+                    self.end = Some(Err(fault::unread(status, &config)));
                     break;
                 }
                 Poll::Ready(None) => {
