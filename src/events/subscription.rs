@@ -111,6 +111,11 @@ impl Subscription {
         self.window
     }
 
+    /// Whether so many items are under way that no more can be taken until some are acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.group.is_full(self.key)
+    }
+
     /// Waits for items, and takes at least one: at most `most`, and more than one only if they have
     /// at most `most_bytes` together. Can be dropped without losing any.
     pub async fn take(&mut self, most: usize, most_bytes: usize) -> Result<Vec<Delivery>, Ended> {

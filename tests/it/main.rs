@@ -25,6 +25,7 @@ mod events_acks;
 mod events_bounds;
 mod events_endings;
 mod events_farewells;
+mod events_half_closed;
 mod events_shared;
 mod events_stop;
 mod fault;

@@ -138,6 +138,16 @@ pub(super) fn ended(why: &Ended) -> Status {
     }
 }
 
+/// The status of a stream whose caller has closed its side and has all that it can be given.
+pub(super) fn mute(window: usize) -> Status {
+    let text = format!(
+        "window of {window} events full: keep the request stream open to acknowledge events, \
+         closing it ends the subscription"
+    );
+    let details = ErrorDetails::with_error_info("REQUEST_STREAM_CLOSED", DOMAIN, []);
+    Status::with_error_details(Code::FailedPrecondition, text, details)
+}
+
 /// Whose words the reasons in the details are.
 const DOMAIN: &str = "gateway.v1";
 
