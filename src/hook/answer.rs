@@ -3,16 +3,13 @@
 //! An answer is taken as a whole or not at all. One that makes no sense is a failure of the back end,
 //! and nothing of it is done.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use prost_types::Timestamp;
 
 use crate::{
     attributes::{Attributes, Retouch},
-    change::Change,
+    change::{Change, Expiry},
     config::Config,
     ids::{Name, NameFault},
     message::{Kind, Payload},
@@ -134,7 +131,7 @@ impl Terms<'_> {
             change.attributes = Some(self.attributes(change.attributes.take(), allow.attributes)?);
         }
         if let Some(at) = allow.expires_at {
-            change.expires = Some(Some(self.until(at)?));
+            change.expires = Some(Some(Expiry::at(time(at)?, self.now)));
         }
         change.messages = self.messages(allow.messages)?;
         let subprotocol = Some(allow.subprotocol).filter(|it| !it.is_empty());
@@ -199,17 +196,14 @@ impl Terms<'_> {
         Name::new(text, self.config.limits.names)
             .map_err(|why| Nonsense::Name(field.to_owned(), why))
     }
+}
 
-    /// How long it is until a time; what is past is now.
-    fn until(&self, at: Timestamp) -> Result<Duration, Nonsense> {
-        if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
-            return Err(Nonsense::Time);
-        }
-        let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let seconds = u64::try_from(at.seconds).ok().map(Duration::from_secs);
-        let at = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
-        Ok(at.and_then(|at| at.duration_since(self.now).ok()).unwrap_or_default())
+/// A time of the years 1 to 9999.
+fn time(at: Timestamp) -> Result<SystemTime, Nonsense> {
+    if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
+        return Err(Nonsense::Time);
     }
+    SystemTime::try_from(at).map_err(|_| Nonsense::Time)
 }
 
 fn refused(refuse: Refuse) -> Result<Verdict, Nonsense> {

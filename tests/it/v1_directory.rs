@@ -8,12 +8,12 @@ use std::{
 
 use gateway_websocket::{
     attributes::Retouch,
-    change::Change,
+    change::{Change, Expiry},
     grpc::proto::v1::{
-        CheckOnlineRequest, Client, ClientFilter, CountRequest, DescribeClientsRequest,
-        DescribeClientsResponse, ListClientsRequest, ListGroupsRequest, ListUidsRequest,
-        StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
-        directory_client::DirectoryClient,
+        ApplyRequest, CheckOnlineRequest, Client, ClientFilter, CountRequest,
+        DescribeClientsRequest, DescribeClientsResponse, ListClientsRequest, ListGroupsRequest,
+        ListUidsRequest, StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
+        apply_request, directory_client::DirectoryClient,
     },
     ids::Name,
 };
@@ -156,8 +156,11 @@ async fn what_the_business_system_noted_is_told() {
     };
     let hour = Duration::from_hours(1);
     let before = SystemTime::now();
-    let change =
-        Change { attributes: Some(retouch), expires: Some(Some(hour)), ..Change::default() };
+    let change = Change {
+        attributes: Some(retouch),
+        expires: Some(Expiry::after(hour)),
+        ..Change::default()
+    };
     gateway.hub().change(client.id().parse().unwrap(), change).await.unwrap();
     let known = described(&gateway, client.id()).await;
     let noted = [("role", "admin"), ("empty", "")].map(|(a, b)| (a.to_owned(), b.to_owned()));
@@ -168,6 +171,24 @@ async fn what_the_business_system_noted_is_told() {
     let again = described(&gateway, client.id()).await;
     assert_eq!(again.expires_at, known.expires_at);
     assert_eq!(again.connected_at, known.connected_at);
+}
+
+#[tokio::test]
+async fn an_expiry_is_told_exactly_as_it_was_set() {
+    let gateway = Gateway::start().await;
+    let client = gateway.connect().await;
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let soon = i64::try_from(now).unwrap() + 3600;
+    for (seconds, nanos) in [(soon, 0), (soon, 1), (soon + 86_400 * 365 * 5, 999_999_999)] {
+        let at = Timestamp { seconds, nanos };
+        let request = ApplyRequest {
+            client: client.id().to_owned(),
+            expiry: Some(apply_request::Expiry::ExpiresAt(at)),
+            ..ApplyRequest::default()
+        };
+        gateway.membership().apply(request).await.unwrap();
+        assert_eq!(described(&gateway, client.id()).await.expires_at, Some(at));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -346,16 +346,15 @@ impl<'a> Reading<'a> {
         reason
     }
 
-    /// How long it is until a time; what is past is now.
-    pub(super) fn until(&mut self, field: &str, at: Timestamp) -> Duration {
-        if !TIMESTAMPS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) {
-            self.fault(field, "is no time of the years 1 to 9999");
-            return Duration::ZERO;
+    /// A time of the years 1 to 9999.
+    pub(super) fn time(&mut self, field: &str, at: Timestamp) -> Option<SystemTime> {
+        // What is out of range would be carried over, and become another time.
+        let in_range = TIMESTAMPS.contains(&at.seconds) && (0..1_000_000_000).contains(&at.nanos);
+        let time = SystemTime::try_from(at).ok().filter(|_| in_range);
+        if time.is_none() {
+            self.fault(field, "is outside the years 1 to 9999");
         }
-        let seconds = u64::try_from(at.seconds).map(Duration::from_secs);
-        let nanos = Duration::from_nanos(at.nanos.unsigned_abs().into());
-        let at = seconds.ok().and_then(|seconds| UNIX_EPOCH.checked_add(seconds + nanos));
-        at.and_then(|at| at.duration_since(SystemTime::now()).ok()).unwrap_or_default()
+        time
     }
 }
 

@@ -1,6 +1,6 @@
 //! `gateway.v1.Membership`: users, groups and attributes of clients.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     access::{AUDIT, Caller},
-    change::{Change, Changed, Refusal, Subject},
+    change::{self, Change, Changed, Refusal, Subject},
     ids::{ClientId, Name},
 };
 
@@ -152,7 +152,10 @@ impl Reading<'_> {
             join: self.up_to("join", &request.join, most_groups),
             attributes: request.attributes.map(|change| self.retouch("attributes", change)),
             expires: match request.expiry {
-                Some(Expiry::ExpiresAt(at)) => Some(Some(self.until("expires_at", at))),
+                Some(Expiry::ExpiresAt(at)) => {
+                    let at = self.time("expires_at", at);
+                    at.map(|at| Some(change::Expiry::at(at, SystemTime::now())))
+                }
                 Some(Expiry::NeverExpires(true)) => Some(None),
                 Some(Expiry::NeverExpires(false)) | None => None,
             },
