@@ -69,8 +69,8 @@ pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
     for element in elements(headers, &ACCEPT_ENCODING) {
         let mut parts = element.split(';').map(str::trim);
         let coding = parts.next().unwrap_or_default();
-        let named = parts.filter_map(|part| part.split_once('='));
-        let weight = named.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q")).last();
+        let mut named = parts.filter_map(|part| part.split_once('='));
+        let weight = named.rfind(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
         let weight = weight.map_or(1000, |(_, value)| thousandths(value.trim()));
         if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") {
             gzip = Some(weight);

@@ -125,7 +125,7 @@ pub(super) fn too_large(limit: usize) -> Status {
 }
 
 fn give_up(time: Duration) -> Response {
-    let text = format!("the call took longer than the {time:?} of limits.message_deadline");
+    let text = format!("request not complete within limits.message_deadline ({time:?})");
     Status::deadline_exceeded(text).into_http()
 }
 

@@ -55,7 +55,7 @@ impl Streams {
     fn enter(&self) -> Result<Place, Status> {
         let limit = self.live.snapshot().api.max_streams;
         self.gate.try_enter(limit).ok_or_else(|| {
-            let text = format!("as many streams are open as api.max_streams allows: {limit}");
+            let text = format!("too many streams: api.max_streams ({limit}) reached");
             fault::exhausted("api.max_streams", text)
         })
     }

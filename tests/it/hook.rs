@@ -354,7 +354,7 @@ async fn our_token_reaches_the_back_end_and_nobodys_secret_the_log() {
         raw.response().await;
     }
     let log = program.log();
-    for told in ["out of order", "refuse.status is 200"] {
+    for told in ["out of order", "refuse.status: 200 is neither"] {
         assert!(log.contains(told), "{log}");
     }
     assert!(log.contains("client connected"), "everything is told: {log}");

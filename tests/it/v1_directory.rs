@@ -385,7 +385,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         check_online(CheckOnlineRequest { clients: strings(&[""]), uids: vec![] })
             "clients[0]" "UUID";
         check_online(CheckOnlineRequest { clients: vec![], uids: strings(&["a", ""]) })
-            "uids[1]" "is empty";
+            "uids[1]" "empty name";
         check_online(CheckOnlineRequest { clients: strings(&[NOBODY; 4]), uids: vec![] })
             "clients" "api.max_targets allows 3";
         check_online(CheckOnlineRequest {
@@ -393,7 +393,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         }) "uids" "api.max_targets allows 3";
         count(CountRequest { groups: vec![long()], uids: vec![] })
             "groups[0]" "limits.names allows 8";
-        count(CountRequest { groups: vec![], uids: vec![String::new()] }) "uids[0]" "is empty";
+        count(CountRequest { groups: vec![], uids: vec![String::new()] }) "uids[0]" "empty name";
         count(CountRequest { groups: strings(&["a"; 2]), uids: strings(&["a"; 2]) })
             "uids" "api.max_targets allows 3";
         list_clients(ListClientsRequest { page_size: -1, ..Default::default() })
@@ -411,7 +411,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         list_clients(filter(at(i64::MAX, 0))) "filter.connected_since" "years 1 to 9999";
         list_clients(filter(at(i64::MIN, 0))) "filter.connected_since" "years 1 to 9999";
         list_clients(filter(with(vec![(String::new(), "x".to_owned())])))
-            "filter.attributes[\"\"]" "is empty";
+            "filter.attributes[\"\"]" "empty name";
         list_clients(filter(with(many()))) "filter.attributes" "limits.attributes allows 32";
         list_clients(filter(with(vec![("a".to_owned(), "x".repeat(5000))])))
             "filter.attributes" "limits.attribute_bytes";

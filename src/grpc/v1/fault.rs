@@ -59,9 +59,9 @@ impl From<Faults> for Status {
     fn from(faults: Faults) -> Self {
         let (field, why) = faults.first();
         let text = match (faults.named.len() + faults.more).saturating_sub(1) {
-            0 => format!("{field} {why}"),
-            1 => format!("{field} {why} (and 1 more error)"),
-            more => format!("{field} {why} (and {more} more errors)"),
+            0 => format!("{field}: {why}"),
+            1 => format!("{field}: {why} (and 1 more error)"),
+            more => format!("{field}: {why} (and {more} more errors)"),
         };
         let details = ErrorDetails::with_bad_request(faults.named);
         Self::with_error_details(Code::InvalidArgument, text, details)
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(faults.first(), ("target.clients[0]", "is wrong"));
         let status = Status::from(faults);
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), "target.clients[0] is wrong (and 999 more errors)");
+        assert_eq!(status.message(), "target.clients[0]: is wrong (and 999 more errors)");
         let named = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(named.len(), MOST_NAMED);
         assert_eq!(named[99].field, "target.clients[99]");

@@ -127,7 +127,7 @@ impl Membership for V1 {
         let (config, request) = (self.live.snapshot(), request.into_inner());
         let mut reading = Reading::new(&config);
         if request.change.is_none() {
-            reading.fault("change", "is missing");
+            reading.fault("change", "missing");
         }
         let change = request.change.map(|change| reading.retouch("change", change));
         let whom = reading.whom(&request.clients, &request.uids);
@@ -272,7 +272,8 @@ impl Refused<'_> {
         let client = subjects[client].client;
         let others = match self.others {
             0 => String::new(),
-            others => format!(" (and {others} others of this user were refused)"),
+            1 => " (and 1 more client of this user)".to_owned(),
+            others => format!(" (and {others} more clients of this user)"),
         };
         Failure { message: format!("{client}: {}{others}", failure.message), ..failure }
     }

@@ -38,7 +38,7 @@ impl<'a> Judge<'a> {
     pub(super) fn described(&mut self, field: &str, ids: &[String]) -> Vec<ClientId> {
         let (count, limit) = (ids.len(), self.config.api.max_page);
         if count > limit {
-            self.faults.add(field, format!("are {count}, api.max_page allows {limit}"));
+            self.faults.add(field, format!("{count} entries, api.max_page allows {limit}"));
             return Vec::new();
         }
         self.clients(field, ids)
@@ -51,7 +51,7 @@ impl<'a> Judge<'a> {
         for (field, len) in lists {
             count += len;
             if count > limit {
-                let text = format!("makes it {count} targets, api.max_targets allows {limit}");
+                let text = format!("{count} targets, api.max_targets allows {limit}");
                 return self.faults.add(*field, text);
             }
         }
@@ -115,7 +115,7 @@ impl<'a> Judge<'a> {
             Ok(0) => limit,
             Ok(asked) => asked.min(limit),
             Err(_) => {
-                self.faults.add("page_size", "is negative");
+                self.faults.add("page_size", "must not be negative");
                 limit
             }
         }
@@ -134,7 +134,7 @@ impl<'a> Judge<'a> {
         let in_range = (0..1_000_000_000).contains(&at.nanos) && YEARS.contains(&at.seconds);
         let time = SystemTime::try_from(at).ok().filter(|_| in_range);
         if time.is_none() {
-            self.faults.add(field, "is no time of the years 1 to 9999");
+            self.faults.add(field, "outside the years 1 to 9999");
         }
         time
     }
@@ -143,7 +143,7 @@ impl<'a> Judge<'a> {
         let limits = &self.config.limits;
         let (count, limit) = (pairs.len(), limits.attributes);
         if count > limit {
-            self.faults.add(field, format!("are {count}, limits.attributes allows {limit}"));
+            self.faults.add(field, format!("{count} entries, limits.attributes allows {limit}"));
             return Attributes::NONE;
         }
         let mut attributes = Attributes::NONE;
@@ -155,7 +155,7 @@ impl<'a> Judge<'a> {
         }
         let (bytes, limit) = (attributes.bytes(), limits.attribute_bytes.bytes());
         if bytes > limit {
-            let text = format!("have {bytes} bytes, limits.attribute_bytes allows {limit}");
+            let text = format!("{bytes} bytes, limits.attribute_bytes allows {limit}");
             self.faults.add(field, text);
         }
         attributes

@@ -75,7 +75,7 @@ impl Asked {
         let start = if let Some(subscribe_request::Step::Start(start)) = step {
             read_start(&mut reading, &start)
         } else {
-            reading.fault("start", "is missing: the first request begins the subscription");
+            reading.fault("start", "missing: it must be the first request");
             None
         };
         Ok(reading.done(start)?)
@@ -139,7 +139,7 @@ fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name
     let group = reading.name("start.group", &start.group);
     let window = usize::try_from(start.window);
     if window.is_err() {
-        reading.fault("start.window", format_args!("is {}: it is from 1, or 0", start.window));
+        reading.fault("start.window", format_args!("{} not allowed: use 0 or more", start.window));
     }
     let (group, window) = group.zip(window.ok())?;
     let window = Some(window).filter(|window| *window > 0);
@@ -153,11 +153,11 @@ fn read(request: SubscribeRequest, config: &Config) -> Result<Step, Faults> {
             read_acknowledgement(&mut reading, acknowledgement)
         }
         Some(subscribe_request::Step::Start(_)) => {
-            reading.fault("start", "was there before: it is the first request and no other");
+            reading.fault("start", "sent twice: only the first request is a start");
             None
         }
         None => {
-            reading.fault("acknowledgement", "is missing");
+            reading.fault("acknowledgement", "missing");
             None
         }
     };
@@ -168,7 +168,7 @@ fn read_acknowledgement(reading: &mut Reading<'_>, of: Acknowledgement) -> Optio
     let Acknowledgement { epoch, cursor, applies, sends } = of;
     let (many, most) = (applies.len() + sends.len(), reading.config().api.max_sends);
     if many > most {
-        let why = format_args!("has {many} changes and messages, api.max_sends allows {most}");
+        let why = format_args!("{many} changes and messages, api.max_sends allows {most}");
         reading.fault("acknowledgement", why);
         return None;
     }

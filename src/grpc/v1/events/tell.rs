@@ -163,6 +163,6 @@ pub(super) fn wrong(why: &WrongAck) -> Status {
         WrongAck::Future { .. } => "acknowledgement.cursor",
     };
     let mut faults = Faults::default();
-    faults.add(field, format_args!("is wrong: {why}"));
+    faults.add(field, why);
     faults.into()
 }
