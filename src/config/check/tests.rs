@@ -87,6 +87,12 @@ fn what_is_allowed_is_said_in_the_units_of_the_file() {
 }
 
 #[test]
+fn a_caller_that_reads_its_socket_now_and_then_has_time_to_answer_a_ping() {
+    // Idle channels of grpc++ do it every 5 to 15 s.
+    assert!(Config::default().grpc.keepalive_timeout >= Duration::from_secs(20));
+}
+
+#[test]
 fn an_address_that_is_used_twice_is_named() {
     let mut config = Config::default();
     config.websocket.listen = Listen::of("127.0.0.1:32000");
