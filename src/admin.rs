@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use hyper::{
     Method, Request, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, HeaderValue, VARY},
+    header::{ALLOW, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY},
 };
 use prometheus_client::registry::Registry;
 
@@ -27,7 +27,7 @@ use crate::{
     },
     status::Phase,
 };
-use format::Format;
+use format::{Format, compressed, takes_gzip};
 
 /// What a peer may hold under these limits.
 fn bounds(live: &Live) -> Bounds {
@@ -103,10 +103,10 @@ impl Admin {
         let handler = move |request: Request<_>| {
             let admin = self.clone();
             let scraped = (request.uri().path() == "/metrics" && reads(request.method()))
-                .then(|| Format::wanted(request.headers()));
+                .then(|| (Format::wanted(request.headers()), takes_gzip(request.headers())));
             async move {
                 match scraped {
-                    Some(format) => metrics(admin.metrics, format).await,
+                    Some((format, gzip)) => metrics(admin.metrics, format, gzip).await,
                     None => answer(request.method(), request.uri().path(), admin.lifecycle.phase()),
                 }
             }
@@ -117,16 +117,21 @@ impl Admin {
 
 /// The page of metrics. The kernel is asked for it, which may take a moment: not on a thread that
 /// serves calls.
-async fn metrics(metrics: Arc<Registry>, format: Format) -> Answer {
-    let writing =
-        tokio::task::spawn_blocking(move || Some(format.write(page::write(&metrics).ok()?)));
+async fn metrics(metrics: Arc<Registry>, format: Format, gzip: bool) -> Answer {
+    let writing = tokio::task::spawn_blocking(move || {
+        let page = format.write(page::write(&metrics).ok()?);
+        if gzip { compressed(&page) } else { Some(page.into_bytes()) }
+    });
     let Ok(Some(page)) = writing.await else {
         return http::text(StatusCode::INTERNAL_SERVER_ERROR, "the page can't be written\n");
     };
     let mut answer = http::text(StatusCode::OK, page);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+    if gzip {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
     answer
 }
 
@@ -143,11 +148,14 @@ fn answer(method: &Method, path: &str, phase: Phase) -> Answer {
         "/" | "/metrics" => (StatusCode::OK, INDEX),
         _ => return http::text(StatusCode::NOT_FOUND, format!("there is:\n{INDEX}")),
     };
-    if reads(method) {
+    // HAProxy asks by OPTIONS unless it is told otherwise.
+    let probes = matches!(path, "/livez" | "/readyz");
+    if reads(method) || probes && method == Method::OPTIONS {
         return http::text(status, text);
     }
     let mut answer = http::text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-    answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    let allowed = if probes { "GET, HEAD, OPTIONS" } else { "GET, HEAD" };
+    answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     answer
 }
 
@@ -177,6 +185,10 @@ mod tests {
         }
         assert_eq!(answer(&Method::HEAD, "/livez", Phase::Ready).status(), 200);
         assert_eq!(answer(&Method::POST, "/livez", Phase::Ready).status(), 405);
+        assert_eq!(answer(&Method::OPTIONS, "/livez", Phase::Stopping).status(), 200);
+        assert_eq!(answer(&Method::OPTIONS, "/readyz", Phase::Ready).status(), 200);
+        assert_eq!(answer(&Method::OPTIONS, "/readyz", Phase::Draining).status(), 503);
+        assert_eq!(answer(&Method::OPTIONS, "/metrics", Phase::Ready).status(), 405);
         assert_eq!(answer(&Method::POST, "/metrics", Phase::Ready).status(), 405);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A [`Change`] is one step: whoever asks or sends sees all of it or nothing.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::{
     attributes::Retouch,
@@ -21,8 +21,8 @@ pub struct Change {
     pub join: Vec<Name>,
     /// Its attributes.
     pub attributes: Option<Retouch>,
-    /// After how long it is closed with 3000; `Some(None)` is never.
-    pub expires: Option<Option<Duration>>,
+    /// When it is closed with 3000; `Some(None)` is never.
+    pub expires: Option<Option<Expiry>>,
     /// Messages to it.
     pub messages: Vec<Payload>,
 }
@@ -49,6 +49,27 @@ impl Change {
         let uids =
             self.uid.as_ref().map_or(0, |uid| usize::from(uid.is_some()) + usize::from(has_uid));
         uids + self.leave.len() + self.join.len() > 1
+    }
+}
+
+/// When a client is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// As it was set, which is what is told of it.
+    pub at: SystemTime,
+    /// How long that is from when it was set. A clock that is set right meanwhile changes nothing.
+    pub after: Duration,
+}
+
+impl Expiry {
+    /// At this time; what is past is now.
+    pub fn at(at: SystemTime, now: SystemTime) -> Self {
+        Self { at, after: at.duration_since(now).unwrap_or_default() }
+    }
+
+    /// After so long; none if no clock can say when that is.
+    pub fn after(after: Duration) -> Option<Self> {
+        Some(Self { at: SystemTime::now().checked_add(after)?, after })
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  accept ─► allowed? ─► place (grpc.max_connections) ─► TLS ─► connection (HTTP/2)
 //!                                                                  │ each call
-//!   hub ◄─ classic, v1 ◄─ limit (grpc.max_message) ◄─ routes ◄─ welcome? deadline?
+//!   hub ◄─ classic, v1 ◄─ limit (grpc.max_message) ◄─ routes ◄─ a call? welcome? deadline?
 //!                      reflection (v1, v1alpha) ◄──┤
 //!          health, which follows the process's life ◄──┘
 //! ```
@@ -11,6 +11,8 @@
 mod call;
 mod classic;
 mod connection;
+mod content;
+mod cut;
 mod deadline;
 mod identity;
 mod limit;
@@ -24,7 +26,7 @@ mod v1;
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{net::TcpStream, sync::watch};
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::{
     ServingStatus,
     pb::health_server::HealthServer,
@@ -234,17 +236,22 @@ impl Server {
     }
 }
 
+/// What all services take and can answer with; [`content`] says when.
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
+
 fn routes(
     context: &Context,
     health: &HealthReporter,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let health = HealthService::from_health_reporter(health.clone());
     let routes = Routes::default()
-        .add_service(reflection("v1").build_v1()?)
-        .add_service(reflection("v1alpha").build_v1alpha()?)
+        .add_service(reflection("v1").build_v1()?.accept_compressed(GZIP).send_compressed(GZIP))
+        .add_service(
+            reflection("v1alpha").build_v1alpha()?.accept_compressed(GZIP).send_compressed(GZIP),
+        )
         // Health asks for no token, so its requests are bounded like all others.
         .add_service(limit::Limited::new(
-            HealthServer::new(health),
+            HealthServer::new(health).accept_compressed(GZIP).send_compressed(GZIP),
             context.live.clone(),
             HealthServer::max_decoding_message_size,
         ));

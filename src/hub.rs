@@ -71,7 +71,7 @@ struct Inner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HubError {
     /// The client is not connected.
-    #[error("no client {0} is connected")]
+    #[error("client {0} is not connected")]
     UnknownClient(ClientId),
     /// The client can't be changed like that.
     #[error(transparent)]
@@ -94,7 +94,7 @@ pub enum HubError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// `limits.max_clients` are connected.
-    #[error("the gateway holds {limit} clients, limits.max_clients allows no more")]
+    #[error("gateway full: limits.max_clients ({limit}) reached")]
     Clients {
         /// The limit.
         limit: usize,

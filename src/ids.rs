@@ -104,7 +104,7 @@ impl fmt::Debug for ClientId {
 
 /// What was given is not the text form of a client id of this gateway.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a client id is a UUID (version 8) of 36 characters")]
+#[error("not a client id: expected a UUID (version 8) of 36 characters")]
 pub struct NotAClientId;
 
 impl FromStr for ClientId {
@@ -150,10 +150,10 @@ pub struct Name(Arc<str>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// There is nothing to call anybody by.
-    #[error("is empty")]
+    #[error("empty name")]
     Empty,
     /// It would cost more memory than the operator allows.
-    #[error("has {bytes} bytes, limits.names allows {limit}")]
+    #[error("{bytes} bytes, limits.names allows {limit}")]
     TooLong {
         /// Bytes given.
         bytes: usize,

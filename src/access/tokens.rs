@@ -60,7 +60,7 @@ pub enum TokenError {
     )]
     Line(PathBuf, usize),
     /// A token stands twice, so that taking it out once would not take it out.
-    #[error("{0} line {1}: this token stands twice")]
+    #[error("{0} line {1}: token is listed twice")]
     Twice(PathBuf, usize),
     /// A file of our own token holds another one.
     #[error("{0} line {1}: only one token can be sent, and there stands another one")]
@@ -330,7 +330,7 @@ mod tests {
             ("0123456789abcdef #billing-production", "/tokens line 1 is no token"),
             ("0123456789abcdef0123456789abcdef billing-production", "/tokens line 1 is no token"),
             (&long, "/tokens line 1 is no token"),
-            ("0123456789abcdef\nx 0123456789abcdef", "/tokens line 2: this token stands twice"),
+            ("0123456789abcdef\nx 0123456789abcdef", "/tokens line 2: token is listed twice"),
             (&many, "/tokens: there are more than 256 tokens"),
             (&huge, "/tokens is larger than 65536 bytes"),
         ] {

@@ -1,6 +1,13 @@
-//! The two ways in which a page of metrics is written, and which one a scraper is given.
+//! The two ways in which a page of metrics is written, which one a scraper is given, and whether it
+//! is compressed.
 
-use hyper::{HeaderMap, header::ACCEPT};
+use std::io::Write as _;
+
+use flate2::{Compression, write::GzEncoder};
+use hyper::{
+    HeaderMap,
+    header::{ACCEPT, ACCEPT_ENCODING, HeaderName},
+};
 
 /// How a page is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +25,7 @@ impl Format {
     /// and wants nothing better (RFC 9110 §12.5.1).
     pub(super) fn wanted(headers: &HeaderMap) -> Self {
         let (mut open_metrics, mut plain) = (0, 0);
-        let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        for range in accepted.flat_map(|value| value.split(',')) {
+        for range in elements(headers, &ACCEPT) {
             let mut parts = range.split(';').map(str::trim);
             let kind = parts.next().unwrap_or_default();
             let (mut weight, mut version) = (1000, "1.0.0");
@@ -54,6 +60,38 @@ impl Format {
             Self::Plain => plain(&page),
         }
     }
+}
+
+/// Whether a scraper takes the page compressed (RFC 9110 §12.5.3); one that says nothing of it gets
+/// it as it is.
+pub(super) fn takes_gzip(headers: &HeaderMap) -> bool {
+    let (mut gzip, mut any) = (None, None);
+    for element in elements(headers, &ACCEPT_ENCODING) {
+        let mut parts = element.split(';').map(str::trim);
+        let coding = parts.next().unwrap_or_default();
+        let mut named = parts.filter_map(|part| part.split_once('='));
+        let weight = named.rfind(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+        let weight = weight.map_or(1000, |(_, value)| thousandths(value.trim()));
+        if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") {
+            gzip = Some(weight);
+        } else if coding == "*" {
+            any = Some(weight);
+        }
+    }
+    gzip.or(any).is_some_and(|weight| weight > 0)
+}
+
+/// The page compressed. Its rows are so much alike that more effort saves little.
+pub(super) fn compressed(page: &str) -> Option<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(page.len() / 8), Compression::fast());
+    encoder.write_all(page.as_bytes()).ok()?;
+    encoder.finish().ok()
+}
+
+/// The elements of a list that may be in several headers.
+fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(','))
 }
 
 /// A weight of RFC 9110 §12.4.2 in thousandths; what is none counts as zero.
@@ -136,6 +174,24 @@ mod tests {
         ] {
             assert_eq!(wanted(accept), Format::Plain, "{accept}");
         }
+    }
+
+    #[test]
+    fn the_page_is_compressed_for_who_takes_that() {
+        let takes = |text: &str| {
+            takes_gzip(&HeaderMap::from_iter([(ACCEPT_ENCODING, text.parse().unwrap())]))
+        };
+        for text in
+            ["gzip", "deflate, GZIP", "br;q=1, gzip;q=0.1", "*", "x-gzip", "identity, *;q=0.5"]
+        {
+            assert!(takes(text), "{text}");
+        }
+        for text in
+            ["", "identity", "br", "gzip;q=0", "gzip;q=0, *", "*;q=0", "gzip;q=much", "gzipped"]
+        {
+            assert!(!takes(text), "{text}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
     }
 
     #[test]

@@ -98,7 +98,7 @@ pub(super) fn status(status: &Status) -> String {
     table.some("dropped", by_cause(&messages.dropped));
     table.row("opened", grouped(status.opened));
     table.some("closed", by_cause(&status.closed));
-    table.some("refused", by_cause(&status.refused));
+    table.some("turned away", by_cause(&status.refused));
 
     let file = status.config.file.as_deref();
     let file = file.map_or_else(|| "no file".to_owned(), |path| path.display().to_string());
@@ -189,7 +189,10 @@ fn expiry(certificate: &CertificateStatus) -> String {
     let CertificateStatus { key, subject, until, days_left, .. } = certificate;
     match days_left {
         ..0 => format!("{key}: {subject} expired on {until}"),
-        days => format!("{key}: {subject} until {until}, {days} days left"),
+        &days => {
+            let left = counted(days.unsigned_abs(), "day");
+            format!("{key}: {subject} until {until}, {left} left")
+        }
     }
 }
 
@@ -204,7 +207,12 @@ fn pending(keys: &[String]) -> String {
 fn by_cause(counts: &BTreeMap<String, u64>) -> String {
     let mut causes: Vec<_> = counts.iter().collect();
     causes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-    let texts = causes.iter().map(|(cause, count)| format!("{cause} {}", grouped(**count)));
+    let name = |cause: &str| match cause {
+        // A cause of its own among others for which clients were turned away.
+        "refused" => "bad request".to_owned(),
+        other => other.to_owned(),
+    };
+    let texts = causes.iter().map(|(cause, count)| format!("{} {}", name(cause), grouped(**count)));
     texts.collect::<Vec<_>>().join(", ")
 }
 
@@ -349,6 +357,10 @@ configuration  no file, generation 2, loaded 1m 40s ago";
         let expiring =
             "EXPIRING       tls.certificate: CN=example.com until 2031-03-01, 3 days left";
         assert_eq!(lines[4], expiring);
+        picture.certificates[0].days_left = 1;
+        assert!(status(&picture).contains("until 2031-03-01, 1 day left"));
+        picture.refused = BTreeMap::from([("refused".into(), 3), ("full".into(), 2)]);
+        assert!(status(&picture).contains("\nturned away    bad request 3, full 2\n"));
         picture.certificates[0].days_left = -1;
         assert!(status(&picture).contains("CN=example.com expired on 2031-03-01"));
     }

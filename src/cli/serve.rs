@@ -80,7 +80,7 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
     }
     if !loaded.overridden.is_empty() {
         let keys: Vec<_> = loaded.overridden.iter().map(|it| it.key.as_str()).collect();
-        tracing::info!(?keys, "set in the file in vain: environment or flags win");
+        tracing::info!(?keys, "keys of the file overridden by environment or flags");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(machine::cores().clamp(1, CONTROL_THREADS))

@@ -237,7 +237,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
         // Port 0 is a new port each time.
         let mut fixed = listen.0.iter().filter(|address| address.port() != 0);
         if let Some(twice) = fixed.find(|address| !taken.insert(**address)) {
-            refuse(key, &format!("addresses that differ; {twice} stands twice"));
+            refuse(key, &format!("distinct addresses ({twice} is used twice)"));
         }
     }
     if !config.tls.listen.0.is_empty() && config.tls.certificate.as_os_str().is_empty() {
@@ -290,7 +290,7 @@ pub fn broken(config: &Config) -> Vec<Broken> {
     if !groups.iter().all(|group| (1..=names).contains(&group.len())) {
         refuse("events.groups", &format!("names of 1 to {names} bytes (limits.names)"));
     } else if distinct.len() < groups.len() {
-        refuse("events.groups", "names that differ");
+        refuse("events.groups", "distinct names");
     } else if groups.len() > config.events.max_groups {
         let most = config.events.max_groups;
         refuse("events.groups", &format!("at most {most} names (events.max_groups)"));

@@ -424,7 +424,7 @@ impl Default for Grpc {
             max_connections: 256,
             max_streams: 1024,
             keepalive_interval: Duration::from_secs(20),
-            keepalive_timeout: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(20),
         }
     }
 }

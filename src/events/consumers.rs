@@ -124,6 +124,11 @@ impl Consumers {
         self.change(|state| state.group.take(key, now, most, most_bytes))
     }
 
+    /// Whether a subscriber has all that its window allows.
+    pub(super) fn is_full(&self, key: Key) -> bool {
+        self.lock().group.is_full(key)
+    }
+
     /// Takes note of what a subscriber has done.
     pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), Future> {
         let done = self.change(|state| state.group.acknowledge(key, cursor));

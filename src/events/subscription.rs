@@ -26,21 +26,21 @@ pub struct Wish {
 pub enum SubscribeError {
     /// There is no such group, and none may be made.
     #[error(
-        "there is no consumer group {group:?}: events.groups names them, \
-         events.allow_new_groups lets others be made"
+        "no consumer group {group:?}: events.groups lists them, events.allow_new_groups lets \
+         subscribers add others"
     )]
     UnknownGroup {
         /// The group that was asked for.
         group: Name,
     },
     /// The group has all the subscribers that it may have.
-    #[error("the group has {limit} subscribers, events.max_subscribers allows no more")]
+    #[error("consumer group full: events.max_subscribers ({limit}) reached")]
     TooManySubscribers {
         /// Subscribers allowed.
         limit: usize,
     },
     /// There are all the groups that there may be.
-    #[error("there are {limit} consumer groups, events.max_groups allows no more")]
+    #[error("too many consumer groups: events.max_groups ({limit}) reached")]
     TooManyGroups {
         /// Groups allowed.
         limit: usize,
@@ -76,7 +76,7 @@ pub enum Ended {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongAck {
     /// It is for another run of the gateway.
-    #[error("epoch {theirs} is over, this is epoch {ours}")]
+    #[error("epoch {theirs} is over, current epoch is {ours}")]
     Epoch {
         /// The epoch that was acknowledged.
         theirs: u64,
@@ -84,7 +84,7 @@ pub enum WrongAck {
         ours: u64,
     },
     /// No event has had that cursor yet.
-    #[error("cursor {cursor} is not there yet, the last is {last}")]
+    #[error("no event has cursor {cursor} yet, the last is {last}")]
     Future {
         /// The cursor that was acknowledged.
         cursor: u64,
@@ -109,6 +109,11 @@ impl Subscription {
     /// How many items may be under way without being acknowledged.
     pub fn window(&self) -> usize {
         self.window
+    }
+
+    /// Whether so many items are under way that no more can be taken until some are acknowledged.
+    pub fn is_full(&self) -> bool {
+        self.group.is_full(self.key)
     }
 
     /// Waits for items, and takes at least one: at most `most`, and more than one only if they have

@@ -1,10 +1,10 @@
 //! One call: who may make it, how long it may take, and what ends it before its time.
 //!
 //! ```text
-//!  request ─► is the caller welcome? ─► routes ─► answer ─► its messages ─► trailers
-//!                    │ no                 └───────┬──────────────┘
-//!                    ▼                            │ deadline, token gone, address gone, stop
-//!                 a status ◄──────────────────────┘
+//!  request ─► is it a call? ─► is the caller welcome? ─► routes ─► answer ─► its messages ─► trailers
+//!                  │ no              │ no                 └───────┬──────────────┘
+//!                  ▼                 ▼                            │ deadline, token gone, address gone, stop
+//!                 415             a status ◄──────────────────────┘
 //! ```
 //!
 //! A stream that is ended gets its status as trailers, so that the caller reads why.
@@ -32,7 +32,9 @@ use tonic::{
 
 use super::{
     connection::Line,
-    deadline,
+    content,
+    cut::{self, Cut},
+    deadline, meter,
     peer::{Grant, Unwelcome},
 };
 use crate::net::{Stop, stopped};
@@ -62,6 +64,10 @@ impl Service<http::Request<Incoming>> for Line {
 
 async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
     let server = &line.server;
+    if let Err(why) = content::check(&request) {
+        server.refusals.content.note(line.peer.address, "a gRPC call was refused", why);
+        return why.answer();
+    }
     let swaps = server.live.swaps();
     let exempt = EXEMPT.contains(&request.uri().path());
     let admitted = {
@@ -90,6 +96,8 @@ async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
         }
     };
     request.extensions_mut().insert(caller);
+    content::settle_compression(request.headers_mut());
+    let uri = request.uri().clone();
     let time = deadline::of(request.headers());
     let mut routes = line.routes.clone();
     let stop = server.stop.clone();
@@ -106,7 +114,15 @@ async fn answer(line: Line, mut request: http::Request<Incoming>) -> Answer {
         biased;
         answered = answered => {
             let Ok(response) = answered;
-            response.map(|body| Body::new(Messages { body, end: End::ToCome(Some((ending, stop))) }))
+            let is_stream = meter::is_stream(uri.path());
+            let response = content::complete(response, uri.path());
+            response.map(|body| {
+                if !is_stream {
+                    return Body::new(Messages::new(body, ending, stop));
+                }
+                let never = Box::pin(std::future::pending());
+                Body::new(Cut::new(Messages::new(body, never, stop), ending))
+            })
         }
         status = &mut ending => status.into_http(),
     }
@@ -146,6 +162,12 @@ enum End {
     Come,
 }
 
+impl Messages {
+    fn new(body: Body, ending: Ending, stop: Stop) -> Self {
+        Self { body, end: End::ToCome(Some((ending, stop))) }
+    }
+}
+
 impl HttpBody for Messages {
     type Data = Bytes;
     type Error = Status;
@@ -172,8 +194,7 @@ impl HttpBody for Messages {
         self.end = End::Come;
         // What the stream holds goes with it.
         self.body = Body::empty();
-        let mut trailers = HeaderMap::new();
-        Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+        Poll::Ready(Some(cut::trailers(&status)))
     }
 
     fn is_end_stream(&self) -> bool {

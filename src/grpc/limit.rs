@@ -18,6 +18,7 @@ use tonic::{
     codegen::{BoxFuture, Service, http},
     server::NamedService,
 };
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::config::Live;
 
@@ -98,19 +99,33 @@ impl Future for Answer {
     }
 }
 
-/// `OUT_OF_RANGE` is tonic's word for a size over the bound; no handler of ours says it.
 fn is_too_large(response: &Response) -> bool {
-    Status::from_header_map(response.headers())
-        .is_some_and(|status| status.code() == Code::OutOfRange)
+    Status::from_header_map(response.headers()).is_some_and(|status| says_too_large(&status))
+}
+
+/// `OUT_OF_RANGE` is tonic's word for a size over the bound; no handler of ours says it. Of a message
+/// that becomes too large as it is decompressed it is told in another way.
+pub(super) fn says_too_large(status: &Status) -> bool {
+    match status.code() {
+        Code::OutOfRange => true,
+        Code::ResourceExhausted => status.message().starts_with("Error decompressing: size limit"),
+        _ => false,
+    }
 }
 
 fn refuse(limit: usize) -> Response {
-    let text = format!("the request is larger than the {limit} bytes that grpc.max_message allows");
-    Status::resource_exhausted(text).into_http()
+    too_large(limit).into_http()
+}
+
+/// The status of a request that is larger than allowed.
+pub(super) fn too_large(limit: usize) -> Status {
+    let text = format!("request larger than grpc.max_message ({limit} bytes)");
+    let details = ErrorDetails::with_quota_failure_violation("grpc.max_message", &text);
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 fn give_up(time: Duration) -> Response {
-    let text = format!("the call took longer than the {time:?} of limits.message_deadline");
+    let text = format!("request not complete within limits.message_deadline ({time:?})");
     Status::deadline_exceeded(text).into_http()
 }
 
@@ -126,6 +141,9 @@ mod tests {
 
         let status = Status::from_header_map(refuse(4096).headers()).unwrap();
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(status.message().contains("4096 bytes that grpc.max_message allows"));
+        assert!(status.message().contains("grpc.max_message (4096 bytes)"));
+        let inflated = "Error decompressing: size limit, of 9 bytes, exceeded while decompressing";
+        assert!(is_too_large(&Status::resource_exhausted(inflated).into_http()));
+        assert!(!is_too_large(&Status::resource_exhausted("limits.inbox").into_http()));
     }
 }

@@ -29,13 +29,19 @@ use crate::metrics::Calls;
 /// Where a head or trailers say how the call ended.
 const GRPC_STATUS: &str = "grpc-status";
 
-/// Methods that are of neither API.
+/// Methods that are of neither API; all but the first have a stream of answers.
 const COMMON: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
     "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
+
+/// Whether the answer to what is called by this path is a stream.
+pub(super) fn is_stream(path: &str) -> bool {
+    let Some(name) = path.strip_prefix('/') else { return false };
+    v1::STREAMS.contains(&name) || COMMON[1..].contains(&name)
+}
 
 /// Counters for every method that is served.
 pub(super) fn calls() -> Calls {

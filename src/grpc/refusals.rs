@@ -22,6 +22,8 @@ pub struct Refusals {
     pub idle: Refused,
     /// Connections without an accepted call that made room for another.
     pub evicted: Refused,
+    /// Requests that are no call: of another content type than gRPC's.
+    pub content: Refused,
     /// Calls without a valid token.
     pub tokens: Refused,
     /// Connections that a reload ended.
@@ -37,6 +39,7 @@ impl Refusals {
             ("silent", self.silent.count()),
             ("idle", self.idle.count()),
             ("evicted", self.evicted.count()),
+            ("content-type", self.content.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
         ]

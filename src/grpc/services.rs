@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::{classic::Classic, limit::Limited, proto};
+use super::{GZIP, classic::Classic, limit::Limited, proto};
 use crate::{access::Caller, config::Live, hub::Hub};
 
 macro_rules! services {
@@ -33,7 +33,9 @@ macro_rules! services {
             let classic = Arc::new(Classic::new(hub, live.clone()));
             $(
                 routes = routes.add_service(Limited::new(
-                    proto::$module::$server::from_arc(Arc::clone(&classic)),
+                    proto::$module::$server::from_arc(Arc::clone(&classic))
+                        .accept_compressed(GZIP)
+                        .send_compressed(GZIP),
                     live.clone(),
                     proto::$module::$server::max_decoding_message_size,
                 ));

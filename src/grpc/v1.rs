@@ -23,6 +23,7 @@ use tonic::{Status, service::Routes};
 
 use self::directory::Directory;
 use super::{
+    GZIP,
     limit::Limited,
     proto::v1::{self as proto, directory_server::DirectoryServer},
 };
@@ -54,7 +55,7 @@ impl Streams {
     fn enter(&self) -> Result<Place, Status> {
         let limit = self.live.snapshot().api.max_streams;
         self.gate.try_enter(limit).ok_or_else(|| {
-            let text = format!("as many streams are open as api.max_streams allows: {limit}");
+            let text = format!("too many streams: api.max_streams ({limit}) reached");
             fault::exhausted("api.max_streams", text)
         })
     }
@@ -71,7 +72,9 @@ macro_rules! services {
             let streams = Streams { live: live.clone(), gate: Arc::default() };
             let directory = Directory::new(hub.clone(), live.clone(), streams.clone());
             routes = routes.add_service(Limited::new(
-                DirectoryServer::new(directory),
+                DirectoryServer::new(directory)
+                    .accept_compressed(GZIP)
+                    .send_compressed(GZIP),
                 live.clone(),
                 DirectoryServer::max_decoding_message_size,
             ));
@@ -79,7 +82,9 @@ macro_rules! services {
             let api = Arc::new(V1 { hub, events, live: live.clone(), once, streams });
             $(
                 routes = routes.add_service(Limited::new(
-                    proto::$module::$server::from_arc(Arc::clone(&api)),
+                    proto::$module::$server::from_arc(Arc::clone(&api))
+                        .accept_compressed(GZIP)
+                        .send_compressed(GZIP),
                     live.clone(),
                     proto::$module::$server::max_decoding_message_size,
                 ));
@@ -121,6 +126,15 @@ pub(super) const METHODS: &[&str] = &[
     "gateway.v1.Messages/SendStream",
 ];
 
+/// Those of them that have a stream of answers.
+pub(super) const STREAMS: &[&str] = &[
+    "gateway.v1.Directory/StreamClients",
+    "gateway.v1.Directory/StreamGroups",
+    "gateway.v1.Directory/StreamUids",
+    "gateway.v1.Events/Subscribe",
+    "gateway.v1.Messages/SendStream",
+];
+
 /// A count on the wire.
 fn count(number: usize) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
@@ -129,19 +143,22 @@ fn count(number: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
-    use prost_types::FileDescriptorSet;
+    use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 
     use super::*;
 
     #[test]
     fn every_method_of_the_services_is_listed() {
         let described = FileDescriptorSet::decode(proto::DESCRIPTORS).unwrap();
-        let mut methods = Vec::new();
+        let (mut methods, mut streams) = (Vec::new(), Vec::new());
         for file in &described.file {
             for service in &file.service {
                 let name = format!("{}.{}", file.package(), service.name());
                 if NAMES.contains(&name.as_str()) {
-                    methods.extend(service.method.iter().map(|it| format!("{name}/{}", it.name())));
+                    let named = |it: &MethodDescriptorProto| format!("{name}/{}", it.name());
+                    methods.extend(service.method.iter().map(named));
+                    let streaming = service.method.iter().filter(|it| it.server_streaming());
+                    streams.extend(streaming.map(named));
                 }
             }
         }
@@ -149,5 +166,7 @@ mod tests {
         let mut listed = METHODS.to_vec();
         listed.sort_unstable();
         assert_eq!(methods, listed);
+        streams.sort_unstable();
+        assert_eq!(streams, STREAMS);
     }
 }

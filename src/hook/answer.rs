@@ -3,16 +3,13 @@
 //! An answer is taken as a whole or not at all. One that makes no sense is a failure of the back end,
 //! and nothing of it is done.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, time::SystemTime};
 
 use prost_types::Timestamp;
 
 use crate::{
     attributes::{Attributes, Retouch},
-    change::Change,
+    change::{Change, Expiry},
     config::Config,
     ids::{Name, NameFault},
     message::{Kind, Payload},
@@ -52,16 +49,16 @@ pub enum Nonsense {
     #[error("it has no verdict")]
     NoVerdict,
     /// It refuses with something that is no refusal.
-    #[error("refuse.status is {0}, which is not 0 and not 400 to 599")]
+    #[error("refuse.status: {0} is neither 0 nor from 400 to 599")]
     Status(i32),
     /// It refuses with a novel.
-    #[error("refuse.body has {0} bytes, {MOST_BODY} are allowed")]
+    #[error("refuse.body: {0} bytes, at most {MOST_BODY} allowed")]
     LongBody(usize),
     /// A name that is none.
-    #[error("{0} {1}")]
+    #[error("{0}: {1}")]
     Name(String, NameFault),
     /// More than there may be of something.
-    #[error("{what} has {count} entries, {key} allows {limit}")]
+    #[error("{what}: {count} entries, {key} allows {limit}")]
     TooMany {
         /// The field; with what the client's token says.
         what: &'static str,
@@ -73,7 +70,7 @@ pub enum Nonsense {
         limit: usize,
     },
     /// Attributes that are too large.
-    #[error("allow.attributes has {bytes} bytes, limits.attribute_bytes allows {limit}")]
+    #[error("allow.attributes: {bytes} bytes, limits.attribute_bytes allows {limit}")]
     LargeAttributes {
         /// Bytes of names and values, with those of the client's token.
         bytes: usize,
@@ -81,16 +78,16 @@ pub enum Nonsense {
         limit: usize,
     },
     /// A sub-protocol that the client would not understand.
-    #[error("allow.subprotocol is none of those that the client offers")]
+    #[error("allow.subprotocol: not offered by the client")]
     Subprotocol,
     /// A time out of time.
-    #[error("allow.expires_at is no time of the years 1 to 9999")]
+    #[error("allow.expires_at: outside the years 1 to 9999")]
     Time,
     /// A kind of message that there is not.
-    #[error("allow.messages[{0}].kind is no kind of message")]
+    #[error("allow.messages[{0}].kind: unknown kind of message")]
     Kind(usize),
     /// A text that is none.
-    #[error("allow.messages[{0}].data is a text, but not UTF-8")]
+    #[error("allow.messages[{0}].data: text is not valid UTF-8")]
     NoText(usize),
 }
 
@@ -132,7 +129,7 @@ impl Terms<'_> {
             change.attributes = Some(self.attributes(change.attributes.take(), allow.attributes)?);
         }
         if let Some(at) = allow.expires_at {
-            change.expires = Some(Some(self.until(at)?));
+            change.expires = Some(Some(Expiry::at(time(at)?, self.now)));
         }
         change.messages = self.messages(allow.messages)?;
         let subprotocol = Some(allow.subprotocol).filter(|it| !it.is_empty());
@@ -197,12 +194,11 @@ impl Terms<'_> {
         Name::new(text, self.config.limits.names)
             .map_err(|why| Nonsense::Name(field.to_owned(), why))
     }
+}
 
-    /// How long it is until a time; what is past is now.
-    fn until(&self, at: Timestamp) -> Result<Duration, Nonsense> {
-        let at = timestamp::read(at).ok_or(Nonsense::Time)?;
-        Ok(at.duration_since(self.now).unwrap_or_default())
-    }
+/// A time of the years 1 to 9999.
+fn time(at: Timestamp) -> Result<SystemTime, Nonsense> {
+    timestamp::read(at).ok_or(Nonsense::Time)
 }
 
 fn refused(refuse: Refuse) -> Result<Verdict, Nonsense> {

@@ -1,12 +1,12 @@
 //! What a genuine token says (RFC 7519 §4): whether it holds here and now, and who brings it.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
 use crate::{
     attributes::{Attributes, Retouch},
-    change::Change,
+    change::{Change, Expiry},
     config::{Auth, Config, Limits},
     ids::Name,
     metrics::TokenFault,
@@ -38,7 +38,10 @@ pub(super) fn judge(
         uid: uid(&claims, auth, limits)?.map(Some),
         join: groups(&claims, auth, limits)?,
         attributes: attributes(&claims, auth, limits)?,
-        expires: Some(Some(left)),
+        // To the second as it was signed; what no clock can say is never.
+        expires: Some(
+            UNIX_EPOCH.checked_add(now.saturating_add(left)).map(|at| Expiry { at, after: left }),
+        ),
         ..Change::default()
     };
     Ok(Verified { change, claims })

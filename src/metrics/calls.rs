@@ -105,6 +105,11 @@ impl Method {
         self.codes.get(code).unwrap_or(&self.codes[UNKNOWN]).increment();
     }
 
+    /// Whether anybody has called it yet.
+    pub fn is_called(&self) -> bool {
+        self.under_way.get() > 0 || self.codes.iter().any(|code| code.get() > 0)
+    }
+
     /// Calls that ended, by the names of their status codes.
     pub fn ended(&self) -> impl Iterator<Item = (&'static str, u64)> {
         CODES.into_iter().zip(self.codes.iter().map(Shared::get))
@@ -172,7 +177,12 @@ mod tests {
         }
         let other = calls.method(usize::MAX);
         assert_eq!(other.name, OTHER);
+        assert!(!other.is_called());
+        other.under_way.begin();
+        assert!(other.is_called());
         other.end(12);
+        other.under_way.end();
+        assert!(other.is_called());
         other.end(99);
         let ended: Vec<_> = other.ended().filter(|(_, n)| *n > 0).collect();
         assert_eq!(ended, [("UNKNOWN", 1), ("UNIMPLEMENTED", 1)]);

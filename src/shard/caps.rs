@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     session::{Rates, Session, Stage},
-    wheel::{Due, STEP, Tick},
+    wheel::{STEP, Tick},
 };
 use crate::{
     config::{InForce, Messages, SlowClient, Welcome, machine::share},
@@ -106,7 +106,7 @@ impl Caps {
         let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
         let since = session.partial_since.zip(self.message_deadline);
         let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        let expires = session.expires.map(Due::tick);
+        let expires = session.expires.as_ref().map(|expiry| expiry.due);
         [silent, ping, unfinished, expires].into_iter().flatten().min()
     }
 }

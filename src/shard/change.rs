@@ -11,12 +11,12 @@ use std::{
 
 use super::{
     run::Loop,
-    session::Session,
-    wheel::{Due, Tick},
+    session::{Deadline, Session},
+    wheel::Tick,
 };
 use crate::{
     attributes::{Attributes, Retouch},
-    change::{Change, Changed, Refusal, Subject},
+    change::{Change, Changed, Expiry, Refusal, Subject},
     ids::Name,
     message::Receipt,
 };
@@ -58,10 +58,11 @@ impl Loop {
             session.attributes = (!attributes.is_empty()).then(|| Box::new(attributes));
         }
         if let Some(expires) = change.expires {
-            // What lies beyond the reach of the clock, or of the wheel, is never.
-            let at = expires.and_then(|after| self.clock.now().checked_add(after));
-            let tick = at.map(|at| self.wheel.tick_from(at)).filter(|&tick| tick < Tick::MAX);
-            session.expires = tick.map(Due::at);
+            session.expires = expires.and_then(|Expiry { at, after }| {
+                // What lies beyond the reach of the clock, or of the wheel, is never.
+                let due = self.wheel.tick_from(self.clock.now().checked_add(after)?);
+                (due < Tick::MAX).then(|| Box::new(Deadline { due, at }))
+            });
             self.schedule(slot);
         }
         let mut receipt = Receipt::default();

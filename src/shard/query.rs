@@ -197,7 +197,7 @@ impl Loop {
             about: session.about.clone(),
             connected: time(session.since),
             heard: time(session.heard),
-            expires: session.expires.map(|at| time(at.tick())),
+            expires: session.expires.as_ref().map(|expiry| expiry.at),
             round_trip: session.round_trip.map(micros),
             queued_messages: u64::from(session.out.messages()) + self.desk.tunnels.messages(slot),
             queued_bytes: session.out.bytes() as u64,

@@ -444,7 +444,7 @@ impl Loop {
             if now >= until {
                 return self.cut_off(slot);
             }
-        } else if session.expires.is_some_and(|at| now >= at.tick()) {
+        } else if session.expires.as_ref().is_some_and(|expiry| now >= expiry.due) {
             let reason = "the time until which the client was allowed in is over";
             return self.close(slot, &Close::new(Cause::Expired, code::EXPIRED, reason));
         } else if session.can_be_silent()

@@ -6,15 +6,12 @@ use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZero,
     sync::Arc,
+    time::SystemTime,
 };
 
 use smallvec::SmallVec;
 
-use super::{
-    About, Seat,
-    outbound::Outbound,
-    wheel::{Due, Tick},
-};
+use super::{About, Seat, outbound::Outbound, wheel::Tick};
 use crate::{
     attributes::Attributes,
     ids::{ClientId, Name},
@@ -57,12 +54,21 @@ pub(super) struct Session {
     pub(super) about: Option<Arc<About>>,
     /// Held until the socket is gone.
     pub(super) seat: Seat,
-    /// When it is closed, whatever it does.
-    pub(super) expires: Option<Due>,
+    /// When it is closed, whatever it does. Most clients have none, so it lies apart.
+    pub(super) expires: Option<Box<Deadline>>,
     /// Microseconds from the last ping that was answered to its pong.
     pub(super) round_trip: Option<NonZero<u32>>,
     /// The peer's address; one of IPv4 as IPv6 maps it.
     ip: Ipv6Addr,
+}
+
+/// When a client is closed, whatever it does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadline {
+    /// By the wheel.
+    pub(super) due: Tick,
+    /// As it was set, which is what is told of it.
+    pub(super) at: SystemTime,
 }
 
 /// Where in its life a session is.

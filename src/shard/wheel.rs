@@ -13,21 +13,6 @@ use std::{
 /// Points in time, in steps of [`STEP`] since the wheel was made.
 pub(super) type Tick = u32;
 
-/// A tick that may be missing, in four bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Due(NonZero<Tick>);
-
-impl Due {
-    /// The very first tick, which was over before anything could be due, stands for the second.
-    pub(super) fn at(tick: Tick) -> Self {
-        Self(NonZero::new(tick).unwrap_or(NonZero::<Tick>::MIN))
-    }
-
-    pub(super) fn tick(self) -> Tick {
-        self.0.get()
-    }
-}
-
 /// Length of a tick: the precision of heartbeats and deadlines.
 pub(super) const STEP: Duration = Duration::from_millis(100);
 

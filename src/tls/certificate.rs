@@ -75,8 +75,12 @@ impl Certificate {
             return Some(format!("the certificate of {subject} expired on {until}"));
         }
         let soon = self.not_after - now <= WARN.as_secs();
-        let days = self.days_left(now);
-        soon.then(|| format!("the certificate of {subject} expires on {until}, in {days} days"))
+        let when = match self.days_left(now) {
+            0 => "within a day".to_owned(),
+            1 => "in 1 day".to_owned(),
+            days => format!("in {days} days"),
+        };
+        soon.then(|| format!("the certificate of {subject} expires on {until}, {when}"))
     }
 }
 

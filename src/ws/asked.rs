@@ -7,7 +7,7 @@
 //!                         └─ no word ──► hook.fail: No::Ours (503), or as the token says
 //! ```
 
-use std::{fmt, net::SocketAddr, time::SystemTime};
+use std::{fmt, net::SocketAddr};
 
 use http_body_util::Full;
 use hyper::{
@@ -137,12 +137,11 @@ pub(super) async fn ask<B>(
 fn verified_token(verified: &Verified) -> VerifiedToken {
     let change = &verified.change;
     let attributes = change.attributes.iter().flat_map(|retouch| retouch.set.iter());
-    let expires_at = change.expires.flatten().and_then(|left| SystemTime::now().checked_add(left));
     VerifiedToken {
         uid: change.uid.clone().flatten().map(|uid| uid.to_string()).unwrap_or_default(),
         groups: change.join.iter().map(ToString::to_string).collect(),
         attributes: attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        expires_at: expires_at.map(timestamp::write),
+        expires_at: change.expires.flatten().map(|expiry| timestamp::write(expiry.at)),
         claims: serde_json::to_string(&verified.claims).unwrap_or_default(),
     }
 }

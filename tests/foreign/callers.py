@@ -93,8 +93,20 @@ def by_certificate(folder, binary, tls):
             refused(grpc.StatusCode.UNAVAILABLE, lambda: healthy(server))
 
 
+def compressed(_folder, binary, _tls):
+    """Who compresses is understood in both APIs, by reflection, and as far as requests may go."""
+    with gateway(binary, "grpc.max_message=64 KiB") as listeners:
+        server = Foreigner(listeners["grpc"][0], compression=grpc.Compression.Gzip)
+        assert {"proto.ClonseClient", "gateway.v1.Messages"} <= server.services("v1alpha")
+        assert server.BroadcastMessage(message="x" * 50_000).result
+        assert server.call("gateway.v1.Directory", "Count").clients == 0
+        assert healthy(server)
+        refused(grpc.StatusCode.RESOURCE_EXHAUSTED,
+                lambda: server.BroadcastMessage(message="x" * 5_000_000))
+
+
 def main():
-    tests = [over_tls, by_token, by_certificate]
+    tests = [over_tls, by_token, by_certificate, compressed]
     binary = pathlib.Path(sys.argv[1]).resolve()
     passed = 0
     with tempfile.TemporaryDirectory() as directory:

@@ -33,11 +33,11 @@ def text(size):
 class Foreigner:
     """Makes any unary call of any service that the server describes."""
 
-    def __init__(self, address, credentials=None):
+    def __init__(self, address, credentials=None, compression=None):
         if credentials:
-            self.channel = grpc.secure_channel(address, credentials)
+            self.channel = grpc.secure_channel(address, credentials, compression=compression)
         else:
-            self.channel = grpc.insecure_channel(address)
+            self.channel = grpc.insecure_channel(address, compression=compression)
         self.database = ProtoReflectionDescriptorDatabase(self.channel)
         self.pool = descriptor_pool.DescriptorPool(self.database)
 

@@ -63,8 +63,24 @@ async fn a_probe_only_reads() {
         let answer = page(&gateway, method, "/livez").await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
         let answer = answer.to_ascii_lowercase();
-        assert!(answer.contains("\r\nallow: get, head\r\n"), "{answer}");
+        assert!(answer.contains("\r\nallow: get, head, options\r\n"), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn haproxys_own_check_by_options_is_answered_like_any_probe() {
+    let gateway = Gateway::start().await;
+    for path in ["/livez", "/readyz"] {
+        let answer = page(&gateway, "OPTIONS", path).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+    }
+    for path in ["/metrics", "/"] {
+        let answer = page(&gateway, "OPTIONS", path).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{path}: {answer}");
+    }
+    gateway.handle().drain().await.unwrap();
+    assert!(page(&gateway, "OPTIONS", "/livez").await.starts_with("HTTP/1.1 200 "));
+    assert!(page(&gateway, "OPTIONS", "/readyz").await.starts_with("HTTP/1.1 503 "));
 }
 
 /// Each asks for more than the kernel keeps for it.

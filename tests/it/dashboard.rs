@@ -165,13 +165,13 @@ async fn each_alert_asks_for_what_can_be_and_tells_of_what_it_asks_for() {
         let expression = between(rule, "expr: ", "\n        labels:").next().unwrap();
         let count = |what: char| expression.matches(what).count();
         assert_eq!((count('('), count('{')), (count(')'), count('}')), "{expression}");
-        // Codes of gRPC are on the page once there were any; `job` is Prometheus' own, as `other` is
-        // a group's once somebody made one.
+        // Codes and methods of gRPC are on the page once there were any; `job` is Prometheus' own, as
+        // `other` is a group's once somebody made one.
         for matcher in between(expression, "{", "}").flat_map(|matchers| matchers.split(',')) {
-            let (label, value) = matcher.split_once(['=', '!']).unwrap();
+            let (label, value) = matcher.trim().split_once(['=', '!']).unwrap();
             let options = value.trim_matches(['=', '~', '"']).split('|');
-            for option in
-                options.filter(|option| !["code", "job"].contains(&label) && *option != "other")
+            for option in options
+                .filter(|option| !["code", "job", "method"].contains(&label) && *option != "other")
             {
                 assert!(known.contains(option), "{option} is nowhere on the page: {expression}");
                 values += 1;

@@ -238,7 +238,7 @@ async fn a_stream_that_does_not_begin_well_does_not_begin() {
     let (say, mut answers) = open(gateway.channel()).await.unwrap();
     drop(say);
     let status = answers.message().await.unwrap_err();
-    assert!(status.message().starts_with("start is missing"), "{status}");
+    assert!(status.message().starts_with("start: missing"), "{status}");
     let (_say, mut answers) = open(gateway.channel()).await.unwrap();
     let status = answers.message().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
@@ -254,7 +254,7 @@ async fn a_stream_begins_once_and_ends_when_the_caller_says_no_more() {
     twice.say_any(SubscribeRequest { step }).await;
     let status = twice.end().await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
-    assert!(status.message().starts_with("start was there before"), "{status}");
+    assert!(status.message().starts_with("start: sent twice"), "{status}");
 
     let mut ends = Subscriber::of(&gateway, "all").await;
     let mut client = gateway.connect().await;

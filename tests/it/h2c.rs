@@ -40,9 +40,18 @@ pub struct Begun {
 
 impl Http2 {
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::with(address, &h2::client::Builder::new()).await
+    }
+
+    /// A connection on which no byte of an answer's messages can come.
+    pub async fn connect_shut(address: SocketAddr) -> Self {
+        Self::with(address, h2::client::Builder::new().initial_window_size(0)).await
+    }
+
+    async fn with(address: SocketAddr, builder: &h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (send, mut connection) = h2::client::handshake(stream).await.unwrap();
+        let (send, mut connection) = builder.handshake(stream).await.unwrap();
         let ping = connection.ping_pong().unwrap();
         let connection = tokio::spawn(connection);
         Self { send, connection, ping, authority: address }
@@ -73,8 +82,15 @@ impl Http2 {
 
     /// Begins a call; what is sent of its message is the test's.
     pub async fn begin(&mut self, path: &str, headers: &[(&str, &str)]) -> Begun {
-        let mut request = http::Request::post(format!("http://{}{path}", self.authority))
-            .header("content-type", "application/grpc")
+        let headers = [&[("content-type", "application/grpc")], headers].concat();
+        self.begin_as("POST", path, &headers).await
+    }
+
+    /// The same with no headers but these.
+    pub async fn begin_as(&mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Begun {
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.authority))
             .header("te", "trailers");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -102,6 +118,29 @@ impl Begun {
         self.response.await.ok().map(|answer| answer.status().as_u16())
     }
 
+    /// Sends one message, which is the last.
+    pub fn send(&mut self, message: &[u8]) {
+        self.body.send_data(framed(0, message).into(), true).unwrap();
+    }
+
+    /// The head of the answer, its bytes, and what its trailers say.
+    pub async fn whole(self) -> (http::response::Parts, Vec<u8>, http::HeaderMap) {
+        let (head, mut body) = soon("an answer", self.response).await.unwrap().into_parts();
+        let mut bytes = Vec::new();
+        while let Some(more) = soon("the answer's end", body.data()).await {
+            let more = more.unwrap();
+            let _ = body.flow_control().release_capacity(more.len());
+            bytes.extend(more);
+        }
+        let trailers = soon("trailers", body.trailers()).await.unwrap();
+        (head, bytes, trailers.unwrap_or_default())
+    }
+
+    /// Waits for the head of the answer; what follows stays where it is.
+    pub async fn headed(self) -> http::Response<h2::RecvStream> {
+        soon("a head", self.response).await.unwrap()
+    }
+
     /// Reads to the end of the answer; answers the status, or why the stream was reset.
     pub async fn status(self) -> Result<(Code, String), Reason> {
         let reset = |error: h2::Error| error.reason().unwrap_or(Reason::NO_ERROR);
@@ -119,9 +158,15 @@ impl Begun {
     }
 }
 
-fn status(headers: &http::HeaderMap) -> (Code, String) {
+pub fn status(headers: &http::HeaderMap) -> (Code, String) {
     let status = tonic::Status::from_header_map(headers).unwrap();
     (status.code(), status.message().to_owned())
+}
+
+/// A message as gRPC frames it, compressed or not.
+pub fn framed(compressed: u8, message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[compressed][..], &length, message].concat()
 }
 
 /// One frame (RFC 9113 §4.1).

@@ -282,6 +282,16 @@ async fn a_client_is_closed_when_its_token_has_expired_unless_the_time_is_moved(
 }
 
 #[tokio::test]
+async fn the_expiry_of_a_token_is_told_to_the_second() {
+    let (gateway, _files) = keyed(&["auth.leeway=10s"]).await;
+    let expires = mint::now() + 1000;
+    let (_ada, id) = enter(&gateway, &by_secret(SECRET, &json!({"exp": expires}))).await;
+    let described = gateway.hub().describe(vec![id]).await.unwrap();
+    let at = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(expires + 10);
+    assert_eq!(described[0].as_ref().unwrap().expires, Some(at));
+}
+
+#[tokio::test]
 async fn without_algorithms_no_token_is_looked_at() {
     let gateway = Gateway::start().await;
     for line in ["Authorization: Bearer rubbish", "Sec-WebSocket-Protocol: bearer, rubbish"] {

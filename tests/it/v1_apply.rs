@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use gateway_websocket::{
-    change::Change,
+    change::{self, Change},
     close::Cause,
     grpc::proto::v1::{
         ApplyRequest, ApplyResponse, AttributeChange, GetAttributesRequest,
@@ -217,7 +217,8 @@ async fn a_client_is_closed_at_its_time_which_can_be_moved() {
 async fn a_time_that_nobody_lives_to_see_is_never() {
     let gateway = Gateway::start().await;
     let client = Client::connect(gateway.websocket()).await;
-    let change = |after| Change { expires: Some(Some(after)), ..Change::default() };
+    let change =
+        |after| Change { expires: Some(change::Expiry::after(after)), ..Change::default() };
     let id = client.id().parse().unwrap();
     for (years, is_told) in [(10, true), (20, false), (5_000, false)] {
         let after = Duration::from_hours(24 * 365 * years);

@@ -8,12 +8,12 @@ use std::{
 
 use gateway_websocket::{
     attributes::Retouch,
-    change::Change,
+    change::{Change, Expiry},
     grpc::proto::v1::{
-        CheckOnlineRequest, Client, ClientFilter, CountRequest, DescribeClientsRequest,
-        DescribeClientsResponse, ListClientsRequest, ListGroupsRequest, ListUidsRequest,
-        StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
-        directory_client::DirectoryClient,
+        ApplyRequest, CheckOnlineRequest, Client, ClientFilter, CountRequest,
+        DescribeClientsRequest, DescribeClientsResponse, ListClientsRequest, ListGroupsRequest,
+        ListUidsRequest, StreamClientsRequest, StreamGroupsRequest, StreamUidsRequest,
+        apply_request, directory_client::DirectoryClient,
     },
     ids::Name,
 };
@@ -156,8 +156,11 @@ async fn what_the_business_system_noted_is_told() {
     };
     let hour = Duration::from_hours(1);
     let before = SystemTime::now();
-    let change =
-        Change { attributes: Some(retouch), expires: Some(Some(hour)), ..Change::default() };
+    let change = Change {
+        attributes: Some(retouch),
+        expires: Some(Expiry::after(hour)),
+        ..Change::default()
+    };
     gateway.hub().change(client.id().parse().unwrap(), change).await.unwrap();
     let known = described(&gateway, client.id()).await;
     let noted = [("role", "admin"), ("empty", "")].map(|(a, b)| (a.to_owned(), b.to_owned()));
@@ -168,6 +171,24 @@ async fn what_the_business_system_noted_is_told() {
     let again = described(&gateway, client.id()).await;
     assert_eq!(again.expires_at, known.expires_at);
     assert_eq!(again.connected_at, known.connected_at);
+}
+
+#[tokio::test]
+async fn an_expiry_is_told_exactly_as_it_was_set() {
+    let gateway = Gateway::start().await;
+    let client = gateway.connect().await;
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let soon = i64::try_from(now).unwrap() + 3600;
+    for (seconds, nanos) in [(soon, 0), (soon, 1), (soon + 86_400 * 365 * 5, 999_999_999)] {
+        let at = Timestamp { seconds, nanos };
+        let request = ApplyRequest {
+            client: client.id().to_owned(),
+            expiry: Some(apply_request::Expiry::ExpiresAt(at)),
+            ..ApplyRequest::default()
+        };
+        gateway.membership().apply(request).await.unwrap();
+        assert_eq!(described(&gateway, client.id()).await.expires_at, Some(at));
+    }
 }
 
 #[tokio::test]
@@ -364,7 +385,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         check_online(CheckOnlineRequest { clients: strings(&[""]), uids: vec![] })
             "clients[0]" "UUID";
         check_online(CheckOnlineRequest { clients: vec![], uids: strings(&["a", ""]) })
-            "uids[1]" "is empty";
+            "uids[1]" "empty name";
         check_online(CheckOnlineRequest { clients: strings(&[NOBODY; 4]), uids: vec![] })
             "clients" "api.max_targets allows 3";
         check_online(CheckOnlineRequest {
@@ -372,7 +393,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         }) "uids" "api.max_targets allows 3";
         count(CountRequest { groups: vec![long()], uids: vec![] })
             "groups[0]" "limits.names allows 8";
-        count(CountRequest { groups: vec![], uids: vec![String::new()] }) "uids[0]" "is empty";
+        count(CountRequest { groups: vec![], uids: vec![String::new()] }) "uids[0]" "empty name";
         count(CountRequest { groups: strings(&["a"; 2]), uids: strings(&["a"; 2]) })
             "uids" "api.max_targets allows 3";
         list_clients(ListClientsRequest { page_size: -1, ..Default::default() })
@@ -390,7 +411,7 @@ async fn a_bad_request_is_refused_with_the_path_of_its_field() {
         list_clients(filter(at(i64::MAX, 0))) "filter.connected_since" "years 1 to 9999";
         list_clients(filter(at(i64::MIN, 0))) "filter.connected_since" "years 1 to 9999";
         list_clients(filter(with(vec![(String::new(), "x".to_owned())])))
-            "filter.attributes[\"\"]" "is empty";
+            "filter.attributes[\"\"]" "empty name";
         list_clients(filter(with(many()))) "filter.attributes" "limits.attributes allows 32";
         list_clients(filter(with(vec![("a".to_owned(), "x".repeat(5000))])))
             "filter.attributes" "limits.attribute_bytes";

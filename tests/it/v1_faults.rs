@@ -43,7 +43,7 @@ fn names(pairs: &[&str]) -> BTreeMap<String, String> {
 }
 
 const UUID: &str = "UUID (version 8)";
-const LONG: &str = "has 5 bytes, limits.names allows 4";
+const LONG: &str = "5 bytes, limits.names allows 4";
 
 #[tokio::test]
 async fn a_target_has_to_name_somebody_and_names_that_are_names() {
@@ -55,25 +55,25 @@ async fn a_target_has_to_name_somebody_and_names_that_are_names() {
         ..target
     };
     let having = |pairs: &[&str]| Target { attributes: names(pairs), ..all() };
-    let many = "names 4, api.max_targets allows 3";
+    let many = "4 targets, api.max_targets allows 3";
     for (target, expected) in [
-        (Target::default(), &[("target", "names nobody")][..]),
-        (except(Target::default(), vec![], texts(["eve"])), &[("target", "names nobody")]),
-        (Target { all: true, ..clients([NOBODY]) }, &[("target.all", "stands alone")]),
-        (Target { all: true, ..uids(["ada"]) }, &[("target.all", "stands alone")]),
-        (Target { all: true, ..groups(["ada"]) }, &[("target.all", "stands alone")]),
+        (Target::default(), &[("target", "nobody named")][..]),
+        (except(Target::default(), vec![], texts(["eve"])), &[("target", "nobody named")]),
+        (Target { all: true, ..clients([NOBODY]) }, &[("target.all", "not allowed together with")]),
+        (Target { all: true, ..uids(["ada"]) }, &[("target.all", "not allowed together with")]),
+        (Target { all: true, ..groups(["ada"]) }, &[("target.all", "not allowed together with")]),
         (
             clients([NOBODY, "", "no id"]),
             &[("target.clients[1]", UUID), ("target.clients[2]", UUID)],
         ),
-        (uids(["ada", "", "12345"]), &[("target.uids[1]", "is empty"), ("target.uids[2]", LONG)]),
+        (uids(["ada", "", "12345"]), &[("target.uids[1]", "empty name"), ("target.uids[2]", LONG)]),
         (groups(["12345"]), &[("target.groups[0]", LONG)]),
         (except(all(), texts(["x"]), vec![]), &[("target.except_clients[0]", UUID)]),
-        (except(all(), vec![], texts(["ada", ""])), &[("target.except_uids[1]", "is empty")]),
+        (except(all(), vec![], texts(["ada", ""])), &[("target.except_uids[1]", "empty name")]),
         (groups(["a", "b", "c", "d"]), &[("target", many)]),
         (Target { groups: texts(["b", "c"]), ..uids(["a", "a"]) }, &[("target", many)]),
         (except(groups(["a", "b"]), vec![], texts(["c", "d"])), &[("target", many)]),
-        (having(&[""]), &[("target.attributes[\"\"]", "is empty")]),
+        (having(&[""]), &[("target.attributes[\"\"]", "empty name")]),
         (having(&["12345"]), &[("target.attributes[\"12345\"]", LONG)]),
         (having(&["a", "b", "c"]), &[("target.attributes", "limits.attributes allows 2")]),
     ] {
@@ -81,7 +81,7 @@ async fn a_target_has_to_name_somebody_and_names_that_are_names() {
         let request = CloseRequest { target: Some(target), ..CloseRequest::default() };
         told(gateway.connections().close(request).await, expected);
     }
-    let missing = &[("target", "is missing")];
+    let missing = &[("target", "missing")];
     let request = SendRequest { message: Some(text("")), ..SendRequest::default() };
     told(gateway.messages().send(request).await, missing);
     told(gateway.connections().close(CloseRequest::default()).await, missing);
@@ -104,11 +104,11 @@ async fn a_message_and_its_terms_have_to_be_possible() {
         ..sent()
     };
     for (request, field, words) in [
-        (SendRequest { message: None, ..sent() }, "message", "is missing"),
-        (SendRequest { message: message(1, b"\xff"), ..sent() }, "message.data", "not UTF-8"),
-        (SendRequest { message: message(0, b"\xff"), ..sent() }, "message.data", "not UTF-8"),
-        (SendRequest { message: message(3, b""), ..sent() }, "message.kind", "no kind"),
-        (SendRequest { message: message(-1, b""), ..sent() }, "message.kind", "no kind"),
+        (SendRequest { message: None, ..sent() }, "message", "missing"),
+        (SendRequest { message: message(1, b"\xff"), ..sent() }, "message.data", "not valid UTF-8"),
+        (SendRequest { message: message(0, b"\xff"), ..sent() }, "message.data", "not valid UTF-8"),
+        (SendRequest { message: message(3, b""), ..sent() }, "message.kind", "unknown kind"),
+        (SendRequest { message: message(-1, b""), ..sent() }, "message.kind", "unknown kind"),
         (ttl(0, 0), "ttl", "from 1 ms"),
         (ttl(0, 999_999), "ttl", "from 1 ms"),
         (ttl(-1, 0), "ttl", "from 1 ms"),
@@ -117,7 +117,7 @@ async fn a_message_and_its_terms_have_to_be_possible() {
         (ttl(i64::MIN, i32::MIN), "ttl", "from 1 ms"),
         (ttl(315_576_000_001, 0), "ttl", "to 10,000 years"),
         (ttl(i64::MAX, 0), "ttl", "to 10,000 years"),
-        (conflated(""), "conflate_key", "is empty"),
+        (conflated(""), "conflate_key", "empty name"),
         (conflated("12345"), "conflate_key", LONG),
         (SendRequest { idempotency_key: "12345".into(), ..sent() }, "idempotency_key", LONG),
     ] {
@@ -132,11 +132,11 @@ async fn a_message_and_its_terms_have_to_be_possible() {
         idempotency_key: "12345".into(),
     };
     let expected = [
-        ("target.all", "alone"),
-        ("target.uids[0]", "is empty"),
+        ("target.all", "together"),
+        ("target.uids[0]", "empty name"),
         ("message.data", "UTF-8"),
         ("ttl", "1 ms"),
-        ("conflate_key", "is empty"),
+        ("conflate_key", "empty name"),
         ("idempotency_key", LONG),
     ];
     told(gateway.messages().send(request).await, &expected);
@@ -158,8 +158,11 @@ async fn a_close_has_to_be_one_that_may_be_sent() {
     let binary = Message { kind: 1, data: b"\xc0"[..].into() };
     let request =
         CloseRequest { reason: "é".repeat(62), last_message: Some(binary), pending: 3, ..close() };
-    let expected =
-        [("last_message.data", "UTF-8"), ("reason", "has 124 bytes, 123"), ("pending", "")];
+    let expected = [
+        ("last_message.data", "UTF-8"),
+        ("reason", "124 bytes, at most 123"),
+        ("pending", "unknown"),
+    ];
     told(gateway.connections().close(request).await, &expected);
     gateway.mark(ada.id()).await;
     assert_eq!(ada.next_text().await, "marker", "nobody was closed");
@@ -171,14 +174,14 @@ async fn a_change_has_to_say_of_whom_and_what() {
     let ada = gateway.connect().await;
     let mut membership = gateway.membership();
     let one = || texts([ada.id()]);
-    let nobody = &[("clients", "names nobody")];
-    let many = "names 4, api.max_targets allows 3";
+    let nobody = &[("clients", "no client named, neither by id nor by uid")];
+    let many = "4 targets, api.max_targets allows 3";
 
     let bind = |uid: &str, clients, uids| BindRequest { uid: uid.into(), clients, uids };
     for (request, expected) in [
         (bind("ada", vec![], vec![]), &nobody[..]),
-        (bind("", one(), vec![]), &[("uid", "is empty")]),
-        (bind("12345", one(), texts([""])), &[("uid", LONG), ("uids[0]", "is empty")]),
+        (bind("", one(), vec![]), &[("uid", "empty name")]),
+        (bind("12345", one(), texts([""])), &[("uid", LONG), ("uids[0]", "empty name")]),
         (bind("ada", texts([NOBODY, "x"]), vec![]), &[("clients[1]", UUID)]),
         (bind("ada", one(), texts(["a", "b", "c"])), &[("uids", many)]),
         (bind("ada", texts([NOBODY; 3]), texts(["a"])), &[("clients", many)]),
@@ -191,21 +194,24 @@ async fn a_change_has_to_say_of_whom_and_what() {
 
     let groups_of = |groups| JoinRequest { groups, clients: one(), uids: vec![] };
     for (request, expected) in [
-        (JoinRequest::default(), &[("groups", "names no group"), ("clients", "nobody")][..]),
+        (
+            JoinRequest::default(),
+            &[("groups", "no group named"), ("clients", "no client named")][..],
+        ),
         (groups_of(texts(["a", "", "b"])), &[("groups", "limits.groups_per_client allows 2")]),
-        (groups_of(texts(["", "12345"])), &[("groups[0]", "is empty"), ("groups[1]", LONG)]),
+        (groups_of(texts(["", "12345"])), &[("groups[0]", "empty name"), ("groups[1]", LONG)]),
     ] {
         told(membership.join(request).await, expected);
     }
     let request = LeaveRequest { groups: texts(["a", "b", "c", "d"]), ..LeaveRequest::default() };
-    let expected = [("groups", "api.max_targets allows 3"), ("clients", "nobody")];
+    let expected = [("groups", "api.max_targets allows 3"), ("clients", "no client named")];
     told(membership.leave(request).await, &expected);
     let request = LeaveRequest { groups: texts(["12345"]), clients: one(), uids: vec![] };
     told(membership.leave(request).await, &[("groups[0]", LONG)]);
 
     let dissolve = |groups| DissolveRequest { groups };
-    told(membership.dissolve(dissolve(vec![])).await, &[("groups", "names no group")]);
-    told(membership.dissolve(dissolve(texts(["a", ""]))).await, &[("groups[1]", "is empty")]);
+    told(membership.dissolve(dissolve(vec![])).await, &[("groups", "no group named")]);
+    told(membership.dissolve(dissolve(texts(["a", ""]))).await, &[("groups[1]", "empty name")]);
     let answer = membership.dissolve(dissolve(texts(["a", "b", "c", "d"]))).await;
     told(answer, &[("groups", "api.max_targets allows 3")]);
 
@@ -214,10 +220,13 @@ async fn a_change_has_to_say_of_whom_and_what() {
     let change = |change| SetAttributesRequest { change, clients: one(), uids: vec![] };
     let removing = |remove| Some(AttributeChange { remove, ..AttributeChange::default() });
     for (request, expected) in [
-        (SetAttributesRequest::default(), &[("change", "is missing"), ("clients", "nobody")][..]),
-        (change(Some(set([("", "")]))), &[("change.set[\"\"]", "is empty")]),
+        (
+            SetAttributesRequest::default(),
+            &[("change", "missing"), ("clients", "no client named")][..],
+        ),
+        (change(Some(set([("", "")]))), &[("change.set[\"\"]", "empty name")]),
         (change(Some(set([("12345", "")]))), &[("change.set[\"12345\"]", LONG)]),
-        (change(removing(texts(["a", ""]))), &[("change.remove[1]", "is empty")]),
+        (change(removing(texts(["a", ""]))), &[("change.remove[1]", "empty name")]),
         (change(removing(texts(["a"; 3]))), &[("change.remove", "limits.attributes allows 2")]),
         (
             change(Some(set([("a", "1"), ("b", "2"), ("c", "3")]))),
@@ -225,7 +234,7 @@ async fn a_change_has_to_say_of_whom_and_what() {
         ),
         (
             change(Some(set([("a", "1234"), ("b", "567")]))),
-            &[("change.set", "has 9 bytes, limits.attribute_bytes allows 8")],
+            &[("change.set", "9 bytes, limits.attribute_bytes allows 8")],
         ),
     ] {
         told(membership.set_attributes(request).await, expected);
@@ -251,13 +260,13 @@ async fn everything_that_is_wrong_with_one_step_is_told_at_once() {
     };
     let expected = [
         ("client", UUID),
-        ("bind", "is empty"),
-        ("leave[1]", "is empty"),
+        ("bind", "empty name"),
+        ("leave[1]", "empty name"),
         ("join[0]", LONG),
-        ("attributes.remove[0]", "is empty"),
-        ("attributes.set[\"\"]", "is empty"),
+        ("attributes.remove[0]", "empty name"),
+        ("attributes.set[\"\"]", "empty name"),
         ("expires_at", "1 to 9999"),
-        ("messages[1].message.kind", "no kind"),
+        ("messages[1].message.kind", "unknown kind"),
     ];
     told(gateway.membership().apply(request).await, &expected);
     let request = ApplyRequest {
@@ -280,7 +289,7 @@ async fn everything_that_is_wrong_with_one_step_is_told_at_once() {
         messages: vec![ApplyMessage::default()],
         ..ApplyRequest::default()
     };
-    told(gateway.membership().apply(request).await, &[("messages[0].message", "is missing")]);
+    told(gateway.membership().apply(request).await, &[("messages[0].message", "missing")]);
     gateway.mark(ada.id()).await;
     assert_eq!(ada.next_text().await, "marker");
 }
@@ -294,12 +303,20 @@ async fn a_flood_of_faults_is_no_flood_of_words() {
     let named = refused.get_details_bad_request().unwrap().field_violations;
     assert!((10..=100).contains(&named.len()), "{}", named.len());
     assert_eq!(named[9].field, "target.clients[9]");
-    assert!(refused.message().ends_with("and 1999 more faults"), "{refused}");
+    assert!(refused.message().ends_with(" (and 1999 more errors)"), "{refused}");
     // A caller may ask for a header list no longer than this.
     assert!(refused.details().len() * 4 / 3 + refused.message().len() < 8 * 1024);
     let target = Target { attributes: names(&[&"é".repeat(10_000)]), ..all() };
     let refused = gateway.messages().send(send(target, "hello")).await.unwrap_err();
     assert!(refused.message().len() < 500, "{refused}");
+    // The path first, then what is wrong with it, and one is not several.
+    for (count, more) in [(1, ""), (2, " (and 1 more error)"), (3, " (and 2 more errors)")] {
+        let target = Target { clients: vec!["x".to_owned(); count], ..Target::default() };
+        let refused = gateway.messages().send(send(target, "hello")).await.unwrap_err();
+        let wrong =
+            "target.clients[0]: not a client id: expected a UUID (version 8) of 36 characters";
+        assert_eq!(refused.message(), format!("{wrong}{more}"));
+    }
 }
 
 #[tokio::test]

@@ -342,15 +342,15 @@ async fn a_token_is_good_for_its_own_list_only() {
     let mut refused = Vec::new();
     for (words, asked) in [
         ("other filters", filtered),
-        ("no page token", request("garbage")),
-        ("no page token", request("not base 64!")),
-        ("no page token", request(cut)),
-        ("no page token", request(&format!("{token}A"))),
+        ("not a page token", request("garbage")),
+        ("not a page token", request("not base 64!")),
+        ("not a page token", request(cut)),
+        ("not a page token", request(&format!("{token}A"))),
     ] {
         refused.push((words, directory(&gateway).list_clients(asked).await.unwrap_err()));
     }
     let elsewhere = directory(&other).list_clients(request(&token)).await.unwrap_err();
-    refused.push(("no page token of this run", elsewhere));
+    refused.push(("not a page token of this run", elsewhere));
     let asked = ListUidsRequest { page_token: token.clone(), ..ListUidsRequest::default() };
     refused.push(("another list", directory(&gateway).list_uids(asked).await.unwrap_err()));
     let asked = ListGroupsRequest { page_token: token, ..ListGroupsRequest::default() };

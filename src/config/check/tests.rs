@@ -87,6 +87,22 @@ fn what_is_allowed_is_said_in_the_units_of_the_file() {
 }
 
 #[test]
+fn a_caller_that_reads_its_socket_now_and_then_has_time_to_answer_a_ping() {
+    // Idle channels of grpc++ do it every 5 to 15 s.
+    assert!(Config::default().grpc.keepalive_timeout >= Duration::from_secs(20));
+}
+
+#[test]
+fn an_address_that_is_used_twice_is_named() {
+    let mut config = Config::default();
+    config.websocket.listen = Listen::of("127.0.0.1:32000");
+    config.admin.listen = Listen::of("127.0.0.1:32000");
+    let faults: Vec<_> = broken(&config).into_iter().map(|it| (it.key, it.allowed)).collect();
+    let expected = "distinct addresses (127.0.0.1:32000 is used twice)".to_owned();
+    assert_eq!(faults, [("admin.listen", expected)]);
+}
+
+#[test]
 fn consumer_groups_have_names_that_differ_and_there_are_not_too_many() {
     let with = |groups: &[&str]| {
         let groups = groups.iter().map(ToString::to_string).collect();

@@ -149,6 +149,12 @@ impl Group {
         hand.taken
     }
 
+    /// Whether `key` has all that its window allows.
+    pub(in crate::events) fn is_full(&self, key: Key) -> bool {
+        let subscriber = self.subscribers.get(&key);
+        subscriber.is_some_and(|subscriber| subscriber.room(self.bounds.window) == 0)
+    }
+
     /// Gives something more, if there is something and room for it.
     fn give(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
         if hand.all_clear || to.owes > 0 {

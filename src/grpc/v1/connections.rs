@@ -37,7 +37,7 @@ impl Connections for V1 {
                 Ok(Pending::Unspecified | Pending::Flush) => false,
                 Ok(Pending::Drop) => true,
                 Err(_) => {
-                    reading.fault("pending", "is nothing that pending messages can become");
+                    reading.fault("pending", "unknown value");
                     false
                 }
             },

@@ -118,7 +118,7 @@ impl<'a> Reading<'a> {
     /// Whether a list is not longer than a limit allows, which has the name `key`.
     pub(super) fn fits(&mut self, field: &str, len: usize, (key, limit): (&str, usize)) -> bool {
         if len > limit {
-            self.fault(field, format_args!("has {len} entries, {key} allows {limit}"));
+            self.fault(field, format_args!("{len} entries, {key} allows {limit}"));
         }
         len <= limit
     }
@@ -145,7 +145,7 @@ impl<'a> Reading<'a> {
         limit: (&str, usize),
     ) -> Vec<Name> {
         if texts.is_empty() {
-            self.fault(field, "names no group");
+            self.fault(field, "no group named");
         }
         self.up_to(field, texts, limit)
     }
@@ -154,7 +154,7 @@ impl<'a> Reading<'a> {
     pub(super) fn whom(&mut self, clients: &[String], uids: &[String]) -> Whom {
         let (named, limit) = (clients.len() + uids.len(), self.config.api.max_targets);
         if named == 0 {
-            self.fault("clients", "names nobody, and neither does uids");
+            self.fault("clients", "no client named, neither by id nor by uid");
         }
         if named > limit {
             let field = if clients.len() > uids.len() { "clients" } else { "uids" };
@@ -167,7 +167,7 @@ impl<'a> Reading<'a> {
     /// Whom a send or a close addresses.
     pub(super) fn target(&mut self, target: Option<proto::Target>) -> Option<Target> {
         let Some(target) = target else {
-            self.fault("target", "is missing");
+            self.fault("target", "missing");
             return None;
         };
         let named = target.clients.len() + target.uids.len() + target.groups.len();
@@ -178,8 +178,10 @@ impl<'a> Reading<'a> {
             return None;
         }
         match (target.all, named) {
-            (false, 0) => self.fault("target", "names nobody: all, clients, uids or groups"),
-            (true, 1..) => self.fault("target.all", "stands alone, without clients, uids, groups"),
+            (false, 0) => self.fault("target", "nobody named: set all, clients, uids or groups"),
+            (true, 1..) => {
+                self.fault("target.all", "not allowed together with clients, uids or groups");
+            }
             _ => {}
         }
         let mut clients = self.clients("target.clients", &target.clients);
@@ -219,7 +221,7 @@ impl<'a> Reading<'a> {
         let bytes: usize = pairs.iter().map(|(name, value)| name.len() + value.len()).sum();
         let limit = self.config.limits.attribute_bytes.bytes();
         if bytes > limit {
-            let why = format_args!("has {bytes} bytes, limits.attribute_bytes allows {limit}");
+            let why = format_args!("{bytes} bytes, limits.attribute_bytes allows {limit}");
             self.fault(field, why);
         }
         let mut attributes = Vec::with_capacity(pairs.len());
@@ -250,7 +252,7 @@ impl<'a> Reading<'a> {
         message: Option<proto::Message>,
     ) -> Option<Payload> {
         let Some(message) = message else {
-            self.fault(field, "is missing");
+            self.fault(field, "missing");
             return None;
         };
         let kind = match proto::Kind::try_from(message.kind) {
@@ -258,12 +260,12 @@ impl<'a> Reading<'a> {
             Ok(proto::Kind::Text) => Kind::Text,
             Ok(proto::Kind::Binary) => Kind::Binary,
             Err(_) => {
-                self.fault(format!("{field}.kind"), "is no kind of message");
+                self.fault(format!("{field}.kind"), "unknown kind of message");
                 return None;
             }
         };
         if kind == Kind::Text && simdutf8::basic::from_utf8(&message.data).is_err() {
-            self.fault(format!("{field}.data"), "is a text, but not UTF-8");
+            self.fault(format!("{field}.data"), "text is not valid UTF-8");
         }
         Some(Payload::new(kind, message.data))
     }
@@ -296,7 +298,7 @@ impl<'a> Reading<'a> {
     /// The same where there is no key that makes it safe to repeat.
     pub(super) fn streamed(&mut self, request: proto::SendRequest) -> Option<(Target, Payload)> {
         if !request.idempotency_key.is_empty() {
-            self.fault("idempotency_key", "is for single calls, not for a stream");
+            self.fault("idempotency_key", "not allowed in a stream");
         }
         self.send(request)
     }
@@ -307,7 +309,7 @@ impl<'a> Reading<'a> {
         let ttl = seconds.zip(nanos).map(|(seconds, nanos)| Duration::new(seconds, nanos));
         let ttl = ttl.filter(|ttl| *ttl >= Duration::from_millis(1));
         if ttl.is_none() {
-            self.fault("ttl", "is no duration from 1 ms to 10,000 years");
+            self.fault("ttl", "must be from 1 ms to 10,000 years");
         }
         ttl
     }
@@ -329,7 +331,7 @@ impl<'a> Reading<'a> {
             Ok(number @ (1000 | 1001 | 1008 | 1011 | 1012 | 1013 | 3000..=4999)) => number,
             _ => {
                 let allowed = "0, 1000, 1001, 1008, 1011, 1012, 1013 or one from 3000 to 4999";
-                self.fault("code", format_args!("{number} is not {allowed}"));
+                self.fault("code", format_args!("{number} not allowed: use {allowed}"));
                 code::NORMAL
             }
         }
@@ -339,21 +341,21 @@ impl<'a> Reading<'a> {
     pub(super) fn close_reason(&mut self, reason: String) -> String {
         let bytes = reason.len();
         if bytes > MOST_REASON {
-            self.fault("reason", format_args!("has {bytes} bytes, {MOST_REASON} are allowed"));
+            self.fault("reason", format_args!("{bytes} bytes, at most {MOST_REASON} allowed"));
         }
         reason
     }
 
-    /// How long it is until a time; what is past is now.
-    pub(super) fn until(&mut self, field: &str, at: Timestamp) -> Duration {
-        let Some(at) = timestamp::read(at) else {
-            self.fault(field, "is no time of the years 1 to 9999");
-            return Duration::ZERO;
-        };
-        at.duration_since(SystemTime::now()).unwrap_or_default()
+    /// A time of the years 1 to 9999.
+    pub(super) fn time(&mut self, field: &str, at: Timestamp) -> Option<SystemTime> {
+        let time = timestamp::read(at);
+        if time.is_none() {
+            self.fault(field, "outside the years 1 to 9999");
+        }
+        time
     }
 }
 
 fn too_many_targets(named: usize, limit: usize) -> String {
-    format!("names {named}, api.max_targets allows {limit}")
+    format!("{named} targets, api.max_targets allows {limit}")
 }

@@ -89,7 +89,9 @@ async fn serve(
     let hello = tell::hello(events.epoch(), subscription.window());
     // Only who is gone takes no first answer.
     let _ = answers.send(Ok(hello)).await;
-    Stream { hub, subscription, asked, work: None, done: None }.run(answers).await
+    let (work, done) = (None, None);
+    let stream = Stream { hub, subscription, asked, work, done, acknowledges: false, mute: false };
+    stream.run(answers).await
 }
 
 /// A subscription under way.
@@ -101,11 +103,16 @@ struct Stream<'a> {
     work: Option<Work>,
     /// What is to be told of it. Until it is, no others are read, either.
     done: Option<Done>,
+    /// Whether anything was ever acknowledged.
+    acknowledges: bool,
+    /// Whether the caller has closed its side without acknowledging anything: it watches.
+    mute: bool,
 }
 
 impl Stream<'_> {
-    /// Takes in turn what comes first, until the caller is at the end of what he says and that is
-    /// done, or something is wrong:
+    /// Takes in turn what comes first, until something is wrong, or the caller has closed its side:
+    /// one that acknowledged leaves when that is done; one that never did is given what its window
+    /// holds.
     ///
     /// * room for an answer, and something to be told,
     /// * the end of the work on acknowledgements,
@@ -115,13 +122,22 @@ impl Stream<'_> {
         loop {
             let idle = self.work.is_none() && self.done.is_none();
             if idle && let Some(end) = self.asked.end() {
-                return end;
+                end?;
+                if self.acknowledges {
+                    return Ok(());
+                }
+                self.mute = true;
+            }
+            if self.mute && self.subscription.is_full() {
+                return Err(tell::mute(self.subscription.window()));
             }
             tokio::select! {
                 failures = work::done(&mut self.work), if self.work.is_some() => {
                     self.finish(failures.map_err(|error| super::fault::status(&error))?)?;
                 }
-                steps = poll_fn(|context| self.asked.poll_steps(context)), if idle => {
+                steps = poll_fn(|context| self.asked.poll_steps(context)),
+                    if idle && !self.mute =>
+                {
                     self.acknowledge(steps);
                 }
                 told = tell_next(&mut self.subscription, &mut self.done, answers) => {
@@ -134,6 +150,7 @@ impl Stream<'_> {
     /// Acknowledges what needs no work, and begins to work on the rest.
     fn acknowledge(&mut self, steps: Vec<asked::Step>) {
         let mut work = Work::default();
+        self.acknowledges |= !steps.is_empty();
         for step in steps {
             let (epoch, cursor) = step.at();
             let acknowledged = if work.is_empty() && step.is_plain() {

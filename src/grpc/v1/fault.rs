@@ -8,8 +8,8 @@ use std::fmt::Display;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use super::proto::Failure;
-use crate::{change::Refusal, hub::HubError};
+use super::{super::limit, proto::Failure};
+use crate::{change::Refusal, config::Config, hub::HubError};
 
 /// Most faults of one request that are named; the others are counted.
 const MOST_NAMED: usize = 100;
@@ -59,8 +59,9 @@ impl From<Faults> for Status {
     fn from(faults: Faults) -> Self {
         let (field, why) = faults.first();
         let text = match (faults.named.len() + faults.more).saturating_sub(1) {
-            0 => format!("{field} {why}"),
-            more => format!("{field} {why}; and {more} more faults"),
+            0 => format!("{field}: {why}"),
+            1 => format!("{field}: {why} (and 1 more error)"),
+            more => format!("{field}: {why} (and {more} more errors)"),
         };
         let details = ErrorDetails::with_bad_request(faults.named);
         Self::with_error_details(Code::InvalidArgument, text, details)
@@ -86,6 +87,15 @@ pub(super) fn status(error: &HubError) -> Status {
 pub(super) fn exhausted(key: &str, text: String) -> Status {
     let details = ErrorDetails::with_quota_failure_violation(key, &text);
     Status::with_error_details(Code::ResourceExhausted, text, details)
+}
+
+/// The status of a stream of requests one of which can't be read.
+pub(super) fn unread(status: Status, config: &Config) -> Status {
+    if limit::says_too_large(&status) {
+        limit::too_large(config.grpc.max_message.bytes())
+    } else {
+        status
+    }
 }
 
 /// What is told of an item that could not be done.
@@ -121,7 +131,7 @@ mod tests {
         assert_eq!(faults.first(), ("target.clients[0]", "is wrong"));
         let status = Status::from(faults);
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert_eq!(status.message(), "target.clients[0] is wrong; and 999 more faults");
+        assert_eq!(status.message(), "target.clients[0]: is wrong (and 999 more errors)");
         let named = status.get_details_bad_request().unwrap().field_violations;
         assert_eq!(named.len(), MOST_NAMED);
         assert_eq!(named[99].field, "target.clients[99]");
@@ -131,7 +141,7 @@ mod tests {
             faults.add("x".repeat(1000), "is wrong");
         }
         let status = Status::from(faults);
-        assert!(status.message().ends_with("; and 99 more faults"));
+        assert!(status.message().ends_with(" (and 99 more errors)"));
         assert!(status.details().len() < 6 * 1024, "{} bytes", status.details().len());
     }
 

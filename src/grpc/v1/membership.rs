@@ -1,6 +1,6 @@
 //! `gateway.v1.Membership`: users, groups and attributes of clients.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::SystemTime};
 
 use tonic::{Request, Response, Status};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     access::{AUDIT, Caller},
-    change::{Change, Changed, Refusal, Subject},
+    change::{self, Change, Changed, Refusal, Subject},
     ids::{ClientId, Name},
 };
 
@@ -127,7 +127,7 @@ impl Membership for V1 {
         let (config, request) = (self.live.snapshot(), request.into_inner());
         let mut reading = Reading::new(&config);
         if request.change.is_none() {
-            reading.fault("change", "is missing");
+            reading.fault("change", "missing");
         }
         let change = request.change.map(|change| reading.retouch("change", change));
         let whom = reading.whom(&request.clients, &request.uids);
@@ -152,7 +152,10 @@ impl Reading<'_> {
             join: self.up_to("join", &request.join, most_groups),
             attributes: request.attributes.map(|change| self.retouch("attributes", change)),
             expires: match request.expiry {
-                Some(Expiry::ExpiresAt(at)) => Some(Some(self.until("expires_at", at))),
+                Some(Expiry::ExpiresAt(at)) => {
+                    let at = self.time("expires_at", at);
+                    at.map(|at| Some(change::Expiry::at(at, SystemTime::now())))
+                }
                 Some(Expiry::NeverExpires(true)) => Some(None),
                 Some(Expiry::NeverExpires(false)) | None => None,
             },
@@ -269,7 +272,8 @@ impl Refused<'_> {
         let client = subjects[client].client;
         let others = match self.others {
             0 => String::new(),
-            others => format!(" (and {others} others of this user were refused)"),
+            1 => " (and 1 more client of this user)".to_owned(),
+            others => format!(" (and {others} more clients of this user)"),
         };
         Failure { message: format!("{client}: {}{others}", failure.message), ..failure }
     }

@@ -45,10 +45,12 @@ enum State {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Denied {
     /// The key was used for something else.
-    #[error("was used for a call with other content")]
+    #[error("already used for a call with other content")]
     OtherContent,
     /// All keys that may be remembered are those of calls under way.
-    #[error("{limit} calls with keys are under way, api.idempotency_keys allows no more")]
+    #[error(
+        "too many calls with idempotency keys under way: api.idempotency_keys ({limit}) reached"
+    )]
     Full {
         /// The limit.
         limit: usize,

@@ -40,16 +40,13 @@ pub(super) struct List {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TokenFault {
     /// It is no token, or not of this run.
-    #[error(
-        "is no page token of this run of the gateway: begin again with the first page (an empty \
-         token)"
-    )]
+    #[error("not a page token of this run of the gateway: start again with an empty token")]
     Unknown,
     /// It is of another call.
-    #[error("is of another list: use it with the call that gave it")]
+    #[error("page token of another list: use it with the call that returned it")]
     List,
     /// It is of the same call with other filters.
-    #[error("is of a list with other filters: repeat those of the call that gave it")]
+    #[error("page token of a list with other filters: repeat those of the call that returned it")]
     Filters,
 }
 

@@ -187,7 +187,9 @@ impl Items {
                     Ok(()) => batch.take(item, &config),
                     Err(faults) => self.end = Some(Err(faults.into())),
                 },
-                Poll::Ready(Some(Err(status))) => self.end = Some(Err(status)),
+                Poll::Ready(Some(Err(status))) => {
+                    self.end = Some(Err(fault::unread(status, &config)));
+                }
                 Poll::Ready(None) => self.end = Some(Ok(())),
                 Poll::Pending if batch.sequence == 0 => return Poll::Pending,
                 Poll::Pending => break,
@@ -201,7 +203,10 @@ impl Items {
         let mut reading = Reading::new(config);
         if item.sequence <= self.sequence {
             let (now, before) = (item.sequence, self.sequence);
-            reading.fault("sequence", format_args!("is {now}, after {before}: it has to grow"));
+            reading.fault(
+                "sequence",
+                format_args!("{now} after {before}: must be larger than the one before"),
+            );
         }
         reading.fits("sends", item.sends.len(), ("api.max_sends", config.api.max_sends));
         self.sequence = item.sequence;
@@ -228,7 +233,7 @@ impl Batch {
                         index,
                         field: field.to_owned(),
                         code: Code::InvalidArgument as i32,
-                        message: format!("{field} {why}"),
+                        message: format!("{field}: {why}"),
                     });
                 }
             }

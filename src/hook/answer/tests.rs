@@ -1,6 +1,6 @@
 //! Answers of all kinds, with and without a token before them.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn token() -> Change {
         uid: Some(Some(name("ada"))),
         join: vec![name("staff"), name("all")],
         attributes: Some(bag(&[("lang", "en"), ("tier", "gold")])),
-        expires: Some(Some(Duration::from_mins(1))),
+        expires: Some(Expiry::after(Duration::from_mins(1))),
         ..Change::default()
     }
 }
@@ -99,7 +99,10 @@ fn what_is_said_stands_over_the_token_or_beside_it() {
         leave: Vec::new(),
         join: vec![name("all"), name("guests"), name("staff")],
         attributes: Some(bag(&[("lang", "en"), ("tier", "none"), ("via", "hook")])),
-        expires: Some(Some(Duration::from_millis(5500))),
+        expires: Some(Some(Expiry {
+            at: UNIX_EPOCH + Duration::from_millis(NOW * 1000 + 5500),
+            after: Duration::from_millis(5500),
+        })),
         messages: vec![
             Payload::new(Kind::Text, "one".into()),
             Payload::new(Kind::Binary, b"\xff".as_slice().into()),
@@ -213,10 +216,11 @@ fn what_makes_no_sense_is_named() {
 }
 
 #[test]
-fn what_has_expired_already_expires_now() {
+fn what_has_expired_already_expires_now_and_is_told_as_it_was_said() {
     for seconds in [-1, 0, i64::try_from(NOW).unwrap()] {
-        let answer =
-            Allow { expires_at: Some(Timestamp { seconds, nanos: 0 }), ..Allow::default() };
-        assert_eq!(change_of(answer).unwrap().expires, Some(Some(Duration::ZERO)));
+        let said = Timestamp { seconds, nanos: 0 };
+        let answer = Allow { expires_at: Some(said), ..Allow::default() };
+        let expires = change_of(answer).unwrap().expires.unwrap().unwrap();
+        assert_eq!((Timestamp::from(expires.at), expires.after), (said, Duration::ZERO));
     }
 }

@@ -15,6 +15,12 @@ fn config() -> Config {
 }
 
 /// Judges a token that is fine but for some claims; null takes one out.
+/// So many seconds from now, to the second.
+fn expiry(seconds: u64) -> Expiry {
+    let after = Duration::from_secs(seconds);
+    Expiry { at: UNIX_EPOCH + Duration::from_secs(NOW) + after, after }
+}
+
 fn with(config: &Config, changes: &Value) -> Result<Verified, TokenFault> {
     let mut claims = json!({"exp": NOW + 600, "sub": "ada"});
     for (name, value) in changes.as_object().unwrap() {
@@ -48,7 +54,7 @@ fn a_token_says_who_and_until_when() {
     assert_eq!(change.join, names(&["lobby", "staff"]));
     let set = &change.attributes.as_ref().unwrap().set;
     assert_eq!(set.iter().collect::<Vec<_>>(), [("role", "admin")]);
-    assert_eq!(change.expires, Some(Some(Duration::from_secs(630))));
+    assert_eq!(change.expires, Some(Some(expiry(630))));
     assert!(change.leave.is_empty() && change.messages.is_empty());
     assert_eq!(verified.claims["other"], json!([1, {"a": null}]));
 }
@@ -65,10 +71,7 @@ fn only_the_claims_that_are_named_make_anything() {
     }
     let claims = json!({"groups": 7, "attributes": 7, "sub": null, "": ["x"]});
     let change = with(&config, &claims).unwrap().change;
-    assert_eq!(
-        change,
-        Change { expires: Some(Some(Duration::from_secs(630))), ..Change::default() }
-    );
+    assert_eq!(change, Change { expires: Some(Some(expiry(630))), ..Change::default() });
     config.auth.uid_claim = "https://issuer.example/id".to_owned();
     let change = with(&config, &json!({"https://issuer.example/id": 4711})).unwrap().change;
     assert_eq!(change.uid, Some(Some(names(&["4711"])[0].clone())));

@@ -13,7 +13,7 @@ use super::{
     *,
 };
 use crate::{
-    change::{Change, Refusal, Subject},
+    change::{Change, Expiry, Refusal, Subject},
     config::{Config, Live, Messages},
     ids::{ClientId, Name},
     message::{Kind, Receipt},
@@ -209,7 +209,8 @@ fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
     let client = case.connect();
     case.shard.begin_turn();
     case.clock.advance(Duration::from_mins(1));
-    let change = Change { expires: Some(Some(Duration::from_secs(10))), ..Change::default() };
+    let change =
+        Change { expires: Some(Expiry::after(Duration::from_secs(10))), ..Change::default() };
     let subject = Subject { client, of: None };
     case.shard.change(&subject, &change).unwrap();
     case.clock.advance(Duration::from_millis(9_900));
@@ -224,10 +225,12 @@ fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
 fn whose_time_is_moved_again_and_again_takes_few_entries() {
     let mut case = Case::new();
     let client = case.connect();
-    let hours =
-        |hours| Change { expires: Some(Some(Duration::from_hours(hours))), ..Change::default() };
+    let hours = |hours| Change {
+        expires: Some(Expiry::after(Duration::from_hours(hours))),
+        ..Change::default()
+    };
     let tenths = |tenths| Change {
-        expires: Some(Some(Duration::from_millis(tenths * 100))),
+        expires: Some(Expiry::after(Duration::from_millis(tenths * 100))),
         ..Change::default()
     };
     let mut change = |change: Change, most: usize| {
@@ -249,7 +252,7 @@ fn whose_time_is_moved_again_and_again_takes_few_entries() {
         change(Change { expires: Some(None), ..Change::default() }, 512);
     }
     let said = Duration::from_millis(100 * 777);
-    case.change(client, Change { expires: Some(Some(said)), ..Change::default() });
+    case.change(client, Change { expires: Some(Expiry::after(said)), ..Change::default() });
     case.clock.advance(Duration::from_millis(77_699));
     case.turn();
     assert!(case.session(client).is_open());
@@ -267,7 +270,7 @@ fn a_time_that_is_far_away_comes_exactly() {
     let mut case = Case::new();
     let client = case.connect();
     let hour = Duration::from_hours(1);
-    case.change(client, Change { expires: Some(Some(hour)), ..Change::default() });
+    case.change(client, Change { expires: Some(Expiry::after(hour)), ..Change::default() });
     let mut waited = Duration::ZERO;
     while case.session(client).is_open() {
         // As long as the poll would sleep, and no longer.

@@ -39,7 +39,7 @@ pub(super) async fn api_max_targets() {
     assert_eq!(raw.data().await.text(), "three are named");
     stage.change("api.max_targets", "2").await;
     let (field, why) = fault(stage.gateway.messages().send(request).await);
-    assert_eq!((field.as_str(), why.as_str()), ("target", "names 3, api.max_targets allows 2"));
+    assert_eq!((field.as_str(), why.as_str()), ("target", "3 targets, api.max_targets allows 2"));
     assert_eq!(stage.gateway.send(send(clients([&id, NOBODY]), "two are")).await, queued(1));
 }
 

@@ -14,10 +14,7 @@ mod membership;
 mod send;
 mod stream;
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::SystemTime,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use gateway_websocket::{
     grpc::proto::v1::{CloseRequest, SendRequest, SendStreamRequest},
@@ -98,8 +95,6 @@ enum Way {
 struct Walk {
     gateway: Gateway,
     clock: Clock,
-    /// When the shards' clock stood at zero, on the wall.
-    since: SystemTime,
     world: World,
     clients: BTreeMap<String, Client>,
     random: Random,
@@ -117,11 +112,10 @@ struct Walk {
 pub async fn walk(seed: u64, steps: u64) {
     let policies = [Policy::Disconnect, Policy::DropNewest, Policy::DropOldest];
     let policy = policies[usize::try_from(seed % 3).unwrap()];
-    let (clock, since) = (Clock::paused(), SystemTime::now());
+    let clock = Clock::paused();
     let mut walk = Walk {
         gateway: start(clock.clone(), &settings(policy)).await,
         clock,
-        since,
         world: World::new(policy),
         clients: BTreeMap::new(),
         random: Random::new(seed),

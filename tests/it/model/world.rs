@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_websocket::grpc::proto::v1::Target;
+use prost_types::Timestamp;
 
 use super::{
     GROUPS_PER_CLIENT,
@@ -39,6 +40,8 @@ pub struct Facts {
     pub attributes: Attributes,
     /// When it is closed, in milliseconds of the shards' clock.
     pub expires: Option<u64>,
+    /// The same as it was set.
+    pub expires_at: Option<Timestamp>,
 }
 
 #[derive(Default)]

@@ -44,7 +44,7 @@ pub(super) fn missing(index: usize, client: ClientId) -> Failure {
     Failure {
         field: format!("clients[{index}]"),
         code: Code::NotFound as i32,
-        message: format!("no client {client} is connected"),
+        message: format!("client {client} is not connected"),
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn left_out(index: usize, client: ClientId) -> Failure {
     Failure {
         field: format!("clients[{index}]"),
         code: Code::ResourceExhausted as i32,
-        message: format!("the answer is full: ask for client {client} in another call"),
+        message: format!("answer full: ask for client {client} in another call"),
     }
 }
 

@@ -39,7 +39,7 @@ impl<'a> Judge<'a> {
     pub(super) fn described(&mut self, field: &str, ids: &[String]) -> Vec<ClientId> {
         let (count, limit) = (ids.len(), self.config.api.max_page);
         if count > limit {
-            self.faults.add(field, format!("are {count}, api.max_page allows {limit}"));
+            self.faults.add(field, format!("{count} entries, api.max_page allows {limit}"));
             return Vec::new();
         }
         self.clients(field, ids)
@@ -52,7 +52,7 @@ impl<'a> Judge<'a> {
         for (field, len) in lists {
             count += len;
             if count > limit {
-                let text = format!("makes it {count} targets, api.max_targets allows {limit}");
+                let text = format!("{count} targets, api.max_targets allows {limit}");
                 return self.faults.add(*field, text);
             }
         }
@@ -116,7 +116,7 @@ impl<'a> Judge<'a> {
             Ok(0) => limit,
             Ok(asked) => asked.min(limit),
             Err(_) => {
-                self.faults.add("page_size", "is negative");
+                self.faults.add("page_size", "must not be negative");
                 limit
             }
         }
@@ -133,7 +133,7 @@ impl<'a> Judge<'a> {
     fn time(&mut self, field: &str, at: Timestamp) -> Option<SystemTime> {
         let time = timestamp::read(at);
         if time.is_none() {
-            self.faults.add(field, "is no time of the years 1 to 9999");
+            self.faults.add(field, "outside the years 1 to 9999");
         }
         time
     }
@@ -142,7 +142,7 @@ impl<'a> Judge<'a> {
         let limits = &self.config.limits;
         let (count, limit) = (pairs.len(), limits.attributes);
         if count > limit {
-            self.faults.add(field, format!("are {count}, limits.attributes allows {limit}"));
+            self.faults.add(field, format!("{count} entries, limits.attributes allows {limit}"));
             return Attributes::NONE;
         }
         let mut attributes = Attributes::NONE;
@@ -154,7 +154,7 @@ impl<'a> Judge<'a> {
         }
         let (bytes, limit) = (attributes.bytes(), limits.attribute_bytes.bytes());
         if bytes > limit {
-            let text = format!("have {bytes} bytes, limits.attribute_bytes allows {limit}");
+            let text = format!("{bytes} bytes, limits.attribute_bytes allows {limit}");
             self.faults.add(field, text);
         }
         attributes

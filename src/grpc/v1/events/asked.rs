@@ -13,7 +13,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::super::{
     convert::Reading,
-    fault::Faults,
+    fault::{self, Faults},
     proto::{Acknowledgement, SubscribeRequest, SubscribeStart, subscribe_request},
 };
 use crate::{
@@ -67,14 +67,15 @@ impl Asked {
 
     /// Waits for the first request: the group, and what is wished.
     pub(super) async fn start(&mut self) -> Result<(Name, Wish), Status> {
-        let first = self.stream.next().await.transpose()?;
+        let first = self.stream.next().await.transpose();
         let config = self.live.snapshot();
+        let first = first.map_err(|status| fault::unread(status, &config))?;
         let mut reading = Reading::new(&config);
         let step = first.and_then(|request| request.step);
         let start = if let Some(subscribe_request::Step::Start(start)) = step {
             read_start(&mut reading, &start)
         } else {
-            reading.fault("start", "is missing: the first request begins the subscription");
+            reading.fault("start", "missing: it must be the first request");
             None
         };
         Ok(reading.done(start)?)
@@ -102,7 +103,7 @@ impl Asked {
             let request = match Pin::new(&mut self.stream).poll_next(context) {
                 Poll::Ready(Some(Ok(request))) => request,
                 Poll::Ready(Some(Err(status))) => {
-                    self.end = Some(Err(status));
+                    self.end = Some(Err(fault::unread(status, &config)));
                     break;
                 }
                 Poll::Ready(None) => {
@@ -138,7 +139,7 @@ fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name
     let group = reading.name("start.group", &start.group);
     let window = usize::try_from(start.window);
     if window.is_err() {
-        reading.fault("start.window", format_args!("is {}: it is from 1, or 0", start.window));
+        reading.fault("start.window", format_args!("{} not allowed: use 0 or more", start.window));
     }
     let (group, window) = group.zip(window.ok())?;
     let window = Some(window).filter(|window| *window > 0);
@@ -152,11 +153,11 @@ fn read(request: SubscribeRequest, config: &Config) -> Result<Step, Faults> {
             read_acknowledgement(&mut reading, acknowledgement)
         }
         Some(subscribe_request::Step::Start(_)) => {
-            reading.fault("start", "was there before: it is the first request and no other");
+            reading.fault("start", "sent twice: only the first request is a start");
             None
         }
         None => {
-            reading.fault("acknowledgement", "is missing");
+            reading.fault("acknowledgement", "missing");
             None
         }
     };
@@ -167,7 +168,7 @@ fn read_acknowledgement(reading: &mut Reading<'_>, of: Acknowledgement) -> Optio
     let Acknowledgement { epoch, cursor, applies, sends } = of;
     let (many, most) = (applies.len() + sends.len(), reading.config().api.max_sends);
     if many > most {
-        let why = format_args!("has {many} changes and messages, api.max_sends allows {most}");
+        let why = format_args!("{many} changes and messages, api.max_sends allows {most}");
         reading.fault("acknowledgement", why);
         return None;
     }

@@ -139,6 +139,16 @@ pub(super) fn ended(why: &Ended) -> Status {
     }
 }
 
+/// The status of a stream whose caller has closed its side and has all that it can be given.
+pub(super) fn mute(window: usize) -> Status {
+    let text = format!(
+        "window of {window} events full: keep the request stream open to acknowledge events, \
+         closing it ends the subscription"
+    );
+    let details = ErrorDetails::with_error_info("REQUEST_STREAM_CLOSED", DOMAIN, []);
+    Status::with_error_details(Code::FailedPrecondition, text, details)
+}
+
 /// Whose words the reasons in the details are.
 const DOMAIN: &str = "gateway.v1";
 
@@ -154,6 +164,6 @@ pub(super) fn wrong(why: &WrongAck) -> Status {
         WrongAck::Future { .. } => "acknowledgement.cursor",
     };
     let mut faults = Faults::default();
-    faults.add(field, format_args!("is wrong: {why}"));
+    faults.add(field, why);
     faults.into()
 }

@@ -140,17 +140,7 @@ impl Walk {
         assert_eq!(sorted(described.groups), groups, "groups of {id}");
         let attributes: Attributes = described.attributes.into_iter().collect();
         assert_eq!(attributes, facts.attributes, "attributes of {id}");
-        let expires = described.expires_at.map(|at| {
-            let at = std::time::SystemTime::try_from(at).unwrap();
-            at.duration_since(self.since).unwrap().as_secs() / 60
-        });
-        // To the minute and a minute more, since two clocks are read one after the other.
-        let expected = facts.expires.map(|at| at / 60_000);
-        assert!(
-            expires.is_some() == expected.is_some()
-                && expires.zip(expected).is_none_or(|(a, b)| a.abs_diff(b) <= 1),
-            "{id} expires at minute {expires:?}, not {expected:?}"
-        );
+        assert_eq!(described.expires_at, facts.expires_at, "expiry of {id}");
         let waiting = self.world.waiting(&id);
         let (messages, bytes) = (described.queued_messages, described.queued_bytes);
         assert_eq!(messages, i64::try_from(waiting).unwrap(), "messages waiting for {id}");

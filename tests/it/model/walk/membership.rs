@@ -263,8 +263,11 @@ impl Walk {
             match expiry {
                 Some(Expiry::ExpiresAt(at)) => {
                     facts.expires = Some(now + minutes_until(*at) * 60_000);
+                    facts.expires_at = Some(*at);
                 }
-                Some(Expiry::NeverExpires(true)) => facts.expires = None,
+                Some(Expiry::NeverExpires(true)) => {
+                    (facts.expires, facts.expires_at) = (None, None);
+                }
                 Some(Expiry::NeverExpires(false)) | None => {}
             }
         });
