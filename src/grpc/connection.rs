@@ -15,6 +15,7 @@
 use std::{
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -61,8 +62,11 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Metadata of one call: a token of the largest size fits with room to spare.
 const HEADERS: u32 = 16 << 10;
-/// Bytes of requests that may be under way on one connection, and in one call of it.
-const WINDOW: u32 = 1 << 20;
+/// Bytes of requests that may wait on one connection: as many for each call that it may carry, so a
+/// call that isn't read blocks itself and none of the others.
+const RECEIVED: u32 = 64 << 20;
+/// Bytes of a request that may wait in one call; the more calls a connection may carry, the fewer.
+const CALL_WINDOW: RangeInclusive<u32> = 1 << 10..=1 << 20;
 /// Answers that wait for one call's reader; more are not asked for.
 const SEND_BUFFER: usize = 256 << 10;
 /// Calls that were reset and are not taken note of yet (CVE-2023-44487), before the connection is
@@ -181,19 +185,25 @@ where
 }
 
 fn http2(grpc: &Grpc) -> http2::Builder<TokioExecutor> {
+    let window = call_window(grpc);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(grpc.max_streams)
         .keep_alive_interval(keepalive(grpc))
         .keep_alive_timeout(grpc.keepalive_timeout)
-        .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(window.saturating_mul(grpc.max_streams))
+        .initial_stream_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADERS)
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(PROVOKED);
     builder
+}
+
+/// Bytes of a request that HTTP/2 takes in before the call reads them.
+pub(super) fn call_window(grpc: &Grpc) -> u32 {
+    (RECEIVED / grpc.max_streams.max(1)).clamp(*CALL_WINDOW.start(), *CALL_WINDOW.end())
 }
 
 fn keepalive(grpc: &Grpc) -> Option<Duration> {
@@ -228,5 +238,20 @@ impl Ear for Heard {
         // Nobody else writes, and what the count says is of no use to other memory.
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.saturating_add(bytes), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_windows_of_all_calls_fit_into_the_window_of_the_connection() {
+        for (max_streams, window) in [(1, 1 << 20), (64, 1 << 20), (1024, 64 << 10)] {
+            assert_eq!(call_window(&Grpc { max_streams, ..Grpc::default() }), window);
+        }
+        // The largest window there is (RFC 9113 §6.9.1).
+        let most = Grpc { max_streams: 1_000_000, ..Grpc::default() };
+        assert!(call_window(&most).checked_mul(most.max_streams).is_some_and(|all| all < 1 << 31));
     }
 }

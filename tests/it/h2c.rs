@@ -13,6 +13,8 @@ use crate::{client::soon, raw::Raw};
 pub const COUNT: &str = "/proto.CountOnlineClient/CountOnlineClient";
 /// A call with a stream of answers.
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// A call with a stream of requests and a stream of answers.
+pub const SEND_STREAM: &str = "/gateway.v1.Messages/SendStream";
 /// A whole message of no bytes, as gRPC frames it.
 pub const EMPTY: &[u8] = &[0; 5];
 
@@ -40,9 +42,14 @@ pub struct Begun {
 
 impl Http2 {
     pub async fn connect(address: SocketAddr) -> Self {
+        Self::with(address, &h2::client::Builder::new()).await
+    }
+
+    /// A connection with settings of the test's own.
+    pub async fn with(address: SocketAddr, settings: &h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (send, mut connection) = h2::client::handshake(stream).await.unwrap();
+        let (send, mut connection) = settings.handshake(stream).await.unwrap();
         let ping = connection.ping_pong().unwrap();
         let connection = tokio::spawn(connection);
         Self { send, connection, ping, authority: address }

@@ -7,6 +7,7 @@ mod admin;
 mod api_style;
 mod authority;
 mod backend;
+mod blocked;
 mod callers;
 mod callers_tls;
 mod calls;
