@@ -1,12 +1,15 @@
 //! How large a request may be and how long it may take: `grpc.max_message` and
 //! `limits.message_deadline`, as they are when the call comes in.
 //!
+//! The memory of a request is held until its answer begins, at least: what was decoded is at work.
+//!
 //! tonic says that a message is too large, but not that an operator can change it; and it says it
 //! as `OUT_OF_RANGE`. Here it becomes `RESOURCE_EXHAUSTED` with the setting's name.
 
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -19,20 +22,34 @@ use tonic::{
     server::NamedService,
 };
 
+use super::{
+    request_body::{Held, RequestBody},
+    ticket::Ticket,
+};
 use crate::config::Live;
+
+/// Bytes of a request that asks for something by its name.
+const SMALL_REQUEST: usize = 1 << 10;
 
 /// A service whose requests are bounded by `grpc.max_message`.
 #[derive(Clone)]
 pub(super) struct Limited<S> {
     service: S,
     live: Live,
+    /// The bound where `grpc.max_message` is larger.
+    most: usize,
     /// Gives the service a bound; tonic has no trait for it.
     bound: fn(S, usize) -> S,
 }
 
 impl<S> Limited<S> {
     pub(super) fn new(service: S, live: Live, bound: fn(S, usize) -> S) -> Self {
-        Self { service, live, bound }
+        Self { service, live, most: usize::MAX, bound }
+    }
+
+    /// A service whose requests have 1 KiB at most.
+    pub(super) fn small(service: S, live: Live, bound: fn(S, usize) -> S) -> Self {
+        Self { service, live, most: SMALL_REQUEST, bound }
     }
 }
 
@@ -60,14 +77,19 @@ where
         self.service.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request) -> Answer {
+    fn call(&mut self, mut request: Request) -> Answer {
         let config = self.live.snapshot();
-        let limit = config.grpc.max_message.bytes();
+        let limit = config.grpc.max_message.bytes().min(self.most);
         let time = config.limits.message_deadline;
+        let held = request.extensions_mut().remove::<Arc<Ticket>>().map(Held::new);
+        if let Some(held) = &held {
+            let held = Arc::clone(held);
+            request = request.map(|body| Body::new(RequestBody::new(body, limit, held)));
+        }
         // A clone shares the handler; it exists to carry the bound of this call.
         let call = (self.bound)(self.service.clone(), limit).call(request);
         let late = (!time.is_zero()).then(|| (Box::pin(sleep(time)), time));
-        Answer { call, limit, late }
+        Answer { call, limit, late, _held: held }
     }
 }
 
@@ -77,6 +99,7 @@ pub(super) struct Answer {
     limit: usize,
     /// A shard answers at once, so what takes long is a request that comes byte by byte.
     late: Option<(Pin<Box<Sleep>>, Duration)>,
+    _held: Option<Arc<Held>>,
 }
 
 impl Future for Answer {
@@ -105,7 +128,11 @@ fn is_too_large(response: &Response) -> bool {
 }
 
 fn refuse(limit: usize) -> Response {
-    let text = format!("the request is larger than the {limit} bytes that grpc.max_message allows");
+    let text = if limit == SMALL_REQUEST {
+        format!("the request is larger than {SMALL_REQUEST} bytes: it is to name a service")
+    } else {
+        format!("the request is larger than the {limit} bytes that grpc.max_message allows")
+    };
     Status::resource_exhausted(text).into_http()
 }
 

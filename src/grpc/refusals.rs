@@ -24,6 +24,10 @@ pub struct Refusals {
     pub tokens: Refused,
     /// Connections that a reload ended.
     pub ended: Refused,
+    /// Calls over what a connection may have under way before it carried a valid token.
+    pub calls: Refused,
+    /// Requests and answers for which `grpc.max_memory` had no room.
+    pub memory: Refused,
 }
 
 impl Refusals {
@@ -36,6 +40,8 @@ impl Refusals {
             ("idle", self.idle.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
+            ("calls", self.calls.count()),
+            ("memory", self.memory.count()),
         ]
     }
 }

@@ -50,6 +50,11 @@ impl Trust {
         *self.0.borrow() == Known::Probe
     }
 
+    /// Whether the peer has shown that it has a right to be there.
+    pub(super) fn is_proven(&self, peer: &Peer, config: &InForce) -> bool {
+        suffices(*self.0.borrow(), peer, config)
+    }
+
     /// Waits until nobody with a right has called in time, for the first time by `deadline`.
     pub(super) async fn lacks(&self, peer: &Peer, live: &Live, mut deadline: Instant) {
         let (mut known, mut swaps) = (self.0.subscribe(), live.swaps());

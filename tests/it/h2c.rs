@@ -104,6 +104,13 @@ impl Begun {
         self.body.send_data(Bytes::from_static(EMPTY), true).unwrap();
     }
 
+    /// What is sent of the call, and what is read of it; the call is not reset while the first lasts.
+    pub fn split(
+        self,
+    ) -> (h2::SendStream<Bytes>, impl Future<Output = Result<(Code, String), Reason>> + Send) {
+        (self.body, Self::ending(self.response))
+    }
+
     /// The answer's HTTP status; none if the stream was reset.
     pub async fn response(self) -> Option<u16> {
         self.response.await.ok().map(|answer| answer.status().as_u16())
@@ -111,8 +118,13 @@ impl Begun {
 
     /// Reads to the end of the answer; answers the status, or why the stream was reset.
     pub async fn status(self) -> Result<(Code, String), Reason> {
+        let Self { response, body: _body } = self;
+        Self::ending(response).await
+    }
+
+    async fn ending(response: h2::client::ResponseFuture) -> Result<(Code, String), Reason> {
         let reset = |error: h2::Error| error.reason().unwrap_or(Reason::NO_ERROR);
-        let answer = soon("an answer", self.response).await.map_err(reset)?;
+        let answer = soon("an answer", response).await.map_err(reset)?;
         if answer.headers().contains_key("grpc-status") {
             return Ok(status(answer.headers()));
         }

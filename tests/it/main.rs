@@ -29,6 +29,7 @@ mod events_shared;
 mod events_stop;
 mod fault;
 mod gateway;
+mod grpc_memory;
 mod h2c;
 mod hook;
 mod hook_faults;
