@@ -56,6 +56,14 @@ const NEEDED: [HeaderName; 4] = [
 /// Calls that may be under way on a connection before it has carried one with a valid token, where
 /// that is needed. They are among [`EXEMPT`].
 const BEFORE_A_TOKEN: usize = 16;
+/// How the paths of calls begin that change nothing, and whose answers may be long.
+const READING: [&str; 5] = [
+    "/gateway.v1.Directory/",
+    "/gateway.v1.Events/",
+    "/gateway.v1.Membership/Get",
+    "/grpc.reflection.",
+    "/proto.Get",
+];
 /// Calls with a stream of requests, which they may leave where they are.
 const STREAMS: [&str; 4] = [
     "/gateway.v1.Events/Subscribe",
@@ -88,6 +96,7 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
     let swaps = server.live.swaps();
     let path = request.uri().path();
     let exempt = EXEMPT.into_iter().find(|exempt| *exempt == path);
+    let reads = READING.iter().any(|begin| path.starts_with(begin));
     let unread =
         if STREAMS.contains(&path) { call_window(&server.live.snapshot().grpc) } else { 0 };
     let admitted = {
@@ -114,7 +123,7 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
         Ok(admitted) => admitted,
         Err(why) => {
             // It is refused for what it is, and at once.
-            let _refused = ticket.begin(holder, 0);
+            let _refused = ticket.begin(holder, reads, 0);
             if why == Unwelcome::Token {
                 let peer = line.peer.address;
                 server.refusals.tokens.note(peer, "a gRPC call was refused", "no valid token");
@@ -127,7 +136,7 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
         bare(&mut request, exempt);
     }
     let more = ticket::metadata(request.headers()) + usize::try_from(unread).unwrap_or(usize::MAX);
-    if let Err(full) = ticket.begin(holder, more) {
+    if let Err(full) = ticket.begin(holder, reads, more) {
         return full.into_http();
     }
     if holder == Holder::Stranger && line.backlog.calls() > BEFORE_A_TOKEN {

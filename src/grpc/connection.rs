@@ -76,7 +76,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const HEADERS: u32 = 16 << 10;
 /// Bytes of requests that may wait on one connection: as many for each call that it may carry, so a
 /// call that isn't read blocks itself and none of the others.
-const RECEIVED: u32 = 64 << 20;
+const RECEIVED: u32 = 256 << 20;
 /// Bytes of a request that may wait in one call; the more calls a connection may carry, the fewer.
 const CALL_WINDOW: RangeInclusive<u32> = 1 << 10..=1 << 20;
 /// Bytes that are read at once of a peer that has proved nothing: the heads of 42 calls at most.
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_windows_of_all_calls_fit_into_the_window_of_the_connection() {
-        for (max_streams, window) in [(1, 1 << 20), (64, 1 << 20), (1024, 64 << 10)] {
+        for (max_streams, window) in [(1, 1 << 20), (256, 1 << 20), (1024, 256 << 10)] {
             assert_eq!(call_window(&Grpc { max_streams, ..Grpc::default() }), window);
         }
         // The largest window there is (RFC 9113 §6.9.1).

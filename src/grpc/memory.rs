@@ -54,6 +54,13 @@ impl Memory {
         charge.grow(bytes, limit).then_some(charge)
     }
 
+    /// Holds `bytes`, whatever is held already.
+    pub(super) fn charge_anyway(self: &Arc<Self>, holder: Holder, bytes: usize) -> Charge {
+        let mut charge = Charge { memory: Arc::clone(self), holder, bytes: 0 };
+        charge.add(bytes);
+        charge
+    }
+
     fn of(&self, holder: Holder) -> &AtomicUsize {
         &self.0[holder as usize]
     }
@@ -62,13 +69,21 @@ impl Memory {
 impl Charge {
     /// Holds so many bytes more, unless callers hold more than `limit` then.
     pub(super) fn grow(&mut self, bytes: usize, limit: usize) -> bool {
-        let limit = if self.holder == Holder::Caller { limit } else { usize::MAX };
+        if self.holder == Holder::Stranger {
+            self.add(bytes);
+            return true;
+        }
         let grown = |held: usize| held.checked_add(bytes).filter(|held| *held <= limit);
         let fits = self.memory.of(self.holder).fetch_update(Relaxed, Relaxed, grown).is_ok();
         if fits {
             self.bytes += bytes;
         }
         fits
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.memory.of(self.holder).fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
     }
 
     /// How many there are.
@@ -99,7 +114,9 @@ mod tests {
         assert!(memory.charge(Holder::Caller, 1, 50).is_none());
         drop(first);
         assert!(memory.charge(Holder::Caller, 1, 50).is_some());
-        drop(second);
+        let third = memory.charge_anyway(Holder::Caller, 100);
+        assert_eq!(memory.held()[0], ("caller", 140));
+        drop((second, third));
         assert_eq!(memory.held(), [("caller", 0), ("stranger", 0)]);
     }
 

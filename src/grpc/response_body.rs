@@ -1,6 +1,7 @@
 //! The body of an answer, of which each frame is charged until HTTP/2 has written it.
 //!
-//! If there is no room for a frame, it is not held: the call ends, and says why.
+//! If there is no room for a frame, it is not held: the call ends, and says why. Only if the call has
+//! changed something it is held all the same, as `RESOURCE_EXHAUSTED` says that nothing was done.
 
 use std::{
     pin::Pin,
@@ -48,7 +49,7 @@ impl ResponseBody {
         self.free -= free;
         match &self.ticket {
             Some(ticket) if free < bytes.len() => {
-                let charge = ticket.hold(bytes.len() - free + FRAME)?;
+                let charge = ticket.hold_answer(bytes.len() - free + FRAME)?;
                 Ok(Bytes::from_owner(Waiting { bytes, _charge: charge }))
             }
             _ => Ok(bytes),

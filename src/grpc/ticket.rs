@@ -38,31 +38,54 @@ pub(super) struct Ticket {
     server: Arc<Shared>,
     peer: Arc<Peer>,
     backlog: Arc<Backlog>,
-    /// What the call takes in any case; none until that is known.
-    charge: OnceLock<(Holder, Charge)>,
+    /// None until that is known.
+    begun: OnceLock<Begun>,
+}
+
+/// What is known of a call once its caller is.
+struct Begun {
+    holder: Holder,
+    /// Whether the call changes nothing, so that its answer may be refused.
+    reads: bool,
+    /// What the call takes in any case.
+    _charge: Charge,
 }
 
 impl Ticket {
     /// A call begins.
     pub(super) fn new(server: Arc<Shared>, peer: Arc<Peer>, backlog: Arc<Backlog>) -> Arc<Self> {
         backlog.enter();
-        Arc::new(Self { server, peer, backlog, charge: OnceLock::new() })
+        Arc::new(Self { server, peer, backlog, begun: OnceLock::new() })
     }
 
     /// Holds what the call takes in any case, and `more`.
-    pub(super) fn begin(&self, holder: Holder, more: usize) -> Result<(), Status> {
+    pub(super) fn begin(&self, holder: Holder, reads: bool, more: usize) -> Result<(), Status> {
         let charge = self.charge(holder, CALL + more)?;
-        let _first = self.charge.set((holder, charge));
+        let _first = self.begun.set(Begun { holder, reads, _charge: charge });
         Ok(())
     }
 
-    /// Holds bytes of a request or of an answer.
+    /// Holds bytes of the request.
     pub(super) fn hold(&self, bytes: usize) -> Result<Charge, Status> {
-        let holder = self.charge.get().map_or(Holder::Stranger, |(holder, _)| *holder);
-        self.charge(holder, bytes)
+        self.charge(self.holder(), bytes)
     }
 
-    /// The same for what is held already.
+    /// Holds bytes of the answer. What was done has to be told, even if there is no room for it: it is
+    /// the next call that there is none for.
+    pub(super) fn hold_answer(&self, bytes: usize) -> Result<Charge, Status> {
+        match self.begun.get() {
+            Some(begun) if !begun.reads => {
+                Ok(self.server.memory.charge_anyway(begun.holder, bytes))
+            }
+            _ => self.hold(bytes),
+        }
+    }
+
+    fn holder(&self) -> Holder {
+        self.begun.get().map_or(Holder::Stranger, |begun| begun.holder)
+    }
+
+    /// Holds more of what is held already.
     pub(super) fn grow(&self, charge: &mut Charge, bytes: usize) -> Result<(), Status> {
         if charge.grow(bytes, self.limit()) { Ok(()) } else { Err(self.refuse()) }
     }

@@ -1,6 +1,8 @@
 //! What callers can make the gateway hold: requests that don't come whole, answers that nobody takes,
 //! and the little that is left to peers without a token.
 
+use gateway_websocket::grpc::proto::v1::JoinRequest;
+use prost::Message as _;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -11,6 +13,7 @@ use crate::{
     raw::Raw,
     scrape::Page,
     site::{Site, until},
+    v1::NOBODY,
 };
 
 const TOKEN: &str = "the-only-token-0123456789";
@@ -198,6 +201,25 @@ async fn answers_that_nobody_takes_share_the_memory_of_calls() {
     assert!(callers > 3.0 * MIB && callers <= 4.0 * MIB, "{callers}");
     drop((bodies, waiting, line));
     is_given_back(&gateway).await;
+}
+
+#[tokio::test]
+async fn what_was_done_is_told_whatever_room_there_is() {
+    const CLIENTS: usize = 2000;
+    let gateway = Gateway::with(&["grpc.max_memory=1 MiB"]).await;
+    let mut line = Http2::connect(gateway.grpc()).await;
+    // What is left, 151 KiB, is enough for the call and its request, 85 KiB, and not for its answer.
+    let mut unfinished = line.begin(BROADCAST, &[]).await;
+    unfinished.body.send_data(declared((1 << 20) - (160 << 10)).into(), false).unwrap();
+    until("it is held", async || held(&gateway, "caller").await > 0.8 * MIB).await;
+    let request = JoinRequest {
+        groups: vec!["lobby".to_owned()],
+        clients: vec![NOBODY.to_owned(); CLIENTS],
+        ..JoinRequest::default()
+    };
+    let answer = gateway.membership().join(request).await.unwrap().into_inner();
+    assert_eq!(answer.failures.len(), CLIENTS);
+    assert!(answer.encoded_len() > 80 << 10, "{}", answer.encoded_len());
 }
 
 #[tokio::test]
