@@ -21,14 +21,11 @@ struct State {
 }
 
 impl Backlog {
-    /// Calls that there are.
-    pub(super) fn calls(&self) -> usize {
-        self.state().calls
-    }
-
-    /// One more.
-    pub(super) fn enter(&self) {
-        self.state().calls += 1;
+    /// One more; answers how many there are with it.
+    pub(super) fn enter(&self) -> usize {
+        let mut state = self.state();
+        state.calls += 1;
+        state.calls
     }
 
     /// One less.
@@ -70,7 +67,7 @@ mod tests {
     async fn who_waits_goes_on_when_a_call_has_left() {
         let backlog = Arc::new(Backlog::default());
         poll_fn(|context| backlog.poll_below(1, context)).await;
-        backlog.enter();
+        assert_eq!(backlog.enter(), 1);
         let waiting = tokio::spawn({
             let backlog = Arc::clone(&backlog);
             async move { poll_fn(|context| backlog.poll_below(1, context)).await }
@@ -79,6 +76,6 @@ mod tests {
         assert!(!waiting.is_finished());
         backlog.leave();
         waiting.await.unwrap();
-        assert_eq!(backlog.calls(), 0);
+        assert_eq!(backlog.enter(), 1);
     }
 }

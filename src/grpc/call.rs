@@ -99,7 +99,7 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
     let reads = READING.iter().any(|begin| path.starts_with(begin));
     let unread =
         if STREAMS.contains(&path) { call_window(&server.live.snapshot().grpc) } else { 0 };
-    let admitted = {
+    let (admitted, holder) = {
         let token = bearer(request.headers());
         let config = server.live.snapshot();
         let admitted = line.peer.admit(exempt.is_some(), token, &config);
@@ -112,9 +112,9 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
             }
             Ok((Grant::Open, _)) | Err(_) => {}
         }
-        admitted
+        let proven = line.trust.is_proven(&line.peer, &config);
+        (admitted, if proven { Holder::Caller } else { Holder::Stranger })
     };
-    let holder = if line.is_proven() { Holder::Caller } else { Holder::Stranger };
     if holder == Holder::Caller {
         // It may have been too much for a stranger.
         line.backlog.wake();
@@ -139,7 +139,7 @@ async fn answer(line: Line, mut request: http::Request<Incoming>, ticket: Arc<Ti
     if let Err(full) = ticket.begin(holder, reads, more) {
         return full.into_http();
     }
-    if holder == Holder::Stranger && line.backlog.calls() > BEFORE_A_TOKEN {
+    if holder == Holder::Stranger && ticket.calls() > BEFORE_A_TOKEN {
         let why = format!(
             "{BEFORE_A_TOKEN} calls may be under way on a connection before one of its calls has \
              brought a valid token"

@@ -38,6 +38,8 @@ pub(super) struct Ticket {
     server: Arc<Shared>,
     peer: Arc<Peer>,
     backlog: Arc<Backlog>,
+    /// Calls that its connection had when it began, with it.
+    calls: usize,
     /// None until that is known.
     begun: OnceLock<Begun>,
 }
@@ -54,8 +56,13 @@ struct Begun {
 impl Ticket {
     /// A call begins.
     pub(super) fn new(server: Arc<Shared>, peer: Arc<Peer>, backlog: Arc<Backlog>) -> Arc<Self> {
-        backlog.enter();
-        Arc::new(Self { server, peer, backlog, begun: OnceLock::new() })
+        let calls = backlog.enter();
+        Arc::new(Self { server, peer, backlog, calls, begun: OnceLock::new() })
+    }
+
+    /// Calls that its connection had when it began, with it.
+    pub(super) fn calls(&self) -> usize {
+        self.calls
     }
 
     /// Holds what the call takes in any case, and `more`.

@@ -9,7 +9,7 @@ use tonic::Code;
 use crate::{
     client::soon,
     gateway::Gateway,
-    h2c::{COUNT, EMPTY, HEADERS, Http2, SETTINGS, frame, head},
+    h2c::{COUNT, EMPTY, HEADERS, Http2, SETTINGS, frame, head, hello},
     raw::Raw,
     scrape::Page,
     site::{Site, until},
@@ -102,6 +102,33 @@ async fn who_has_shown_no_token_has_few_calls_and_who_has_shown_one_has_more() {
 }
 
 #[tokio::test]
+async fn calls_that_come_all_at_once_are_counted_one_by_one() {
+    let site = guarded().await;
+    let mut raw = Raw::open(site.gateway().grpc()).await;
+    // The later ones name the header lines of the first by their places in its table (RFC 7541 §6.1).
+    let mut first = vec![0x83, 0x86];
+    for (name, value) in [(":path", CHECK), (":authority", "test"), ("te", "trailers")] {
+        first.push(0x40);
+        for text in [name, value] {
+            first.push(u8::try_from(text.len()).unwrap());
+            first.extend(text.bytes());
+        }
+    }
+    let mut burst = [hello(), frame(HEADERS, 0x4, 1, &first)].concat();
+    for call in 1..30 {
+        burst.extend(frame(HEADERS, 0x4, 2 * call + 1, &[0x83, 0x86, 0xc0, 0xbf, 0xbe]));
+    }
+    assert!(burst.len() < 1024, "two looks at the socket");
+    raw.send(burst).await;
+    until("the others are refused", async || {
+        Page::of(site.gateway()).await.get(r#"grpc_refused_total{cause="calls"}"#) > 13.5
+    })
+    .await;
+    let strangers = held(site.gateway(), "stranger").await;
+    assert!(strangers > 15.5 * (16 << 10) as f64 && strangers <= 16.0 * CALL, "{strangers}");
+}
+
+#[tokio::test]
 async fn a_request_without_a_token_leaves_nothing_of_its_metadata() {
     let site = guarded().await;
     let mut line = Http2::connect(site.gateway().grpc()).await;
@@ -162,7 +189,7 @@ async fn requests_that_do_not_come_whole_share_the_memory_of_calls() {
     }
     let callers = held(&gateway, "caller").await;
     assert!(callers > 3.0 * MIB - 3.0 * CALL && callers <= 4.0 * MIB, "{callers}");
-    // Small calls have room in what is left, and health as well.
+    // Small calls have room in what is left.
     line.count().await;
     assert_eq!(Page::of(&gateway).await.get(r#"grpc_refused_total{cause="memory"}"#), 7.0);
     drop((bodies, waiting));
