@@ -79,7 +79,8 @@ where
 
     fn call(&mut self, mut request: Request) -> Answer {
         let config = self.live.snapshot();
-        let limit = config.grpc.max_message.bytes().min(self.most);
+        let most = config.grpc.max_message.bytes();
+        let (limit, is_set) = (most.min(self.most), most <= self.most);
         let time = config.limits.message_deadline;
         let held = request.extensions_mut().remove::<Arc<Ticket>>().map(Held::new);
         if let Some(held) = &held {
@@ -89,7 +90,7 @@ where
         // A clone shares the handler; it exists to carry the bound of this call.
         let call = (self.bound)(self.service.clone(), limit).call(request);
         let late = (!time.is_zero()).then(|| (Box::pin(sleep(time)), time));
-        Answer { call, limit, late, _held: held }
+        Answer { call, limit, is_set, late, _held: held }
     }
 }
 
@@ -97,6 +98,8 @@ where
 pub(super) struct Answer {
     call: BoxFuture<Response, Infallible>,
     limit: usize,
+    /// Whether the limit is `grpc.max_message`.
+    is_set: bool,
     /// A shard answers at once, so what takes long is a request that comes byte by byte.
     late: Option<(Pin<Box<Sleep>>, Duration)>,
     _held: Option<Arc<Held>>,
@@ -106,9 +109,9 @@ impl Future for Answer {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let limit = self.limit;
+        let (limit, is_set) = (self.limit, self.is_set);
         let named = |response: Response| {
-            if is_too_large(&response) { refuse(limit) } else { response }
+            if is_too_large(&response) { refuse(limit, is_set) } else { response }
         };
         if let Poll::Ready(answered) = self.call.as_mut().poll(context) {
             return Poll::Ready(answered.map(named));
@@ -127,11 +130,11 @@ fn is_too_large(response: &Response) -> bool {
         .is_some_and(|status| status.code() == Code::OutOfRange)
 }
 
-fn refuse(limit: usize) -> Response {
-    let text = if limit == SMALL_REQUEST {
-        format!("the request is larger than {SMALL_REQUEST} bytes: it is to name a service")
-    } else {
+fn refuse(limit: usize, is_set: bool) -> Response {
+    let text = if is_set {
         format!("the request is larger than the {limit} bytes that grpc.max_message allows")
+    } else {
+        format!("the request is larger than {limit} bytes: it names a service")
     };
     Status::resource_exhausted(text).into_http()
 }
@@ -151,7 +154,7 @@ mod tests {
         assert!(!is_too_large(&Status::unavailable("stopping").into_http()));
         assert!(!is_too_large(&Response::new(Body::empty())));
 
-        let status = Status::from_header_map(refuse(4096).headers()).unwrap();
+        let status = Status::from_header_map(refuse(4096, true).headers()).unwrap();
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert!(status.message().contains("4096 bytes that grpc.max_message allows"));
     }
