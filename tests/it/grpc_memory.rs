@@ -125,7 +125,7 @@ async fn calls_that_come_all_at_once_are_counted_one_by_one() {
     })
     .await;
     let strangers = held(site.gateway(), "stranger").await;
-    assert!(strangers > 15.5 * (16 << 10) as f64 && strangers <= 16.0 * CALL, "{strangers}");
+    assert!(strangers > 15.5 * 16.0 * 1024.0 && strangers <= 16.0 * CALL, "{strangers}");
 }
 
 #[tokio::test]
