@@ -3,11 +3,12 @@
 //! ```text
 //!  accept ─► allowed? ─► place (grpc.max_connections) ─► TLS ─► connection (HTTP/2)
 //!                                                                  │ each call
-//!   hub ◄─ classic, v1 ◄─ limit (grpc.max_message) ◄─ routes ◄─ a call? welcome? deadline?
+//!   hub ◄─ classic, v1 ◄─ limit (grpc.max_message) ◄─ routes ◄─ a call? welcome? memory? deadline?
 //!                      reflection (v1, v1alpha) ◄──┤
 //!          health, which follows the process's life ◄──┘
 //! ```
 
+mod backlog;
 mod call;
 mod classic;
 mod connection;
@@ -16,10 +17,14 @@ mod cut;
 mod deadline;
 mod identity;
 mod limit;
+mod memory;
 mod meter;
 mod peer;
 mod refusals;
+mod request_body;
+mod response_body;
 mod services;
+mod ticket;
 mod trust;
 mod v1;
 
@@ -32,7 +37,9 @@ use tonic_health::{
     pb::health_server::HealthServer,
     server::{HealthReporter, HealthService},
 };
+use tonic_reflection::server;
 
+use self::{limit::Limited, memory::Memory};
 pub use crate::proto;
 pub use refusals::{Refusals, Refused};
 
@@ -74,7 +81,7 @@ impl Context {
 pub enum ServeError {
     /// The descriptors that reflection serves can't be read: a fault of the build.
     #[error("gRPC reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    Reflection(#[from] server::Error),
 }
 
 /// Serves gRPC on any number of listeners, which come and go. Cheap to clone.
@@ -90,6 +97,7 @@ struct Shared {
     health: HealthReporter,
     peers: PeerTable,
     refusals: Refusals,
+    memory: Arc<Memory>,
     stop: Stop,
     /// Each connection holds a receiver, so that the last one's end can be waited for.
     connections: watch::Sender<()>,
@@ -110,6 +118,7 @@ impl Server {
             health,
             peers: PeerTable::default(),
             refusals: Refusals::default(),
+            memory: Arc::default(),
             stop,
             connections: watch::Sender::new(()),
         })))
@@ -164,7 +173,11 @@ impl Server {
 
     /// How it stands with the connections, for metrics.
     pub fn callers(&self) -> Callers {
-        Callers { connections: self.connections() as u64, refused: self.refusals().counts() }
+        Callers {
+            connections: self.connections() as u64,
+            refused: self.refusals().counts(),
+            memory: self.0.memory.held(),
+        }
     }
 
     /// Connections there are now.
@@ -239,18 +252,21 @@ impl Server {
 /// What all services take and can answer with; [`content`] says when.
 const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
-fn routes(
-    context: &Context,
-    health: &HealthReporter,
-) -> Result<Routes, tonic_reflection::server::Error> {
+fn routes(context: &Context, health: &HealthReporter) -> Result<Routes, server::Error> {
     let health = HealthService::from_health_reporter(health.clone());
+    // What is asked there is a name. Health asks for no token, so there are strangers among its callers.
     let routes = Routes::default()
-        .add_service(reflection("v1").build_v1()?.accept_compressed(GZIP).send_compressed(GZIP))
-        .add_service(
+        .add_service(Limited::small(
+            reflection("v1").build_v1()?.accept_compressed(GZIP).send_compressed(GZIP),
+            context.live.clone(),
+            server::v1::ServerReflectionServer::max_decoding_message_size,
+        ))
+        .add_service(Limited::small(
             reflection("v1alpha").build_v1alpha()?.accept_compressed(GZIP).send_compressed(GZIP),
-        )
-        // Health asks for no token, so its requests are bounded like all others.
-        .add_service(limit::Limited::new(
+            context.live.clone(),
+            server::v1alpha::ServerReflectionServer::max_decoding_message_size,
+        ))
+        .add_service(Limited::small(
             HealthServer::new(health).accept_compressed(GZIP).send_compressed(GZIP),
             context.live.clone(),
             HealthServer::max_decoding_message_size,
@@ -261,9 +277,9 @@ fn routes(
 }
 
 /// Lists what is served. What business systems serve to the gateway is described, but not listed.
-fn reflection(version: &str) -> tonic_reflection::server::Builder<'static> {
+fn reflection(version: &str) -> server::Builder<'static> {
     // Each version of the reflection service adds the description of itself.
-    let builder = tonic_reflection::server::Builder::configure()
+    let builder = server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::CLASSIC)
         .register_encoded_file_descriptor_set(proto::v1::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);

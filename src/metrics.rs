@@ -284,6 +284,8 @@ pub struct Callers {
     pub connections: u64,
     /// What was turned away so far, by cause.
     pub refused: Vec<(&'static str, u64)>,
+    /// Bytes that their calls hold now, by whom they are held for.
+    pub memory: [(&'static str, u64); 2],
 }
 
 /// How reloads of the configuration ended.

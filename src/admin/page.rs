@@ -240,6 +240,8 @@ fn limits(sheet: &mut Sheet<'_>, hub: &Hub, live: &Live) -> fmt::Result {
     let callers = most(places.grpc);
     let help = "grpc.max_connections as it is in force.";
     sheet.gauge("grpc_connections_limit", None, help, callers)?;
+    let memory = config.grpc.memory_budget();
+    sheet.gauge("grpc_memory_limit", BYTES, "grpc.max_memory, for callers.", memory)?;
     let calls = most(limits.inbox);
     sheet.gauge("shard_waiting_calls_limit", None, "limits.inbox, for each shard.", calls)?;
     let queue = limits.queued_budget();
@@ -304,6 +306,11 @@ fn connections(sheet: &mut Sheet<'_>, callers: &Callers) -> fmt::Result {
     let mut rows = sheet.counters("grpc_refused", None, help)?;
     for &(cause, refused) in &callers.refused {
         rows.row(&[("cause", cause)], refused)?;
+    }
+    let help = "Memory of unfinished gRPC requests and of answers that were not taken, by holder.";
+    let mut rows = sheet.gauges("grpc_memory", BYTES, help)?;
+    for (holder, held) in callers.memory {
+        rows.row(&[("holder", holder)], held)?;
     }
     Ok(())
 }

@@ -135,6 +135,7 @@ const RANGES: &[Range] = ranges! {
     "limits.client_bytes" Bytes off 1..=KIB * GIB, |c| Some(c.limits.client_bytes.0);
     "limits.close_wait" Time 1..=HOUR, |c| time(c.limits.close_wait);
     "grpc.max_message" Bytes 1024..=GIB, |c| Some(c.grpc.max_message.0);
+    "grpc.max_memory" Bytes 1_048_576..=KIB * GIB, |c| amount(c.grpc.max_memory);
     "grpc.max_connections" Count 1..=MILLION, |c| number(c.grpc.max_connections);
     "grpc.max_streams" Count 1..=MILLION, |c| Some(c.grpc.max_streams.into());
     "grpc.keepalive_interval" Time off 1..=DAY, |c| time(c.grpc.keepalive_interval);
@@ -341,6 +342,12 @@ pub fn warnings(config: &Config) -> Vec<String> {
         warnings.push(format!(
             "limits.partial_bytes ({}) is less than one message of limits.max_message ({})",
             config.limits.partial_bytes, config.limits.max_message,
+        ));
+    }
+    if config.grpc.memory_budget() < config.grpc.max_message.0 {
+        warnings.push(format!(
+            "grpc.max_memory ({}) is less than one request of grpc.max_message ({})",
+            config.grpc.max_memory, config.grpc.max_message,
         ));
     }
     warnings

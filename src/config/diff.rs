@@ -139,6 +139,7 @@ mod tests {
                 client_ca: PathBuf::from("/ca"),
                 unprotected: true,
                 max_message: Size::kib(9),
+                max_memory: Memory::Bytes(Size::mib(9)),
                 max_connections: 9,
                 max_streams: 9,
                 keepalive_interval: second,

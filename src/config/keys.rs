@@ -110,6 +110,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("grpc.client_ca", NewConnections),
         ("grpc.unprotected", Live),
         ("grpc.max_message", Live),
+        ("grpc.max_memory", Live),
         ("grpc.max_connections", Live),
         ("grpc.max_streams", NewConnections),
         ("grpc.keepalive_interval", NewConnections),

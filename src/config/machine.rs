@@ -10,7 +10,7 @@ use std::{fs, io, thread};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::value::Auto;
-use super::{Config, Limits};
+use super::{Config, Grpc, Limits};
 
 /// Descriptors that the process keeps for itself: listeners, the log, the runtime, what a reload
 /// opens, the connections to back ends.
@@ -119,6 +119,13 @@ impl Limits {
     /// Bytes that all inbound messages may take that are incomplete or that nobody can hear yet.
     pub fn partial_budget(&self) -> u64 {
         self.partial_bytes.resolve(memory())
+    }
+}
+
+impl Grpc {
+    /// Bytes that all calls may hold.
+    pub fn memory_budget(&self) -> u64 {
+        self.max_memory.resolve(memory())
     }
 }
 

@@ -240,6 +240,8 @@ pub struct Grpc {
     pub unprotected: bool,
     /// Bytes of one request.
     pub max_message: Size,
+    /// Memory of all requests that are not answered and of all answers that are not taken.
+    pub max_memory: Memory,
     /// Connections at once.
     pub max_connections: usize,
     /// Calls at once on one connection.
@@ -421,6 +423,7 @@ impl Default for Grpc {
             client_ca: PathBuf::new(),
             unprotected: false,
             max_message: Size::mib(4),
+            max_memory: Memory::Percent(10),
             max_connections: 256,
             max_streams: 1024,
             keepalive_interval: Duration::from_secs(20),

@@ -8,6 +8,7 @@
 //! | another peer, when there are as many as may be | closed, if it has proved nothing |
 //! | nothing, or no HTTP/2, within `limits.handshake` | closed |
 //! | no call with a valid token in time, where tokens are the only guard | closed |
+//! | calls of a peer without a token that takes no answers | it isn't read any more |
 //! | a peer that answers no ping (`grpc.keepalive_*`) or takes no bytes | closed |
 //! | a configuration by which the peer may not be there | its calls are ended, then it is closed |
 //! | the stop | no more calls (GOAWAY), those under way have a grace |
@@ -16,10 +17,13 @@
 use std::{
     fmt,
     net::SocketAddr,
+    ops::RangeInclusive,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -35,6 +39,7 @@ use tonic::{codegen::Service as _, service::Routes};
 
 use super::{
     Shared,
+    backlog::Backlog,
     identity::Identity,
     meter,
     peer::{Grant, Peer, Unwelcome},
@@ -52,7 +57,15 @@ pub(super) struct Line {
     pub(super) server: Arc<Shared>,
     pub(super) peer: Arc<Peer>,
     pub(super) trust: Arc<Trust>,
+    pub(super) backlog: Arc<Backlog>,
     pub(super) routes: Routes,
+}
+
+impl Line {
+    /// Whether the peer has shown that it has a right to be there.
+    pub(super) fn is_proven(&self) -> bool {
+        self.trust.is_proven(&self.peer, &self.server.live.snapshot())
+    }
 }
 
 /// Time that calls under way have when the server stops.
@@ -62,8 +75,15 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Metadata of one call: a token of the largest size fits with room to spare.
 const HEADERS: u32 = 16 << 10;
-/// Bytes of requests that may be under way on one connection, and in one call of it.
-const WINDOW: u32 = 1 << 20;
+/// Bytes of requests that may wait on one connection: as many for each call that it may carry, so a
+/// call that isn't read blocks itself and none of the others.
+const RECEIVED: u32 = 256 << 20;
+/// Bytes of a request that may wait in one call; the more calls a connection may carry, the fewer.
+const CALL_WINDOW: RangeInclusive<u32> = 1 << 10..=1 << 20;
+/// Bytes that are read at once of a peer that has proved nothing: the heads of 42 calls at most.
+const BITE: usize = 512;
+/// Calls of such a peer whose answers are not written, before nothing more is read of it.
+const UNWRITTEN: usize = 32;
 /// Answers that wait for one call's reader; more are not asked for.
 const SEND_BUFFER: usize = 256 << 10;
 /// Calls that were reset and are not taken note of yet (CVE-2023-44487), before the connection is
@@ -130,15 +150,17 @@ async fn carry<I>(
 ) where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let heard = Arc::new(AtomicUsize::new(0));
-    let io = TokioIo::new(Tapped::new(io, Heard(Arc::clone(&heard))));
+    let reads = Arc::new(Reads::default());
     let (peer, trust) = (Arc::new(peer), Arc::new(Trust::default()));
     let line = Line {
         server: Arc::clone(&server),
         peer: Arc::clone(&peer),
         trust: Arc::clone(&trust),
+        backlog: Arc::default(),
         routes: server.routes.clone(),
     };
+    let reader = Reader { line: line.clone(), reads: Arc::clone(&reads) };
+    let io = TokioIo::new(Tapped::new(io, reader));
     // Counted from the outside: a call that is refused or ended early is a call.
     let service = meter::metered(line, Arc::clone(&server.calls));
     let service = service_fn(move |request| service.clone().call(request));
@@ -150,14 +172,14 @@ async fn carry<I>(
         tokio::select! {
             // Both have the same deadline, and silence says more.
             biased;
-            () = silence(deadline, &heard) => End::Silent,
+            () = silence(deadline, &reads) => End::Silent,
             () = trust.lacks((&peer, &permit), &server.live, deadline) => End::Idle,
             why = peer.unwelcome(Grant::Exempt, &server.live, swaps) => End::Unwelcome(why),
             () = stopped(&mut stop) => End::Stop,
         }
     };
     let end = tokio::select! {
-        ended = connection.as_mut() => {
+        ended = Turns { connection: connection.as_mut(), reads: &reads } => {
             if let Err(error) = ended {
                 tracing::debug!(peer = %peer.address, %error, "a gRPC connection broke");
             }
@@ -187,25 +209,31 @@ async fn carry<I>(
         End::Stop => GRACE,
     };
     connection.as_mut().graceful_shutdown();
-    if timeout(grace, connection).await.is_err() {
+    if timeout(grace, Turns { connection, reads: &reads }).await.is_err() {
         tracing::debug!(peer = %peer.address, "calls were cut off at the end of the grace");
     }
 }
 
 fn http2(grpc: &Grpc) -> http2::Builder<TokioExecutor> {
+    let window = call_window(grpc);
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(grpc.max_streams)
         .keep_alive_interval(keepalive(grpc))
         .keep_alive_timeout(grpc.keepalive_timeout)
-        .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(window.saturating_mul(grpc.max_streams))
+        .initial_stream_window_size(window)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADERS)
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(PROVOKED);
     builder
+}
+
+/// Bytes of a request that HTTP/2 takes in before the call reads them.
+pub(super) fn call_window(grpc: &Grpc) -> u32 {
+    (RECEIVED / grpc.max_streams.max(1)).clamp(*CALL_WINDOW.start(), *CALL_WINDOW.end())
 }
 
 fn keepalive(grpc: &Grpc) -> Option<Duration> {
@@ -225,20 +253,78 @@ fn set_options(stream: &TcpStream, grpc: &Grpc) {
 }
 
 /// Waits until `deadline`, and for ever if HTTP/2 was begun by then.
-async fn silence(deadline: Instant, heard: &AtomicUsize) {
+async fn silence(deadline: Instant, reads: &Reads) {
     sleep_until(deadline).await;
-    if heard.load(Ordering::Relaxed) >= PREFACE {
+    if reads.bytes.load(Ordering::Relaxed) >= PREFACE {
         std::future::pending::<()>().await;
     }
 }
 
-/// Counts the bytes that were read.
-struct Heard(Arc<AtomicUsize>);
+/// A connection that is carried on. In each turn hyper reads first, and then passes on all calls that
+/// have come; so the calls of one turn are counted before more is read of a peer that has proved
+/// nothing.
+struct Turns<'a, C> {
+    connection: Pin<&'a mut C>,
+    reads: &'a Reads,
+}
 
-impl Ear for Heard {
+impl<C: Future> Future for Turns<'_, C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
+        self.reads.turn.store(true, Ordering::Relaxed);
+        self.connection.as_mut().poll(context)
+    }
+}
+
+/// What was read of a connection. All of it is done by the connection's own task.
+#[derive(Default)]
+struct Reads {
+    bytes: AtomicUsize,
+    /// Whether nothing was read in this turn yet.
+    turn: AtomicBool,
+}
+
+/// Counts the bytes that are read, and says how many may be.
+struct Reader {
+    line: Line,
+    reads: Arc<Reads>,
+}
+
+impl Ear for Reader {
+    fn may_read(&mut self, context: &mut Context<'_>) -> Poll<usize> {
+        if self.line.is_proven() {
+            return Poll::Ready(usize::MAX);
+        }
+        if !self.reads.turn.load(Ordering::Relaxed) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        ready!(self.line.backlog.poll_below(UNWRITTEN, context));
+        Poll::Ready(BITE)
+    }
+
     fn read(&mut self, bytes: usize) {
         // Nobody else writes, and what the count says is of no use to other memory.
-        let before = self.0.load(Ordering::Relaxed);
-        self.0.store(before.saturating_add(bytes), Ordering::Relaxed);
+        let before = self.reads.bytes.load(Ordering::Relaxed);
+        self.reads.bytes.store(before.saturating_add(bytes), Ordering::Relaxed);
+        if bytes > 0 {
+            self.reads.turn.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_windows_of_all_calls_fit_into_the_window_of_the_connection() {
+        for (max_streams, window) in [(1, 1 << 20), (256, 1 << 20), (1024, 256 << 10)] {
+            assert_eq!(call_window(&Grpc { max_streams, ..Grpc::default() }), window);
+        }
+        // The largest window there is (RFC 9113 §6.9.1).
+        let most = Grpc { max_streams: 1_000_000, ..Grpc::default() };
+        assert!(call_window(&most).checked_mul(most.max_streams).is_some_and(|all| all < 1 << 31));
     }
 }

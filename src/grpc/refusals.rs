@@ -28,6 +28,10 @@ pub struct Refusals {
     pub tokens: Refused,
     /// Connections that a reload ended.
     pub ended: Refused,
+    /// Calls over what a connection may have under way before it carried a valid token.
+    pub calls: Refused,
+    /// Requests and answers for which `grpc.max_memory` had no room.
+    pub memory: Refused,
 }
 
 impl Refusals {
@@ -42,6 +46,8 @@ impl Refusals {
             ("content-type", self.content.count()),
             ("token", self.tokens.count()),
             ("ended", self.ended.count()),
+            ("calls", self.calls.count()),
+            ("memory", self.memory.count()),
         ]
     }
 }

@@ -55,6 +55,11 @@ impl Trust {
         *self.0.borrow() == Known::Probe
     }
 
+    /// Whether the peer has shown that it has a right to be there.
+    pub(super) fn is_proven(&self, peer: &Peer, config: &InForce) -> bool {
+        suffices(*self.0.borrow(), peer, config)
+    }
+
     /// Waits until nobody with a right has called in time, for the first time by `deadline`.
     /// Meanwhile the permit is told what is proved and what not.
     pub(super) async fn lacks(

@@ -3,13 +3,18 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Hears what happens to a stream.
 pub trait Ear {
+    /// How many bytes may be read now, at least one; pending until some may be.
+    fn may_read(&mut self, _context: &mut Context<'_>) -> Poll<usize> {
+        Poll::Ready(usize::MAX)
+    }
+
     /// So many bytes were read, which may be none.
     fn read(&mut self, _bytes: usize) {}
 
@@ -53,8 +58,17 @@ impl<S: AsyncRead + Unpin, E: Ear + Unpin> AsyncRead for Tapped<S, E> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let most = ready!(self.ear.may_read(context));
         let before = buffer.filled().len();
-        let outcome = Pin::new(&mut self.io).poll_read(context, buffer);
+        let outcome = if most < buffer.remaining() {
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(most));
+            let outcome = Pin::new(&mut self.io).poll_read(context, &mut part);
+            let read = part.filled().len();
+            buffer.advance(read);
+            outcome
+        } else {
+            Pin::new(&mut self.io).poll_read(context, buffer)
+        };
         self.ear.read(buffer.filled().len() - before);
         outcome
     }

@@ -55,7 +55,7 @@ const CASES: &[&str] = cases! {
         events_buffer_bytes, events_when_full, events_max_unacknowledged, events_ack_timeout,
         events_answer_wait;
     grpc: grpc_listen, grpc_allow, grpc_token_files, grpc_unprotected, grpc_max_message,
-        grpc_max_connections, grpc_max_streams, grpc_keepalive_interval, grpc_keepalive_timeout;
+        grpc_max_memory, grpc_max_connections, grpc_max_streams, grpc_keepalive_interval, grpc_keepalive_timeout;
     handshakes: websocket_subprotocols, websocket_allowed_origins, websocket_proxies,
         websocket_proxy_header, limits_head, limits_headers, limits_handshake,
         limits_max_handshakes, limits_max_clients, limits_address_clients,

@@ -13,6 +13,8 @@ use crate::{client::soon, raw::Raw};
 pub const COUNT: &str = "/proto.CountOnlineClient/CountOnlineClient";
 /// A call with a stream of answers.
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
+/// A call with a stream of requests and a stream of answers.
+pub const SEND_STREAM: &str = "/gateway.v1.Messages/SendStream";
 /// A whole message of no bytes, as gRPC frames it.
 pub const EMPTY: &[u8] = &[0; 5];
 
@@ -48,10 +50,11 @@ impl Http2 {
         Self::with(address, h2::client::Builder::new().initial_window_size(0)).await
     }
 
-    async fn with(address: SocketAddr, builder: &h2::client::Builder) -> Self {
+    /// A connection with settings of the test's own.
+    pub async fn with(address: SocketAddr, settings: &h2::client::Builder) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let (send, mut connection) = builder.handshake(stream).await.unwrap();
+        let (send, mut connection) = settings.handshake(stream).await.unwrap();
         let ping = connection.ping_pong().unwrap();
         let connection = tokio::spawn(connection);
         Self { send, connection, ping, authority: address }
@@ -113,6 +116,13 @@ impl Begun {
         self.body.send_data(Bytes::from_static(EMPTY), true).unwrap();
     }
 
+    /// What is sent of the call, and what is read of it; the call is not reset while the first lasts.
+    pub fn split(
+        self,
+    ) -> (h2::SendStream<Bytes>, impl Future<Output = Result<(Code, String), Reason>> + Send) {
+        (self.body, Self::ending(self.response))
+    }
+
     /// The answer's HTTP status; none if the stream was reset.
     pub async fn response(self) -> Option<u16> {
         self.response.await.ok().map(|answer| answer.status().as_u16())
@@ -143,8 +153,13 @@ impl Begun {
 
     /// Reads to the end of the answer; answers the status, or why the stream was reset.
     pub async fn status(self) -> Result<(Code, String), Reason> {
+        let Self { response, body: _body } = self;
+        Self::ending(response).await
+    }
+
+    async fn ending(response: h2::client::ResponseFuture) -> Result<(Code, String), Reason> {
         let reset = |error: h2::Error| error.reason().unwrap_or(Reason::NO_ERROR);
-        let answer = soon("an answer", self.response).await.map_err(reset)?;
+        let answer = soon("an answer", response).await.map_err(reset)?;
         if answer.headers().contains_key("grpc-status") {
             return Ok(status(answer.headers()));
         }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! So a stream costs a bounded amount of memory, however fast it sends and however slowly it reads:
-//! what it sends beyond that stays with the caller, by HTTP/2's flow control.
+//! what it sends beyond that stays with the caller, by HTTP/2's flow control. Its window is a part of
+//! the connection's (`grpc/connection.rs`), so a stream that isn't read blocks no other call.
 
 use std::{
     collections::VecDeque,

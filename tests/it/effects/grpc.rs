@@ -136,6 +136,21 @@ pub(super) async fn grpc_max_message() {
 }
 
 #[tokio::test]
+pub(super) async fn grpc_max_memory() {
+    let mut stage = Stage::new(&[]).await;
+    let text = "x".repeat(2 << 20);
+    let nobody = "0";
+    stage.gateway.try_send_message_to_client(nobody, text.as_str()).await.unwrap();
+    stage.change("grpc.max_memory", "\"1 MiB\"").await;
+    let refused = stage.gateway.try_send_message_to_client(nobody, text.as_str()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("grpc.max_memory"), "{refused}");
+    stage.change("grpc.max_memory", "\"8 MiB\"").await;
+    stage.gateway.try_send_message_to_client(nobody, text.as_str()).await.unwrap();
+}
+
+#[tokio::test]
 pub(super) async fn grpc_max_connections() {
     let mut stage = Stage::new(&[("grpc.max_connections", "1")]).await;
     let first = lazy(stage.gateway.grpc());
