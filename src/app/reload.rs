@@ -114,12 +114,26 @@ impl Reloader {
             Ok(Reloaded::Refused { .. }) | Err(_) => self.counters.refuse(),
         }
         outcome.unwrap_or_else(|faults| {
+            if why == Why::Asked {
+                self.reopen_log();
+            }
             if why == Why::Asked || faults != self.status.faults {
-                tracing::error!(?faults, "reload refused; the old configuration stays in force");
+                for fault in &faults {
+                    tracing::error!(fault, "reload refused; the old configuration stays in force");
+                }
             }
             self.status.faults.clone_from(&faults);
             Reloaded::Refused { faults }
         })
+    }
+
+    /// Opens the log's file anew. Who rotates it away says so by SIGHUP or `reload`, and knows nothing
+    /// of faults in the configuration.
+    pub(super) fn reopen_log(&self) {
+        let reopened = self.telemetry.as_ref().map_or(Ok(()), telemetry::Handle::reopen);
+        if let Err(error) = reopened {
+            tracing::error!(%error, "the log is not opened anew; it goes on in the old file");
+        }
     }
 
     fn put_in_force(
@@ -155,8 +169,8 @@ impl Reloader {
         let keys: Vec<_> = plan.changed.iter().map(|change| change.key.as_str()).collect();
         tracing::info!(
             generation = self.status.generation,
-            changed = ?keys,
-            pending = ?self.status.pending,
+            changed = keys.join(", "),
+            pending = self.status.pending.join(", "),
             "configuration reloaded"
         );
         Ok(Reloaded::Accepted { changed: plan.changed, generation: self.status.generation })

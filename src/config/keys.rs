@@ -151,6 +151,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("log.level", Live),
         ("log.format", Live),
         ("log.file", Live),
+        ("log.queue_bytes", Live),
     ]
 };
 

@@ -39,6 +39,7 @@ mod jwks;
 mod leaving;
 mod lines;
 mod listeners;
+mod log;
 mod metrics;
 mod mint;
 mod model;
