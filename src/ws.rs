@@ -38,7 +38,7 @@ use std::{
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
-    config::{InForce, Live},
+    config::{InForce, Live, value::span},
     hook::Hook,
     hub::Hub,
     identity::Identity,
@@ -155,7 +155,7 @@ async fn admit(
         if timeout(limit, lead(stream, caller, &context, &config, &waiting)).await.is_err() {
             context.hub.handshakes().timeouts.increment();
             let waiting = waiting.get();
-            tracing::debug!(%peer, ?limit, "waited too long for {waiting}");
+            tracing::debug!(%peer, limit = span::format(limit), "waited too long for {waiting}");
         }
     });
 }

@@ -56,7 +56,9 @@ pub(super) async fn keep(hub: Hub, tick: watch::Receiver<Instant>, mut stop: Sto
             if now.is_empty() {
                 tracing::warn!("all shards answer again");
             } else {
-                tracing::error!(shards = ?now, "shards do not answer; their clients get nothing");
+                let shards: Vec<_> = now.iter().map(ToString::to_string).collect();
+                let shards = shards.join(", ");
+                tracing::error!(shards, "shards do not answer; their clients get nothing");
             }
             silent = now;
         }
