@@ -27,7 +27,7 @@ use tokio::sync::watch::{Receiver, Sender};
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
 pub use load::{
-    Fault, Faults, Loaded, Origin, Overridden, Source, control_socket, load, load_again,
+    Fault, Faults, Loaded, MOST_TOLD, Origin, Overridden, Source, control_socket, load, load_again,
     load_to_run,
 };
 pub use material::Material;

@@ -133,7 +133,8 @@ pub struct ConfigStatus {
     pub generation: u64,
     /// Keys whose new value waits for a restart.
     pub pending: Vec<String>,
-    /// Faults of the last reload; empty if it was accepted.
+    /// Faults of the last reload; empty if it was accepted. Of more than a hundred the rest is one
+    /// line that counts them.
     pub faults: Vec<String>,
     /// Why changes of the files go unnoticed; none if they are noticed, or not to be.
     #[serde(default)]

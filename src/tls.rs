@@ -18,9 +18,7 @@ mod client;
 mod records;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -37,6 +35,8 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
+
+use crate::file::{self, Unread};
 
 pub use certificate::{Certificate, name};
 pub use client::Client;
@@ -96,6 +96,9 @@ pub enum Problem {
     /// The system doesn't let it be read.
     #[error("can't be read: {0}")]
     Unreadable(#[from] io::Error),
+    /// It is a pipe, a directory, a device.
+    #[error("is not a regular file")]
+    NoFile,
     /// It is larger than [`MAX_FILE`].
     #[error("is larger than {MAX_FILE} bytes")]
     TooLarge,
@@ -355,16 +358,11 @@ fn read_authorities(path: &Path) -> Result<(Authorities, RootCertStore), Problem
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    // Opening a pipe would wait for its writer.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file").into());
-    }
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Problem::TooLarge);
-    }
-    Ok(bytes)
+    file::read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::System(error) => Problem::Unreadable(error),
+        Unread::Irregular => Problem::NoFile,
+        Unread::TooLarge => Problem::TooLarge,
+    })
 }
 
 fn find(text: &[u8], wanted: &[u8]) -> bool {

@@ -359,7 +359,7 @@ fn life(sheet: &mut Sheet<'_>, lifecycle: &lifecycle::Handle, reloads: &Reloads)
     sheet.gauge(
         "config_faults",
         None,
-        "Faults of the last reload; 0 if it was accepted.",
+        "Faults of the last reload, at most 101; 0 if it was accepted.",
         faults,
     )?;
     let mut rows = sheet.counters("config_reloads", None, "Reloads, by outcome.")?;

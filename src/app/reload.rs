@@ -180,7 +180,7 @@ impl Reloader {
     fn prepare(&self, live: &Live, listeners: &listeners::Set) -> Result<Plan, Vec<String>> {
         let before = self.status.file.as_deref();
         let loaded = config::load_again(&self.source, std::env::vars_os(), before)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|faults| faults.lines())?;
         let current = live.snapshot();
         let mut carried = config::carry_over(&self.started_with, &loaded.config);
         let mut changed: Vec<ChangedKey> =

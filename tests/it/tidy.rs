@@ -9,7 +9,18 @@ use std::{
 
 /// The layers of ARCHITECTURE.md, from the bottom up.
 const LAYERS: [&[&str]; 6] = [
-    &["ids", "attributes", "about", "message", "change", "close", "metrics", "sink", "proto"],
+    &[
+        "ids",
+        "attributes",
+        "about",
+        "message",
+        "change",
+        "close",
+        "metrics",
+        "sink",
+        "file",
+        "proto",
+    ],
     &["access", "config", "tls", "wire", "net", "directory"],
     &["shard"],
     &["hub", "lifecycle", "status", "events", "identity", "hook"],
