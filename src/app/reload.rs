@@ -59,6 +59,7 @@ impl Reloader {
             loaded_at: now(),
             tried_at: now(),
             generation: 1,
+            sets: source.sets.clone(),
             ..ConfigStatus::default()
         };
         let in_vain = in_vain(loaded);
@@ -77,7 +78,10 @@ impl Reloader {
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
-        self.status.clone()
+        let mut status = self.status.clone();
+        // Who asks is in another directory.
+        status.file = status.file.map(|file| std::path::absolute(&file).unwrap_or(file));
+        status
     }
 
     /// Says what a reload would do, and does nothing.

@@ -42,6 +42,10 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
     match client::running(socket.map(PathBuf::as_path)) {
         Ok(None) => {}
         Ok(Some(running)) => {
+            if let Some(refusal) = client::refusal(source, socket.map(PathBuf::as_path)) {
+                complain(&format!("not started: {refusal}"));
+                return Exit::Failed;
+            }
             say(&format!("already running: {running}"));
             return Exit::Done;
         }
