@@ -6,6 +6,7 @@
 
 mod check;
 mod client;
+mod given;
 mod manual;
 mod render;
 mod serve;
@@ -70,10 +71,11 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, ClapArgs)]
 pub struct Global {
     /// Read the configuration from this file [default: /etc/gateway-websocket/gateway.toml, if it
-    /// exists]
+    /// exists]; a running gateway keeps the file that it was started with
     #[arg(long, global = true, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Set one key, over file and environment; may be given several times
+    /// Set one key, over file and environment; may be given several times. A running gateway keeps
+    /// what it was started with
     #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
     /// The control socket to listen on, or to ask [default: the key control.socket]
@@ -156,14 +158,12 @@ pub fn main() -> ExitCode {
 
 /// Does what a command line says.
 pub fn run(cli: Cli) -> Exit {
-    let source = cli.global.source();
-    let command = cli.command.unwrap_or(Command::Serve { detached: false });
-    let printable = matches!(command, Command::Serve { .. } | Command::Check);
-    if cli.global.print_config && !printable {
-        complain("--print-config goes with serve or check");
-        let _ = Cli::command().print_help();
+    if let Some(fault) = given::out_of_place(&cli) {
+        complain(&fault);
         return Exit::Usage;
     }
+    let source = cli.global.source();
+    let command = cli.command.unwrap_or(Command::Serve { detached: false });
     match command {
         Command::Serve { .. } | Command::Check if cli.global.print_config => check::print(&source),
         Command::Serve { detached } => serve::run(source, detached),

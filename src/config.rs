@@ -29,7 +29,7 @@ pub use base::leave_directory;
 pub use diff::{Carried, Change, carry_over, diff};
 pub use keys::Class;
 pub use load::{
-    Fault, Faults, Loaded, Origin, Overridden, Source, control_socket, load, load_again,
+    Fault, Faults, Loaded, MOST_TOLD, Origin, Overridden, Source, control_socket, load, load_again,
     load_to_run,
 };
 pub use material::Material;

@@ -4,7 +4,7 @@
 //! over gRPC. The layers, from the bottom up (imports go down only; `tests/it/tidy.rs` checks it):
 //!
 //! ```text
-//! 0  ids  attributes  about  message  change  close  metrics  sink  proto
+//! 0  ids  attributes  about  message  change  close  metrics  sink  file  proto
 //!    timestamp
 //! 1  access  config  tls  wire  net  directory
 //! 2  shard
@@ -25,6 +25,7 @@ pub mod config;
 pub mod control;
 pub mod directory;
 pub mod events;
+pub mod file;
 pub mod grpc;
 pub mod hook;
 pub mod hub;

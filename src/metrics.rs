@@ -6,6 +6,7 @@
 mod calls;
 mod codes;
 mod hook;
+mod log;
 mod process;
 mod tokens;
 
@@ -17,6 +18,7 @@ use std::{
 pub use calls::{Bucket, CODES, Calls, Histogram, Method, OTHER};
 pub use codes::CloseCode;
 pub use hook::HookStats;
+pub use log::{drop_log_lines, log_lines_dropped};
 pub use process::{Process, cpu_seconds, memory_bytes};
 pub use tokens::{KeyStats, TokenFault, TokenStats};
 

@@ -152,6 +152,9 @@ pub struct Messages {
 pub struct ConfigStatus {
     /// The file, if one was read.
     pub file: Option<PathBuf>,
+    /// What the command line sets, `key=value`.
+    #[serde(default)]
+    pub sets: Vec<String>,
     /// When it was loaded: seconds since 1970-01-01 UTC.
     pub loaded_at: u64,
     /// When it was tried last to load another, in vain or not.
@@ -161,7 +164,8 @@ pub struct ConfigStatus {
     pub generation: u64,
     /// Keys whose new value waits for a restart.
     pub pending: Vec<String>,
-    /// Faults of the last reload; empty if it was accepted.
+    /// Faults of the last reload; empty if it was accepted. Of more than a hundred the rest is one
+    /// line that counts them.
     pub faults: Vec<String>,
     /// Why changes of the files go unnoticed; none if they are noticed, or not to be.
     #[serde(default)]

@@ -20,9 +20,7 @@ mod handshake;
 mod records;
 
 use std::{
-    fmt,
-    fs::File,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -39,6 +37,8 @@ use rustls::{
     },
     sign::{CertifiedKey, SingleCertAndKey},
 };
+
+use crate::file::{self, Unread};
 
 pub use certificate::{Certificate, name};
 pub use client::Client;
@@ -99,6 +99,9 @@ pub enum Problem {
     /// The system doesn't let it be read.
     #[error("can't be read: {0}")]
     Unreadable(#[from] io::Error),
+    /// It is a pipe, a directory, a device.
+    #[error("is not a regular file")]
+    NoFile,
     /// It is larger than [`MAX_FILE`].
     #[error("is larger than {MAX_FILE} bytes")]
     TooLarge,
@@ -358,15 +361,11 @@ fn read_authorities(path: &Path) -> Result<(Authorities, RootCertStore), Problem
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Problem> {
-    let mut bytes = Vec::new();
-    // Opening a pipe would wait for its writer.
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file").into());
-    }
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Problem::TooLarge);
-    }
+    let mut bytes = file::read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::System(error) => Problem::Unreadable(error),
+        Unread::Irregular => Problem::NoFile,
+        Unread::TooLarge => Problem::TooLarge,
+    })?;
     // Some editors begin a text with a mark, and then its first line is none that begins PEM.
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());

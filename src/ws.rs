@@ -42,7 +42,7 @@ use std::{
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 
 use crate::{
-    config::{InForce, Live, machine::files},
+    config::{InForce, Live, machine::files, value::span},
     hook::Hook,
     hub::Hub,
     identity::Identity,
@@ -178,7 +178,7 @@ async fn admit(
             led = timeout(limit, leading) => if led.is_err() {
                 context.hub.handshakes().timeouts.increment();
                 let waiting = waiting.get();
-                tracing::debug!(%peer, ?limit, "waited too long for {waiting}");
+                tracing::debug!(%peer, limit = span::format(limit), "waited too long for {waiting}");
             },
             () = permit.evicted() => {
                 context.hub.handshakes().evicted.increment();

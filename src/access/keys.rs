@@ -10,9 +10,8 @@
 
 use std::{
     fmt,
-    fs::{self, File},
     hash::{BuildHasher as _, RandomState},
-    io::{self, Read as _},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -31,6 +30,7 @@ use x509_cert::{
 };
 
 use super::{Algorithm, jwk, tokens};
+use crate::file::{self, Unread};
 
 /// Keys of clients' tokens. Cheap to clone; what is printed of them is how many there are.
 #[derive(Clone, Default)]
@@ -89,7 +89,7 @@ pub enum KeyProblem {
     #[error("can't be read: {0}")]
     Unreadable(#[from] io::Error),
     /// It is no regular file.
-    #[error("is no file")]
+    #[error("is not a regular file")]
     NoFile,
     /// It is too large to be a file of keys.
     #[error("is larger than {MAX_FILE} bytes")]
@@ -363,16 +363,11 @@ fn without_zeros(number: &[u8]) -> &[u8] {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, KeyProblem> {
-    // Looked at first: opening a pipe would wait for its writer.
-    if !fs::metadata(path)?.is_file() {
-        return Err(KeyProblem::NoFile);
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(KeyProblem::TooLarge);
-    }
-    Ok(bytes)
+    file::read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::System(error) => KeyProblem::Unreadable(error),
+        Unread::Irregular => KeyProblem::NoFile,
+        Unread::TooLarge => KeyProblem::TooLarge,
+    })
 }
 
 /// What a PEM file has somewhere in its beginning. No secret does.

@@ -10,10 +10,9 @@
 //! how one is replaced: add the new one, move the callers over, take the old one out.
 
 use std::{
-    fmt,
-    fs::{self, File},
+    fmt, fs,
     hash::{BuildHasher as _, Hash, RandomState},
-    io::{self, Read as _},
+    io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
@@ -21,6 +20,8 @@ use std::{
 
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use subtle::ConstantTimeEq as _;
+
+use crate::file::{self, Unread};
 
 /// The tokens that are good now. Cheap to clone.
 #[derive(Clone, Default)]
@@ -42,7 +43,7 @@ pub enum TokenError {
     #[error("{0} can't be read: {1}")]
     Unreadable(PathBuf, io::Error),
     /// It is no regular file.
-    #[error("{0} is no file")]
+    #[error("{0} is not a regular file")]
     NoFile(PathBuf),
     /// It is too large to be a file of tokens.
     #[error("{0} is larger than {MAX_FILE} bytes")]
@@ -246,20 +247,12 @@ pub(super) fn exposure(path: &Path) -> Option<String> {
 
 /// Reads a file of secrets, and notes if it is open to everybody.
 pub(super) fn read(path: &Path, exposed: &mut Vec<String>) -> Result<String, TokenError> {
-    let unreadable = |error| TokenError::Unreadable(path.to_owned(), error);
-    // Looked at first: opening a pipe would wait for its writer.
-    let found = fs::metadata(path).map_err(unreadable)?;
-    if !found.is_file() {
-        return Err(TokenError::NoFile(path.to_owned()));
-    }
+    let bytes = file::read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::System(error) => TokenError::Unreadable(path.to_owned(), error),
+        Unread::Irregular => TokenError::NoFile(path.to_owned()),
+        Unread::TooLarge => TokenError::TooLarge(path.to_owned()),
+    })?;
     exposed.extend(exposure(path));
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(TokenError::TooLarge(path.to_owned()));
-    }
     String::from_utf8(bytes).map_err(|_| TokenError::NoText(path.to_owned()))
 }
 

@@ -18,7 +18,10 @@ use crate::{
     config::{Live, machine},
     hub::Hub,
     lifecycle,
-    metrics::{Callers, Calls, CloseCode, Drop, HookStats, Process, Reloads, ShardStats, Single},
+    metrics::{
+        Callers, Calls, CloseCode, Drop, HookStats, Process, Reloads, ShardStats, Single,
+        log_lines_dropped,
+    },
     status::Phase,
 };
 
@@ -375,7 +378,7 @@ fn life(sheet: &mut Sheet<'_>, lifecycle: &lifecycle::Handle, reloads: &Reloads)
     sheet.gauge(
         "config_faults",
         None,
-        "Faults of the last reload; 0 if it was accepted.",
+        "Faults of the last reload, at most 101; 0 if it was accepted.",
         faults,
     )?;
     let mut rows = sheet.counters("config_reloads", None, "Reloads, by outcome.")?;
@@ -387,7 +390,9 @@ fn life(sheet: &mut Sheet<'_>, lifecycle: &lifecycle::Handle, reloads: &Reloads)
         SECONDS,
         "When the last reload ended, whatever its outcome; 0 if there was none.",
         reloads.last.get(),
-    )
+    )?;
+    let help = "Lines of the log that were dropped because it took none.";
+    sheet.counter("log_lines_dropped", None, help, log_lines_dropped())
 }
 
 fn process(sheet: &mut Sheet<'_>, now: Process, started: f64) -> fmt::Result {

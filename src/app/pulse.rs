@@ -97,7 +97,9 @@ impl Line {
             }
             Self::ShardsBack => tracing::warn!("all shards answer again"),
             Self::ShardsSilent(shards) => {
-                tracing::error!(?shards, "shards do not answer; their clients get nothing");
+                let shards: Vec<_> = shards.iter().map(ToString::to_string).collect();
+                let shards = shards.join(", ");
+                tracing::error!(shards, "shards do not answer; their clients get nothing");
             }
         }
     }

@@ -59,6 +59,7 @@ impl Reloader {
             loaded_at: now(),
             tried_at: now(),
             generation: 1,
+            sets: source.sets.clone(),
             ..ConfigStatus::default()
         };
         let in_vain = in_vain(loaded);
@@ -77,7 +78,10 @@ impl Reloader {
     }
 
     pub(super) fn status(&self) -> ConfigStatus {
-        self.status.clone()
+        let mut status = self.status.clone();
+        // Who asks is in another directory.
+        status.file = status.file.map(|file| std::path::absolute(&file).unwrap_or(file));
+        status
     }
 
     /// Says what a reload would do, and does nothing.
@@ -114,12 +118,26 @@ impl Reloader {
             Ok(Reloaded::Refused { .. }) | Err(_) => self.counters.refuse(),
         }
         outcome.unwrap_or_else(|faults| {
+            if why == Why::Asked {
+                self.reopen_log();
+            }
             if why == Why::Asked || faults != self.status.faults {
-                tracing::error!(?faults, "reload refused; the old configuration stays in force");
+                for fault in &faults {
+                    tracing::error!(fault, "reload refused; the old configuration stays in force");
+                }
             }
             self.status.faults.clone_from(&faults);
             Reloaded::Refused { faults }
         })
+    }
+
+    /// Opens the log's file anew. Who rotates it away says so by SIGHUP or `reload`, and knows nothing
+    /// of faults in the configuration.
+    pub(super) fn reopen_log(&self) {
+        let reopened = self.telemetry.as_ref().map_or(Ok(()), telemetry::Handle::reopen);
+        if let Err(error) = reopened {
+            tracing::error!(%error, "the log is not opened anew; it goes on in the old file");
+        }
     }
 
     fn put_in_force(
@@ -155,8 +173,8 @@ impl Reloader {
         let keys: Vec<_> = plan.changed.iter().map(|change| change.key.as_str()).collect();
         tracing::info!(
             generation = self.status.generation,
-            changed = ?keys,
-            pending = ?self.status.pending,
+            changed = keys.join(", "),
+            pending = self.status.pending.join(", "),
             "configuration reloaded"
         );
         Ok(Reloaded::Accepted { changed: plan.changed, generation: self.status.generation })
@@ -166,7 +184,7 @@ impl Reloader {
     fn prepare(&self, live: &Live, listeners: &listeners::Set) -> Result<Plan, Vec<String>> {
         let before = self.status.file.as_deref();
         let loaded = config::load_again(&self.source, std::env::vars_os(), before)
-            .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+            .map_err(|faults| faults.lines())?;
         let current = live.snapshot();
         let mut carried = config::carry_over(&self.started_with, &loaded.config);
         let mut changed: Vec<ChangedKey> =

@@ -96,13 +96,16 @@ impl Gateway {
             match wake {
                 Wake::Ask(ask) => self.answer(ask),
                 Wake::Files(files) => {
-                    tracing::debug!(?files, "files have changed");
+                    for file in &files {
+                        tracing::debug!(file = %file.display(), "a file has changed");
+                    }
                     // The outcome is logged and stands in the status: nobody asked.
                     let _ = self.reload(Why::Seen);
                 }
                 Wake::Signal(SIGHUP) => {
                     // The outcome is logged and stands in the status: a signal has no answer.
                     if self.reload(Why::Asked).is_none() {
+                        self.reload.reopen_log();
                         tracing::warn!("the gateway is stopping: SIGHUP reloads nothing any more");
                     }
                 }

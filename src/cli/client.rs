@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Exit, complain, render, say};
+use super::{Exit, complain, given, render, say};
 use crate::config::{self, Source};
 use crate::control::{Client, ClientError};
 use crate::lifecycle::Reloaded;
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Asks, prints the answer, and says how it went.
 pub(super) fn run(source: &Source, ask: Ask) -> Exit {
     let socket = config::control_socket(source, std::env::vars_os());
-    match block_on(answer(socket.as_deref(), ask)) {
+    match block_on(answer(source, socket.as_deref(), ask)) {
         Ok(exit) => exit,
         Err(ClientError::NotRunning { .. }) if ask == Ask::Stop => {
             say("not running");
@@ -115,7 +115,19 @@ fn block_on<T>(work: impl Future<Output = Result<T, ClientError>>) -> Result<T, 
     }
 }
 
-async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
+/// Why the gateway that runs can't be given what `source` says.
+pub(super) fn refusal(source: &Source, socket: Option<&Path>) -> Option<String> {
+    let asked = block_on(async { refusal_of(source, &mut Client::connect(socket).await?).await });
+    // Of one that says nothing nothing is known.
+    asked.ok().flatten()
+}
+
+async fn refusal_of(source: &Source, client: &mut Client) -> Result<Option<String>, ClientError> {
+    let pid = client.pid();
+    Ok(given::refusal(source, pid, &client.status().await?.config))
+}
+
+async fn answer(source: &Source, socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
     let mut client = Client::connect(socket).await?;
     match ask {
         Ask::Status { json } => {
@@ -129,6 +141,10 @@ async fn answer(socket: Option<&Path>, ask: Ask) -> Result<Exit, ClientError> {
             Ok(Exit::Done)
         }
         Ask::Reload { plan } => {
+            if let Some(refusal) = refusal_of(source, &mut client).await? {
+                complain(&format!("reload refused: {refusal}"));
+                return Ok(Exit::Failed);
+            }
             let outcome = if plan { client.plan().await? } else { client.reload().await? };
             Ok(tell_outcome(&outcome, plan))
         }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::start::Announcement;
-use crate::config::value::Size;
+use crate::config::{MOST_TOLD, value::Size};
 use crate::lifecycle::{ChangedKey, Drained, Reloaded};
 use crate::status::{CertificateStatus, DrainStatus, Listeners, Phase, Status, counted, grouped};
 
@@ -163,7 +163,11 @@ fn changes(changed: &[ChangedKey]) -> impl Iterator<Item = String> {
 
 /// Faults, one line each, under a line that counts them.
 pub(super) fn faults(before: &str, lines: &[String]) -> String {
-    let mut text = format!("{before} {}", counted(lines.len() as u64, "fault"));
+    let count = match lines.len() {
+        few if few <= MOST_TOLD => counted(few as u64, "fault"),
+        _ => format!("more than {}", counted(MOST_TOLD as u64, "fault")),
+    };
+    let mut text = format!("{before} {count}");
     for line in lines {
         text.push_str("\n  ");
         text.push_str(line);

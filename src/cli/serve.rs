@@ -35,23 +35,35 @@ pub(super) fn run(mut source: Source, detached: bool) -> Exit {
         let _ = rustix::process::setsid();
     }
     let logs_to_file = !loaded.config.log.file.as_os_str().is_empty();
-    match serve(loaded, source, detached) {
-        Ok(()) => Exit::Done,
-        Err(ServeError::Start(StartError::Control(PlaceError::AlreadyRunning { pid, .. })))
-            if detached =>
-        {
-            announce(&start::Word::AlreadyRunning { pid });
-            Exit::Failed
-        }
+    let telemetry = match telemetry::init(&loaded.config.log) {
+        Ok(telemetry) => telemetry,
         Err(error) => {
-            // Before it is ready, a detached gateway still has its parent's ear.
-            complain(&format!("{error}"));
-            if logs_to_file {
-                tracing::error!(error = format!("{error}"), "the gateway failed");
-            }
-            Exit::Failed
+            complain(&format!("can't start: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let outcome = serve(loaded, source, telemetry.clone(), detached);
+    if detached
+        && let Err(ServeError::Start(StartError::Control(PlaceError::AlreadyRunning {
+            pid, ..
+        }))) = &outcome
+    {
+        telemetry.flush();
+        announce(&start::Word::AlreadyRunning { pid: *pid });
+        return Exit::Failed;
+    }
+    if let Err(error) = &outcome {
+        // Before it is ready, a detached gateway's standard error is read by a person.
+        if logs_to_file || !detached {
+            tracing::error!(%error, "the gateway failed");
+        }
+        telemetry.flush();
+        if logs_to_file || detached {
+            complain(&error.to_string());
         }
     }
+    telemetry.flush();
+    if outcome.is_ok() { Exit::Done } else { Exit::Failed }
 }
 
 /// Why the gateway did not serve, or ended badly.
@@ -70,8 +82,12 @@ enum ServeError {
     System(#[from] io::Error),
 }
 
-fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeError> {
-    let telemetry = telemetry::init(&loaded.config.log)?;
+fn serve(
+    loaded: Loaded,
+    source: Source,
+    telemetry: telemetry::Handle,
+    detached: bool,
+) -> Result<(), ServeError> {
     if let Err(error) = machine::raise_files() {
         tracing::warn!(%error, "the file descriptor limit could not be raised");
     }
@@ -80,7 +96,8 @@ fn serve(loaded: Loaded, source: Source, detached: bool) -> Result<(), ServeErro
     }
     if !loaded.overridden.is_empty() {
         let keys: Vec<_> = loaded.overridden.iter().map(|it| it.key.as_str()).collect();
-        tracing::info!(?keys, "keys of the file overridden by environment or flags");
+        let keys = keys.join(", ");
+        tracing::info!(keys, "keys of the file are overridden by environment or flags");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(machine::cores().clamp(1, CONTROL_THREADS))

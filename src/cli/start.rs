@@ -67,6 +67,10 @@ pub(super) fn run(global: &Global, source: &Source) -> Exit {
         match client::running(socket, PATIENCE) {
             Ok(None) => {}
             Ok(Some(running)) => {
+                if let Some(refusal) = client::refusal(source, socket) {
+                    complain(&format!("not started: {refusal}"));
+                    return Exit::Failed;
+                }
                 say(&format!("already running: {running}"));
                 return Exit::Done;
             }

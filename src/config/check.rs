@@ -164,6 +164,7 @@ const RANGES: &[Range] = ranges! {
     "drain.delay" Time off 1..=HOUR, |c| time(c.drain.delay);
     "drain.window" Time off 1..=HOUR, |c| time(c.drain.window);
     "drain.timeout" Time off 1..=HOUR, |c| time(c.drain.timeout);
+    "log.queue_bytes" Bytes 4096..=GIB, |c| Some(c.log.queue_bytes.0);
 };
 
 #[expect(clippy::unnecessary_wraps, reason = "the table has one type")]

@@ -187,6 +187,7 @@ mod tests {
                 level: Level::Warn,
                 format: LogFormat::Json,
                 file: PathBuf::from("/tmp/log"),
+                queue_bytes: Size::mib(2),
             },
         }
     }

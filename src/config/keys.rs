@@ -153,6 +153,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("log.level", Live),
         ("log.format", Live),
         ("log.file", Live),
+        ("log.queue_bytes", Live),
     ]
 };
 
@@ -190,8 +191,14 @@ fn flatten_into(leaves: &mut BTreeMap<String, Value>, prefix: &str, tree: Value)
     }
 }
 
+/// What is longer is no mistyped key.
+const LONGEST: usize = 64;
+
 /// The known name that `wrong` was most likely meant to be: a key, or a section.
 pub fn nearest(wrong: &str) -> Option<&'static str> {
+    if wrong.len() > LONGEST {
+        return None;
+    }
     let names = KEYS.iter().map(|(key, _)| *key).chain(sections());
     let last = wrong.rsplit('.').next().unwrap_or(wrong);
     names

@@ -14,7 +14,7 @@ mod layer;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -23,11 +23,12 @@ use figment::error::Kind;
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
 
-pub use fault::{Fault, Faults, Origin};
+pub use fault::{Fault, Faults, MOST_TOLD, Origin};
 pub(super) use layer::read_toml;
 
 use super::keys::KEYS;
 use super::{Config, InForce, Material, base, check, diff};
+use crate::file::{self, Unread};
 use layer::{Layer, insert};
 
 /// Read if no other file is named and this one exists.
@@ -291,24 +292,21 @@ fn file_layer(path: &Path, again: Option<Again>, faults: &mut Vec<Fault>) -> Lay
 }
 
 fn read_file(path: &Path, again: Option<Again>) -> Result<String, String> {
-    let mut bytes = Vec::new();
     // A process that runs must not wait for whoever might write to a pipe.
-    if again.is_some() && path.metadata().is_ok_and(|found| !found.is_file()) {
-        return Err("is no file".to_owned());
-    }
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| match again.and_then(|again| again.before) {
+    let read = if again.is_some() { file::read } else { file::read_or_wait };
+    let bytes = read(path, MAX_FILE).map_err(|unread| match unread {
+        Unread::Irregular if again.is_some() => "is not a regular file".to_owned(),
+        Unread::Irregular => "is not a regular file, nor a pipe that anybody writes to".to_owned(),
+        Unread::TooLarge => format!("is larger than {MAX_FILE} bytes"),
+        Unread::System(error) => match again.and_then(|again| again.before) {
             Some(before) if before == path && error.kind() == io::ErrorKind::NotFound => {
                 "is gone; what it said stays in force".to_owned()
             }
             _ => format!("can't be read: {error}"),
-        })?;
+        },
+    })?;
     if again.is_some() && bytes.trim_ascii().is_empty() {
         return Err("is empty; to give everything its default, leave a comment in it".to_owned());
-    }
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(format!("is larger than {MAX_FILE} bytes"));
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();

@@ -324,6 +324,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Where it is written; empty is standard error.
     pub file: PathBuf,
+    /// Memory of lines that wait to be written.
+    pub queue_bytes: Size,
 }
 
 /// How much is said.
@@ -470,6 +472,11 @@ impl Default for Drain {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Auto, file: PathBuf::new() }
+        Self {
+            level: Level::Info,
+            format: LogFormat::Auto,
+            file: PathBuf::new(),
+            queue_bytes: Size::mib(1),
+        }
     }
 }

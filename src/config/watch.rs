@@ -11,7 +11,8 @@
 //!
 //! Directories are watched, not files: an editor's rename and a swapped symbolic link leave a watch
 //! of the file itself with what nobody reads any more. There is no queue: what was seen is in
-//! [`Settling`], a few words per file. A watcher that can't watch says so, goes on trying, and
+//! [`Settling`], a few words per file. Network file systems, bind mounts and shared mappings give no
+//! sign: so a look compares size, times and contents of what is at rest with what it was. A watcher that can't watch says so, goes on trying, and
 //! leaves the rest to SIGHUP and `reload`.
 
 mod route;
@@ -40,8 +41,8 @@ use tokio::{
 use route::{Identity, Route, Stamp};
 use settling::{Settling, Sign};
 
-/// How often it is checked that the directories are still the ones that are watched: a mount over
-/// one, or a renamed one further up, gives no sign.
+/// How often it is checked that the directories are still the ones that are watched, and the files
+/// what they were: a mount over one, a renamed one further up, a network file system give no sign.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Looks between two attempts to begin watching after it failed.
@@ -64,6 +65,10 @@ pub struct Watch {
     routes: Vec<Route>,
     /// What the files looked like when they were changed last, as far as is known.
     stamps: Vec<Option<Stamp>>,
+    /// What was in them when they had rested last; none of what can't be read.
+    contents: Vec<Option<u64>>,
+    /// A change was found by looking, so what follows of it gives no sign, either.
+    signless: bool,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeMap<PathBuf, Identity>,
     /// What can't be watched, and why; the directory, or an empty path for all of it.
@@ -102,6 +107,8 @@ impl Watch {
             files: Vec::new(),
             routes: Vec::new(),
             stamps: Vec::new(),
+            contents: Vec::new(),
+            signless: false,
             watcher: None,
             watched: BTreeMap::new(),
             trouble: BTreeMap::new(),
@@ -134,6 +141,7 @@ impl Watch {
             self.begin();
         }
         self.follow();
+        self.contents = route::contents_of(&self.files);
         // Between the reading of a file and the watching of it nobody has looked.
         let late = self.files.iter().filter(|file| !before.contains(file));
         let late = late.filter(|file| changed_since(file, read_at));
@@ -172,8 +180,9 @@ impl Watch {
         let changed = changed.filter(|(_, (before, now))| before != now);
         let mut seen = self.shared.seen();
         let mut any = false;
+        let sign = if self.signless { Sign::Unsure } else { Sign::Touched };
         for (file, _) in changed {
-            seen.settling.note(file, Sign::Touched, Instant::now().into_std());
+            seen.settling.note(file, sign, Instant::now().into_std());
             any = true;
         }
         drop(seen);
@@ -197,6 +206,9 @@ impl Watch {
         let taken = self.shared.seen().settling.take(Instant::now().into_std());
         if taken.is_some() {
             self.mentioned.clear();
+            self.signless = false;
+            // Before anybody reads them: who reads later reads no older ones.
+            self.contents = route::contents_of(&self.files);
         }
         taken
     }
@@ -275,12 +287,20 @@ impl Watch {
         }
         let blind = self.watcher.is_none();
         let routes = self.watch_ways();
+        let others = if blind { Vec::new() } else { self.others() };
         let mut seen = self.shared.seen();
+        let at_rest = seen.settling.is_at_rest();
         // With a sign on its way it isn't without one.
         if !seen.unfollowed && !blind {
             let moved = self.files.iter().zip(self.routes.iter().zip(&routes));
             for (file, _) in moved.filter(|(_, (before, now))| before != now) {
                 seen.settling.note(file, Sign::Unsure, Instant::now().into_std());
+            }
+            // What has begun to change since shows by itself.
+            let others = if at_rest { others } else { Vec::new() };
+            self.signless |= !others.is_empty();
+            for file in others {
+                seen.settling.note(&file, Sign::Unsure, Instant::now().into_std());
             }
         }
         let held = seen.settling.held(PATIENCE, Instant::now().into_std()).map(Path::to_owned);
@@ -295,6 +315,19 @@ impl Watch {
         if !blind {
             self.routes = routes;
         }
+    }
+
+    /// The files that are not what they were when they had rested last, if all are at rest: of the
+    /// others there are signs, and to read them would look like one.
+    fn others(&self) -> Vec<PathBuf> {
+        if !self.shared.seen().settling.is_at_rest() {
+            return Vec::new();
+        }
+        let before = self.stamps.iter().zip(&self.contents);
+        let changed = self.files.iter().zip(before).filter(|(file, (stamp, contents))| {
+            Stamp::of(file) != **stamp || route::contents(file) != **contents
+        });
+        changed.map(|(file, _)| file.clone()).collect()
     }
 
     /// What was changed while nothing was watched, nobody saw.

@@ -183,7 +183,7 @@ impl Classic {
         if self.hub.group_exists(&request.group) {
             tracing::info!(
                 target: AUDIT, caller = caller.map(display), call = "UnGroup",
-                group = ?request.group, "a group is dissolved"
+                group = request.group, "a group is dissolved"
             );
         }
         // The limit of names was kept when the group was made, and may be smaller now.

@@ -12,6 +12,7 @@ use super::{
     Failure,
     breaker::{Rule, Turn},
 };
+use crate::config::value::span;
 use crate::net::Told;
 
 /// Lines about failures are at least so far apart; in between they are at the level `debug`.
@@ -42,7 +43,8 @@ impl Log {
     pub(super) fn turn(&self, turn: Turn, rule: Rule) {
         match turn {
             Turn::Opened => tracing::warn!(
-                failures = rule.failures, pause = ?rule.pause,
+                failures = rule.failures,
+                pause = span::format(rule.pause),
                 "the connect hook fails again and again: nobody is asked about for a while"
             ),
             Turn::Closed => {

@@ -419,7 +419,7 @@ impl Loop {
         let client = self.sessions.get(slot as usize).map(|session| session.id);
         tracing::error!(
             shard = self.index,
-            ?client,
+            client = client.map(tracing::field::display),
             "a panic in one session; it is closed with 1011"
         );
         let close = Close::new(Cause::Fault, code::FAULT, "internal error");

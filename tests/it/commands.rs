@@ -231,6 +231,38 @@ async fn a_reload_takes_effect_with_clients_connected() {
 }
 
 #[tokio::test]
+async fn what_a_running_gateway_can_not_be_given_is_refused() {
+    let mut program = Program::new();
+    let config = program.config("limits.names = 5\n");
+    let status = program.serve(&["--config", &config, "--set", "limits.inbox=9"]).await;
+    let other = program.file("other.toml").display().to_string();
+    std::fs::write(&other, "limits.names = 6\n").unwrap();
+    // The same may be said again.
+    let same = ["--config", &config, "--set", "limits.inbox=9"];
+    for command in [&["reload"][..], &["reload", "--plan"], &["start"]] {
+        program.run(&[&same[..], command].concat()).expect(0, &[]);
+        program.bare_run(command).expect(0, &[]);
+    }
+    let pid = format!("pid {}", status.pid);
+    for command in [&["reload"][..], &["reload", "--plan"], &["start"]] {
+        let said = program.bare_run(&[command, &["--config", &other]].concat());
+        said.expect(1, &[&pid, "reads another file", &config, "stop the gateway and start it with"]);
+        let said = program.bare_run(&[command, &["--set", "limits.inbox=8"]].concat());
+        said.expect(1, &[&pid, "without --set limits.inbox=8", "set the key in", &config]);
+    }
+    let config = program.status().config;
+    assert_eq!((config.generation, config.faults), (2, Vec::new()), "one reload was accepted");
+    for (command, words) in [
+        (&["status", "--print-config"][..], "status does not print the configuration"),
+        (&["man", "--set", "shards=1"], "leave out --set"),
+    ] {
+        let said = Said::of(std::process::Command::new(env!("CARGO_BIN_EXE_gateway-websocket")).args(command).output().unwrap());
+        said.expect(2, &[words]);
+        assert_eq!((said.out.as_str(), said.err.lines().count()), ("", 1), "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_drained_gateway_stays_and_refuses() {
     let mut program = Program::new();
     let status = program.serve(&[]).await;

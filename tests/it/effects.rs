@@ -63,7 +63,7 @@ const CASES: &[&str] = cases! {
     hook: hook_address, hook_ca, hook_token_file, hook_timeout, hook_max_concurrent,
         hook_max_waiting, hook_max_answer, hook_fail, hook_breaker_failures, hook_breaker_pause;
     life: shards, control_socket, reload_watch, admin_listen, drain_delay, drain_window,
-        drain_timeout, drain_close_code, log_level, log_format, log_file;
+        drain_timeout, drain_close_code, log_level, log_format, log_file, log_queue_bytes;
     limits: limits_max_message, limits_max_fragments, limits_message_deadline, limits_names,
         limits_groups_per_client, limits_client_messages, limits_client_bytes,
         limits_partial_bytes, limits_close_wait;

@@ -48,6 +48,7 @@ mod jwks;
 mod leaving;
 mod lines;
 mod listeners;
+mod log;
 mod metrics;
 mod mint;
 mod model;

@@ -79,15 +79,16 @@ async fn a_pipe_as_certificate_tokens_or_settings_refuses_the_reload() {
     let status = program.serve(&["--config", &config]).await;
     let mut client = Client::connect(status.listeners.websocket[0]).await;
     for (name, words) in [
-        ("cert.pem", ["tls.certificate", "is no file"]),
-        ("key.pem", ["tls.key", "is no file"]),
-        ("tokens", ["grpc.token_files", "is no file"]),
-        ("gateway.toml", ["gateway.toml", "is no file"]),
+        ("cert.pem", ["tls.certificate", "is not a regular file"]),
+        ("key.pem", ["tls.key", "is not a regular file"]),
+        ("tokens", ["grpc.token_files", "is not a regular file"]),
+        ("gateway.toml", ["gateway.toml", "is not a regular file"]),
     ] {
         let before = std::fs::read(program.file(name)).unwrap();
         pipe(&program, name);
-        // The command itself would wait for the settings that it reads.
-        program.run(&["reload"]).expect(1, &["nothing changed", words[0], words[1]]);
+        program
+            .run(&["--config", &config, "reload"])
+            .expect(1, &["nothing changed", words[0], words[1]]);
         is_served(&mut client).await;
         std::fs::remove_file(program.file(name)).unwrap();
         std::fs::write(program.file(name), before).unwrap();

@@ -96,7 +96,13 @@ impl Program {
     /// Starts a command that serves, and waits until it is in service.
     pub async fn spawn(&mut self, mut command: Command) -> Status {
         let log = std::fs::File::create(self.file("log")).unwrap();
-        let child = command.stderr(log).stdout(Stdio::null()).spawn().unwrap();
+        command.stderr(log);
+        self.spawn_as_is(command).await
+    }
+
+    /// The same for a command whose standard error is set already.
+    pub async fn spawn_as_is(&mut self, mut command: Command) -> Status {
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
         self.children.push(child);
         for _ in 0..HANG {
             let said = self.run(&["status", "--json"]);
@@ -109,6 +115,11 @@ impl Program {
             sleep(Duration::from_millis(50)).await; // the process says nothing when it is ready
         }
         panic!("serve did not become ready: {}", self.log());
+    }
+
+    /// The reading end of the child's standard error, if that is a pipe.
+    pub fn stderr(&mut self) -> std::process::ChildStderr {
+        self.children.last_mut().unwrap().stderr.take().expect("it is a pipe")
     }
 
     /// What the child wrote to standard error.

@@ -1,6 +1,9 @@
 //! The configuration as a user meets it: file, environment, flags, and what is said of mistakes.
 
-use std::process::Stdio;
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use crate::program::{Program, Said};
 
@@ -87,4 +90,31 @@ fn both_ports_the_same_is_a_fault_before_anything_is_bound() {
     let program = Program::new();
     let same = ["--set", "grpc.listen=127.0.0.1:1234", "--set", "websocket.listen=127.0.0.1:1234"];
     check(&program, &[], &same).expect(78, &["127.0.0.1:1234", "grpc.listen"]);
+}
+
+#[test]
+fn of_a_hundred_thousand_faults_the_first_hundred_are_told_at_once() {
+    let program = Program::new();
+    for (faults, last) in
+        [(100, None), (101, Some("and 1 more fault")), (100_000, Some("and 99900 more faults"))]
+    {
+        let lines: String = (0..faults).map(|number| format!("k{number}=1\n")).collect();
+        let file = program.config(&lines);
+        let begun = Instant::now();
+        let said = check(&program, &[], &["--config", &file]);
+        // It took a minute in a debug build, and is done in one or two seconds.
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        let count = if faults == 100 { "has 100 faults" } else { "has more than 100 faults" };
+        said.expect(78, &[count, "k0: unknown key"]);
+        let lines: Vec<_> = said.err.lines().collect();
+        assert_eq!(lines.len(), 1 + faults.min(100) + usize::from(last.is_some()));
+        if let Some(last) = last {
+            assert_eq!(lines.last().unwrap().trim(), last);
+        }
+    }
+    // One name that is very long costs no more.
+    let file = program.config(&format!("{} = 1", "k".repeat(1_000_000)));
+    let said = check(&program, &[], &["--config", &file]);
+    said.expect(78, &["unknown key"]);
+    assert!(said.err.len() < 1000, "{}", said.err.len());
 }

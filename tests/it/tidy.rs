@@ -18,6 +18,7 @@ const LAYERS: [&[&str]; 6] = [
         "close",
         "metrics",
         "sink",
+        "file",
         "proto",
         "timestamp",
     ],

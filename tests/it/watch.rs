@@ -8,7 +8,7 @@ use std::{
     io::Write as _,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::SystemTime,
 };
 
@@ -292,6 +292,31 @@ pub async fn told_not_to_it_watches_nothing_until_it_is_told_to() {
     let text = watched.next();
     fs::write(&file, text + watching).unwrap();
     watched.is_in_force("watched again").await;
+}
+
+#[tokio::test]
+async fn what_is_written_through_a_mapping_is_read_again() {
+    // inotify tells as little of it as of what other machines write to a network file system; of the
+    // end of the mapping it tells something.
+    let script = "import mmap, sys\n\
+                  file = open(sys.argv[1], 'r+b')\n\
+                  mapped = mmap.mmap(file.fileno(), 0)\n\
+                  mapped[:] = mapped[:].replace(b'\"text\"  ', b'\"binary\"')\n\
+                  mapped.flush()\n\
+                  sys.stdin.read()";
+    let mut watched = Watched::by(|conf| {
+        // Both texts are of one length.
+        let text = toml(0).replace("\"text\"", "\"text\"  ");
+        fs::write(conf.join("gateway.toml"), text).unwrap();
+    })
+    .await;
+    watched.changes += 1;
+    let mut python = Command::new("python3");
+    python.args(["-c", script]).arg(watched.at("gateway.toml")).stdin(Stdio::piped());
+    let mut python = python.spawn().expect("python3 is installed");
+    watched.is_in_force("mapped over").await;
+    drop(python.stdin.take());
+    assert!(python.wait().unwrap().success());
 }
 
 #[tokio::test]

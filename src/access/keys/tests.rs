@@ -147,7 +147,7 @@ fn what_is_no_key_is_told_and_not_shown() {
     }
     let directory = tempfile::tempdir().unwrap();
     let none = Keys::read(directory.path(), ES).0.unwrap_err().to_string();
-    assert!(none.ends_with("is no file"), "{none}");
+    assert!(none.ends_with("is not a regular file"), "{none}");
     let missing = Keys::read(&directory.path().join("missing"), ES).0.unwrap_err().to_string();
     assert!(missing.contains("missing can't be read: No such file"), "{missing}");
 }

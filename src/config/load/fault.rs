@@ -56,12 +56,15 @@ pub struct Fault {
     pub allowed: String,
 }
 
+/// Faults that are told one by one: nobody reads more, and a file has room for a hundred thousand.
+pub const MOST_TOLD: usize = 100;
+
 /// A longer value is cut: it is shown to be recognised, not to be copied.
 const SHOWN: usize = 80;
 
 impl Fault {
     pub(in crate::config) fn of(source: Origin, key: &str, allowed: impl Into<String>) -> Self {
-        Self { source, key: key.to_owned(), value: None, allowed: allowed.into() }
+        Self { source, key: shorten(key), value: None, allowed: allowed.into() }
     }
 
     pub(super) fn with_value(self, value: Option<&Value>) -> Self {
@@ -79,6 +82,9 @@ impl Fault {
 }
 
 fn shorten(text: &str) -> String {
+    if text.len() <= SHOWN {
+        return text.to_owned();
+    }
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -111,9 +117,15 @@ impl Faults {
         self.0.iter()
     }
 
-    /// One line each.
+    /// One line each for the first of them, and one that counts the others.
     pub fn lines(&self) -> Vec<String> {
-        self.0.iter().map(ToString::to_string).collect()
+        let mut lines: Vec<_> = self.0.iter().take(MOST_TOLD).map(ToString::to_string).collect();
+        match self.0.len() - lines.len() {
+            0 => {}
+            1 => lines.push("and 1 more fault".to_owned()),
+            more => lines.push(format!("and {more} more faults")),
+        }
+        lines
     }
 }
 

@@ -9,7 +9,7 @@ use figment::providers::{Format, Toml};
 use figment::value::{Dict, Value};
 
 use super::super::keys::{is_key, is_section, nearest};
-use super::{Fault, Origin, misfit};
+use super::{Fault, MOST_TOLD, Origin, misfit};
 
 /// Before every variable of ours.
 const PREFIX: &str = "GWS_";
@@ -64,14 +64,14 @@ pub(super) fn from_tree(tree: Dict, origin: &Origin, faults: &mut Vec<Fault>) ->
         if is_key(&name) {
             layer.add(&name, value, origin.clone());
         } else if !is_section(&name) {
-            faults.push(unknown(origin.clone(), &name));
+            push_unknown(faults, origin.clone(), &name);
         } else if let Value::Dict(_, table) = value {
             for (key, value) in table {
                 let key = format!("{name}.{key}");
                 if is_key(&key) {
                     layer.add(&key, value, origin.clone());
                 } else {
-                    faults.push(unknown(origin.clone(), &key));
+                    push_unknown(faults, origin.clone(), &key);
                 }
             }
         } else {
@@ -97,7 +97,7 @@ pub(super) fn from_env(
         let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
         let origin = Origin::Environment(name);
         if !is_key(&key) {
-            faults.push(unknown(origin, &key));
+            push_unknown(faults, origin, &key);
             continue;
         }
         match value.into_string() {
@@ -132,7 +132,7 @@ pub(super) fn from_sets(sets: &[String], faults: &mut Vec<Fault>) -> Layer {
         };
         let (key, text) = (key.trim(), text.trim());
         if !is_key(key) {
-            faults.push(unknown(Origin::Flag, key));
+            push_unknown(faults, Origin::Flag, key);
             continue;
         }
         let parsed = toml_value(text).unwrap_or_else(|| Value::from(text));
@@ -157,8 +157,10 @@ fn fitting(key: &str, parsed: Value, text: String) -> Value {
     if misfit(key, &plain).is_none() { plain } else { parsed }
 }
 
-fn unknown(origin: Origin, key: &str) -> Fault {
-    let meant = nearest(key).map(|name| match &origin {
+fn push_unknown(faults: &mut Vec<Fault>, origin: Origin, key: &str) {
+    // To look for what was meant takes time, and of so many nobody reads it.
+    let meant = if faults.len() < MOST_TOLD { nearest(key) } else { None };
+    let meant = meant.map(|name| match &origin {
         Origin::Environment(_) => {
             format!("{PREFIX}{}", name.to_ascii_uppercase().replace('.', "__"))
         }
@@ -168,5 +170,5 @@ fn unknown(origin: Origin, key: &str) -> Fault {
         Some(name) => format!("unknown key, did you mean {name}?"),
         None => "unknown key".to_owned(),
     };
-    Fault::of(origin, key, problem)
+    faults.push(Fault::of(origin, key, problem));
 }

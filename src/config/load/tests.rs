@@ -163,7 +163,10 @@ fn a_file_that_can_not_be_used_is_a_fault_that_names_it() {
 
     let directory = Source { file: Some("/".into()), sets: Vec::new() };
     assert!(
-        load(&directory, [("", ""); 0]).unwrap_err().to_string().starts_with("/: can't be read")
+        load(&directory, [("", ""); 0])
+            .unwrap_err()
+            .to_string()
+            .starts_with("/: is not a regular file")
     );
 
     assert_eq!(Case::with_file(b"a = 1\n\xff").faults(&[]), ["FILE: line 2 is not UTF-8"]);
@@ -255,7 +258,7 @@ fn a_file_that_is_empty_or_gone_when_it_is_read_again_is_a_fault() {
         assert_eq!(fault, "FILE: is gone; what it said stays in force");
         // What is no regular file, a pipe for example, isn't even opened.
         fs::create_dir(&file).unwrap();
-        assert_eq!(again(&file, named).unwrap_err(), "FILE: is no file");
+        assert_eq!(again(&file, named).unwrap_err(), "FILE: is not a regular file");
         fs::remove_dir(&file).unwrap();
         fs::write(&file, "# everything has its default\n").unwrap();
         assert_eq!(again(&file, named).unwrap().config, Config::default());

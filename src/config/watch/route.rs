@@ -6,9 +6,12 @@
 use std::{
     ffi::OsString,
     fs::{self, Metadata},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
+
+use crate::file;
 
 /// As many symbolic links as the kernel follows.
 const MOST_LINKS: usize = 40;
@@ -47,6 +50,23 @@ impl Stamp {
         })
     }
 }
+
+/// What is in each file, as [`contents`] has it.
+pub(super) fn contents_of(files: &[PathBuf]) -> Vec<Option<u64>> {
+    files.iter().map(|file| contents(file)).collect()
+}
+
+/// What is in a file, as a number that other contents don't have; none if it can't be read. A mapping
+/// of the file can change it and nothing that shows from outside.
+pub(super) fn contents(path: &Path) -> Option<u64> {
+    let bytes = file::read(path, MOST_BYTES).ok()?;
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// No file of the configuration may be larger.
+const MOST_BYTES: u64 = 1 << 20;
 
 /// A way, with what it depends on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -95,6 +95,11 @@ impl Settling {
         true
     }
 
+    /// Nothing was seen of any file since they were taken last.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Forgets files that are none of ours any more.
     pub(super) fn keep(&mut self, files: &[PathBuf]) {
         self.files.retain(|file, _| files.contains(file));

@@ -3,8 +3,9 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::fs::symlink,
+    process::{Child, ChildStdout, Command, Stdio},
 };
 
 use tokio::time::timeout;
@@ -277,6 +278,59 @@ async fn lost_signs_make_everything_uncertain_and_a_broken_watcher_is_made_again
     assert_eq!(watch.trouble(), None);
     place.write("conf/f", "new");
     assert_eq!(rests(&mut watch).await, [place.at("conf/f")]);
+}
+
+/// Writes through a shared mapping, of which inotify(7) tells nothing as long as it is there; so it
+/// is with what other machines write on a network file system.
+struct Mapping {
+    python: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Mapping {
+    fn of(path: &Path) -> Self {
+        let script = "import mmap, sys\n\
+                      file = open(sys.argv[1], 'r+b')\n\
+                      mapped = mmap.mmap(file.fileno(), 0)\n\
+                      for line in sys.stdin:\n    \
+                          mapped[:] = line.rstrip().encode()\n    \
+                          mapped.flush()\n    \
+                          print(flush=True)";
+        let mut python = Command::new("python3");
+        python.args(["-c", script]).arg(path).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut python = python.spawn().expect("python3 is installed");
+        let answers = BufReader::new(python.stdout.take().unwrap());
+        Self { python, answers }
+    }
+
+    fn write(&mut self, text: &str) {
+        writeln!(self.python.stdin.as_mut().unwrap(), "{text}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "\n");
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let _ = self.python.kill();
+        let _ = self.python.wait();
+    }
+}
+
+#[tokio::test]
+async fn what_changes_without_a_sign_is_seen_by_looking() {
+    let place = Place::new();
+    place.write("conf/f", "old");
+    place.write("conf/g", "old");
+    let mut watch = Watch::new(&[place.at("conf/f"), place.at("conf/g")], SystemTime::now());
+    let mut mapping = Mapping::of(&place.at("conf/f"));
+    for text in ["new", "two", "six"] {
+        mapping.write(text);
+        assert_eq!(rests(&mut watch).await, [place.at("conf/f")], "{text}");
+        is_restless(&mut watch).await;
+    }
+    assert_eq!(watch.trouble(), None);
 }
 
 #[test]

@@ -46,7 +46,7 @@ impl Connections for V1 {
         // Before it is done, since a caller who hangs up afterwards must not go unnamed.
         tracing::info!(
             target: AUDIT, caller = extensions.get::<Caller>().map(tracing::field::display),
-            call = "Connections.Close", whom, code = close.code, reason = ?close.reason,
+            call = "Connections.Close", whom, code = close.code, reason = &*close.reason,
             "clients are closed"
         );
         let closed = self.hub.close(target, close).await.map_err(|error| fault::status(&error))?;
@@ -72,17 +72,19 @@ fn told(target: &Target) -> String {
         }
     }
     if !target.attributes.is_empty() {
-        parts.push(format!("with attributes {:?}", target.attributes));
+        let pairs = target.attributes.iter().map(|(key, value)| format!("{key}={value}"));
+        let pairs: Vec<_> = pairs.collect();
+        parts.push(format!("with attributes {}", few(&pairs)));
     }
-    parts.join(", ")
+    parts.join("; ")
 }
 
 /// The first of the names, and how many there are besides.
 pub(super) fn few(names: &[String]) -> String {
     let shown = &names[..names.len().min(MOST_TOLD)];
     match names.len() - shown.len() {
-        0 => format!("{shown:?}"),
-        more => format!("{shown:?} and {more} more"),
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -103,8 +105,8 @@ mod tests {
         };
         assert_eq!(
             told(&target),
-            "uids [\"0\", \"1\"], groups [\"0\", \"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"] \
-             and 990 more, except clients [\"0\"], with attributes {\"a\": \"1\"}"
+            "uids 0, 1; groups 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 990 more; except clients 0; \
+             with attributes a=1"
         );
     }
 }

@@ -198,3 +198,8 @@ pub(super) async fn log_file() {
     let mut raw = Raw::connect(logged.websocket).await;
     assert_eq!(raw.data().await.payload.len(), 36);
 }
+
+#[tokio::test]
+pub(super) async fn log_queue_bytes() {
+    crate::log::more_room_means_fewer_lines_dropped().await;
+}
