@@ -414,8 +414,9 @@ async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
     };
     let config = program.config(&toml(elsewhere));
     let gateway = program.bare_command(&["--config", &config]);
+    // Not sh: dash takes descriptors of one digit only.
     let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", listener.as_raw_fd());
-    let mut command = Command::new("sh");
+    let mut command = Command::new("bash");
     command.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
     command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "websocket");
     let status = program.spawn(command).await;
@@ -447,7 +448,7 @@ async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
         (&listener, "tls", ["\"tls\"", "tls.certificate", "tls.key"]),
     ] {
         let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", socket.as_raw_fd());
-        let mut wrong = Command::new("sh");
+        let mut wrong = Command::new("bash");
         wrong.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
         wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
         Said::of(wrong.output().unwrap()).expect(1, &words);

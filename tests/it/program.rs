@@ -7,6 +7,7 @@ use std::{
 };
 
 use gateway_websocket::status::Status;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Duration, sleep};
 
 /// Only ends a test that would hang.
@@ -136,8 +137,16 @@ impl Program {
 
     /// Sends a signal to the child.
     pub fn signal(&self, name: &str) {
-        let pid = self.children.last().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+        let signal = match name {
+            "CONT" => Signal::CONT,
+            "HUP" => Signal::HUP,
+            "INT" => Signal::INT,
+            "KILL" => Signal::KILL,
+            "STOP" => Signal::STOP,
+            "TERM" => Signal::TERM,
+            _ => panic!("no test sends SIG{name} so far"),
+        };
+        kill_process(Pid::from_child(self.children.last().unwrap()), signal).unwrap();
     }
 
     /// Waits for the child's end; answers its exit code, none if a signal ended it.
@@ -158,7 +167,8 @@ impl Drop for Program {
         // Detached ones first: they are found through the control socket and end when told to.
         let running = self.run(&["status", "--json"]);
         if let Ok(status) = serde_json::from_str::<Status>(&running.out) {
-            let _ = Command::new("kill").args(["-9", &status.pid.to_string()]).status();
+            let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
+            let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
         }
         for child in &mut self.children {
             let _ = child.kill();
