@@ -84,7 +84,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::*;
 
@@ -124,7 +124,6 @@ mod tests {
             }
         }
         let commands: Vec<_> = table.iter().map(|(line, _)| line.split(' ').next()).collect();
-        use clap::CommandFactory as _;
         for command in Cli::command().get_subcommands() {
             assert!(commands.contains(&Some(command.get_name())), "{}", command.get_name());
         }

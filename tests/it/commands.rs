@@ -246,7 +246,10 @@ async fn what_a_running_gateway_can_not_be_given_is_refused() {
     let pid = format!("pid {}", status.pid);
     for command in [&["reload"][..], &["reload", "--plan"], &["start"]] {
         let said = program.bare_run(&[command, &["--config", &other]].concat());
-        said.expect(1, &[&pid, "reads another file", &config, "stop the gateway and start it with"]);
+        said.expect(
+            1,
+            &[&pid, "reads another file", &config, "stop the gateway and start it with"],
+        );
         let said = program.bare_run(&[command, &["--set", "limits.inbox=8"]].concat());
         said.expect(1, &[&pid, "without --set limits.inbox=8", "set the key in", &config]);
     }
@@ -256,7 +259,12 @@ async fn what_a_running_gateway_can_not_be_given_is_refused() {
         (&["status", "--print-config"][..], "status does not print the configuration"),
         (&["man", "--set", "shards=1"], "leave out --set"),
     ] {
-        let said = Said::of(std::process::Command::new(env!("CARGO_BIN_EXE_gateway-websocket")).args(command).output().unwrap());
+        let said = Said::of(
+            std::process::Command::new(env!("CARGO_BIN_EXE_gateway-websocket"))
+                .args(command)
+                .output()
+                .unwrap(),
+        );
         said.expect(2, &[words]);
         assert_eq!((said.out.as_str(), said.err.lines().count()), ("", 1), "{said:?}");
     }
