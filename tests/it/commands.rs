@@ -254,7 +254,7 @@ async fn what_a_running_gateway_can_not_be_given_is_refused() {
         said.expect(1, &[&pid, "without --set limits.inbox=8", "set the key in", &config]);
     }
     let config = program.status().config;
-    assert_eq!((config.generation, config.faults), (2, Vec::new()), "one reload was accepted");
+    assert_eq!((config.generation, config.faults), (3, Vec::new()), "two reloads were accepted");
     for (command, words) in [
         (&["status", "--print-config"][..], "status does not print the configuration"),
         (&["man", "--set", "shards=1"], "leave out --set"),

@@ -443,9 +443,9 @@ async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
     let everywhere = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
     rustix::io::fcntl_setfd(&everywhere, rustix::io::FdFlags::empty()).unwrap();
     for (socket, name, words) in [
-        (&listener, "web", ["\"web\"", "FileDescriptorName=", "websocket, tls, grpc or admin"]),
-        (&everywhere, "grpc", ["\"grpc\"", "grpc.token_files", "grpc.unprotected"]),
-        (&listener, "tls", ["\"tls\"", "tls.certificate", "tls.key"]),
+        (&listener, "web", ["web", "FileDescriptorName=", "websocket, tls, grpc or admin"]),
+        (&everywhere, "grpc", ["grpc", "grpc.token_files", "grpc.unprotected"]),
+        (&listener, "tls", ["tls", "tls.certificate", "tls.key"]),
     ] {
         let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", socket.as_raw_fd());
         let mut wrong = Command::new("bash");
