@@ -450,7 +450,7 @@ async fn sockets_that_were_handed_over_are_served_and_stay_as_they_are() {
         let script = format!("export LISTEN_PID=$$; exec \"$@\" 3<&{}", socket.as_raw_fd());
         let mut wrong = Command::new("bash");
         wrong.args(["-c", &script, "sh"]).arg(gateway.get_program()).args(gateway.get_args());
-        wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+        wrong.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name).env("GWS_LOG__FORMAT", "human");
         Said::of(wrong.output().unwrap()).expect(1, &words);
     }
 }
