@@ -11,6 +11,7 @@
 
 mod fault;
 mod layer;
+mod legacy;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -281,8 +282,17 @@ fn file_to_read(source: &Source, default_file: &Path) -> Option<PathBuf> {
 
 fn file_layer(path: &Path, again: Option<Again>, faults: &mut Vec<Fault>) -> Layer {
     let origin = Origin::File(path.to_path_buf());
-    let tree = read_file(path, again).and_then(|text| read_toml(&text));
-    match tree {
+    let text = read_file(path, again);
+    if let Some(settings) = text.as_deref().ok().and_then(legacy::settings) {
+        faults.push(Fault::of(origin.clone(), "", legacy::WHOLE));
+        faults.extend(
+            settings.into_iter().map(|it| {
+                Fault::of(origin.clone(), &it.key, it.now).with_literal(&it.value.into())
+            }),
+        );
+        return Layer::default();
+    }
+    match text.and_then(|text| read_toml(&text)) {
         Ok(tree) => layer::from_tree(tree, &origin, faults),
         Err(problem) => {
             faults.push(Fault::of(origin, "", problem));

@@ -119,3 +119,30 @@ fn of_a_hundred_thousand_faults_the_first_hundred_are_told_at_once() {
     said.expect(78, &["unknown key"]);
     assert!(said.err.len() < 1000, "{}", said.err.len());
 }
+
+#[test]
+fn a_file_of_1_x_is_recognised_and_each_line_has_its_successor() {
+    let program = Program::new();
+    let file = program.config(
+        "; gateway\n[gateway]\ngatewayServicePort = 20818\ngRPCServicePort = 20819 ; calls\n\
+         messageFormat = text\nheartbeatTimeout = 180\nwriteBufferSize = 1024\n\n\
+         [server]\nip = 10.0.0.1,10.0.0.2\n[cluster]\nclusterName = main\n",
+    );
+    let said = check(&program, &[], &["--config", &file]);
+    said.expect(
+        78,
+        &[
+            "has 8 faults",
+            "is a file of version 1.x",
+            "Coming from 1.x",
+            "gateway.gatewayServicePort = \"20818\": now websocket.listen = \"0.0.0.0:20818\"",
+            "gateway.gRPCServicePort = \"20819\": now grpc.listen = \"127.0.0.1:20819\"",
+            "gateway.messageFormat = \"text\": now websocket.message_format = \"text\"",
+            "now websocket.heartbeat_timeout = \"180s\"",
+            "limits.queue_bytes",
+            "now grpc.allow = [\"10.0.0.1\",\"10.0.0.2\"]",
+            "cluster.clusterName = \"main\": leave it out",
+        ],
+    );
+    assert!(!said.err.contains("unknown key") && !said.err.contains("column"), "{said:?}");
+}
