@@ -9,17 +9,21 @@ use std::{
     },
     path::Path,
     process::Stdio,
-    sync::mpsc,
+    sync,
     time::{Duration, Instant},
 };
 
 use gateway_websocket::{
-    grpc::proto::v1::{CloseRequest, connections_client::ConnectionsClient},
+    grpc::proto::v1::{
+        CloseRequest, SubscribeRequest, SubscribeStart, connections_client::ConnectionsClient,
+        events_client::EventsClient, subscribe_request::Step,
+    },
     status::Status,
 };
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_setfl, mknodat};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -115,8 +119,8 @@ fn reader(path: &Path) -> File {
 }
 
 /// The lines of a log as they come.
-fn read(log: impl Read + Send + 'static) -> mpsc::Receiver<Value> {
-    let (line, lines) = mpsc::channel();
+fn read(log: impl Read + Send + 'static) -> sync::mpsc::Receiver<Value> {
+    let (line, lines) = sync::mpsc::channel();
     std::thread::spawn(move || {
         for text in BufReader::new(log).lines().map_while(Result::ok) {
             let parsed = serde_json::from_str(&text).unwrap_or_else(|_| panic!("no JSON: {text}"));
@@ -324,4 +328,46 @@ async fn the_log_is_opened_anew_whatever_is_wrong_with_the_settings() {
     soon("the new file", reopened).await;
     assert!(line(&rotated, "\"ready\"") && !line(&rotated, "reload refused"));
     assert_eq!(program.status().config.faults.len(), 1);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_comes_and_goes_is_told_once_each() {
+    let mut program = Program::new();
+    let status = program.serve(&["--set", "events.groups=orders"]).await;
+    let grpc = format!("http://{}", status.listeners.grpc[0]);
+    let channel = Endpoint::from_shared(grpc).unwrap().connect_lazy();
+    let start = SubscribeRequest {
+        step: Some(Step::Start(SubscribeStart {
+            group: "orders".to_owned(),
+            ..SubscribeStart::default()
+        })),
+    };
+    let (say, requests) = mpsc::channel(1);
+    say.send(start).await.unwrap();
+    let requests = ReceiverStream::new(requests);
+    let mut calls = EventsClient::new(channel);
+    let mut answers = calls.subscribe(requests).await.unwrap().into_inner();
+    answers.message().await.unwrap().expect("hello");
+    let mut client = Client::connect(status.listeners.websocket[0]).await;
+    client.say("events are no lines").await;
+    drop((answers, say, calls));
+    let left = async {
+        while !program.log().contains("subscriber left") {
+            tokio::time::sleep(Duration::from_millis(20)).await; // a file tells nobody
+        }
+    };
+    soon("the line", left).await;
+    let lines = json_lines(&program.log());
+    let told: Vec<_> =
+        lines.iter().filter(|line| line["message"].to_string().contains("subscriber")).collect();
+    let [joined, left] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(
+        (&joined["message"], &left["message"]),
+        (&"subscriber joined".into(), &"subscriber left".into())
+    );
+    assert_eq!(left["why"], "it hung up");
+    for line in [joined, left] {
+        assert_eq!((&line["group"], &line["level"]), (&"orders".into(), &"INFO".into()));
+        assert!(line["caller"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
 }

@@ -13,6 +13,7 @@
 //! control. Who reads nothing acknowledges nothing, and loses his place by `events.ack_timeout`.
 
 mod asked;
+mod presence;
 mod tell;
 mod work;
 
@@ -22,12 +23,13 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use self::{asked::Asked, work::Work};
+use self::{asked::Asked, presence::Presence, work::Work};
 use super::{
     V1,
     proto::{self, Done, SubscribeRequest, SubscribeResponse, subscribe_response::Step},
 };
 use crate::{
+    access::Caller,
     config::Live,
     events::{Ended, Events, Subscription},
     hub::{Hub, HubError},
@@ -58,9 +60,10 @@ impl proto::events_server::Events for V1 {
     ) -> Result<Response<Answers>, Status> {
         let (answers, taken) = mpsc::channel(ANSWERS);
         let (hub, events, live) = (self.hub.clone(), self.events.clone(), self.live.clone());
+        let caller = request.extensions().get::<Caller>().cloned();
         let asked = Asked::new(request.into_inner(), live.clone());
         tokio::spawn(async move {
-            let served = serve(&hub, &events, &live, asked, &answers);
+            let served = serve(&hub, &events, &live, asked, caller, &answers);
             let ended = tokio::select! {
                 ended = served => ended,
                 () = answers.closed() => return,
@@ -80,18 +83,23 @@ async fn serve(
     events: &Events,
     live: &Live,
     mut asked: Asked,
+    caller: Option<Caller>,
     answers: &mpsc::Sender<Answer>,
 ) -> Result<(), Status> {
     let time = live.snapshot().limits.handshake;
     let begun = timeout(time, asked.start()).await;
     let (group, wish) = begun.map_err(|_| asked::late(time))??;
     let subscription = events.subscribe(&group, wish).map_err(|why| tell::refused(&why, &group))?;
-    let hello = tell::hello(events.epoch(), subscription.window());
+    let window = subscription.window();
+    let mut presence = Presence::new(group.as_str(), caller.as_ref(), window);
+    let hello = tell::hello(events.epoch(), window);
     // Only who is gone takes no first answer.
     let _ = answers.send(Ok(hello)).await;
     let (work, done) = (None, None);
     let stream = Stream { hub, subscription, asked, work, done, acknowledges: false, mute: false };
-    stream.run(answers).await
+    let outcome = stream.run(answers, &mut presence).await;
+    presence.ends(&outcome);
+    outcome
 }
 
 /// A subscription under way.
@@ -117,8 +125,13 @@ impl Stream<'_> {
     /// * room for an answer, and something to be told,
     /// * the end of the work on acknowledgements,
     /// * more of these,
-    /// * the end of the subscription.
-    async fn run(mut self, answers: &mpsc::Sender<Answer>) -> Result<(), Status> {
+    /// * the end of the subscription,
+    /// * a long time without any of these, although there is something to take.
+    async fn run(
+        mut self,
+        answers: &mpsc::Sender<Answer>,
+        presence: &mut Presence,
+    ) -> Result<(), Status> {
         loop {
             let idle = self.work.is_none() && self.done.is_none();
             if idle && let Some(end) = self.asked.end() {
@@ -139,9 +152,14 @@ impl Stream<'_> {
                     if idle && !self.mute =>
                 {
                     self.acknowledge(steps);
+                    presence.moves();
                 }
                 told = tell_next(&mut self.subscription, &mut self.done, answers) => {
                     told.map_err(|why| tell::ended(&why))?;
+                    presence.moves();
+                }
+                () = presence.stands_still() => {
+                    presence.mention(self.subscription.is_full(), answers.capacity() == 0);
                 }
             }
         }
