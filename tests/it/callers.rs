@@ -311,7 +311,7 @@ async fn the_log_names_who_closed_and_dissolved_and_never_a_token() {
     assert!(billing.close(client.id()).await.unwrap());
     client.next_close().await;
 
-    let log = program.log();
+    let log = program.settled_log();
     let lines: Vec<serde_json::Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let audit: Vec<_> = lines

@@ -202,7 +202,7 @@ async fn the_log_names_callers_by_their_certificates() {
     let endpoint = Endpoint::from_shared(endpoint).unwrap();
     let endpoint = endpoint.tls_config(tls).unwrap().timeout(Duration::from_secs(30));
     assert!(Caller::at(endpoint.connect_lazy()).close(client.id()).await.unwrap());
-    let log = program.log();
+    let log = program.settled_log();
     let line = log.lines().find(|line| line.contains("::audit")).expect("an audit line");
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     let caller = line["caller"].as_str().unwrap();

@@ -20,7 +20,11 @@ async fn serve_is_the_default_and_listens_where_status_says() {
     let client = Client::connect(status.listeners.websocket[0]).await;
     assert_eq!(client.id().len(), 36);
     assert_eq!(program.status().clients, 1);
-    assert!(program.log().contains(&status.listeners.grpc[0].to_string()), "{}", program.log());
+    assert!(
+        program.settled_log().contains(&status.listeners.grpc[0].to_string()),
+        "{}",
+        program.log()
+    );
     let socket = std::fs::metadata(program.file("control.sock")).unwrap();
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
 }

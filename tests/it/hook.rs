@@ -353,7 +353,7 @@ async fn our_token_reaches_the_back_end_and_nobodys_secret_the_log() {
         asked.answer(said);
         raw.response().await;
     }
-    let log = program.log();
+    let log = program.settled_log();
     for told in ["out of order", "refuse.status: 200 is neither"] {
         assert!(log.contains(told), "{log}");
     }

@@ -285,7 +285,7 @@ async fn the_wildcard_of_ipv6_takes_ipv4_too_unless_that_is_listed() {
     let mut raw = Raw::open_from(source, four).await;
     raw.upgrade().await;
     let own = raw.stream().local_addr().unwrap().to_string();
-    let log = program.log();
+    let log = program.settled_log();
     let told = |line: &&str| line.contains("client connected") && line.contains(&own);
     assert_eq!(log.lines().filter(told).count(), 1, "{log}");
     assert!(!log.contains("::ffff:"), "{log}");

@@ -2,6 +2,8 @@
 //! ended whatever becomes of the test.
 
 use std::{
+    io::{Read as _, Write as _},
+    os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
 };
@@ -126,6 +128,25 @@ impl Program {
     /// What the child wrote to standard error.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    /// What the child has logged by now, all of it: a thread of its own writes the log, so a marker
+    /// is sent after it, which the audit logs, and waited for. For a log of level info or more.
+    pub fn settled_log(&self) -> String {
+        let marker = format!("/v1/marker-{}", self.log().len());
+        let mut control = UnixStream::connect(self.file("control.sock")).unwrap();
+        let request = format!("POST {marker} HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n");
+        control.write_all(request.as_bytes()).unwrap();
+        control.read_to_end(&mut Vec::new()).unwrap();
+        for _ in 0..HANG {
+            let log = self.log();
+            if let Some(at) = log.find(&marker) {
+                let before = log[..at].rfind('\n').map_or(0, |end| end + 1);
+                return log[..before].to_owned();
+            }
+            std::thread::sleep(Duration::from_millis(5)); // a file tells nobody
+        }
+        panic!("the marker did not come: {}", self.log());
     }
 
     /// The picture that `status --json` gives.

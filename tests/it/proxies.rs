@@ -143,7 +143,7 @@ async fn a_proxy_that_is_refused_is_told_of_once_a_minute() {
         let (_, head) = answer(source, address, request(&[])).await;
         assert_eq!(head, "");
     }
-    let log = program.log();
+    let log = program.settled_log();
     let told = |peer: &str| {
         let lines = log.lines().filter(|line| line.contains("websocket.proxy_header"));
         lines.filter(|line| line.contains(&format!("{peer}:"))).count()
@@ -158,7 +158,7 @@ async fn a_proxy_that_is_refused_is_told_of_once_a_minute() {
         let (_, head) = answer(third, address, request(&[])).await;
         assert!(head.starts_with("HTTP/1.1 400 "), "{head}");
     }
-    let log = program.log();
+    let log = program.settled_log();
     let lines = log.lines().filter(|line| line.contains("127.0.8.3:"));
     assert_eq!(lines.filter(|line| line.contains("a proxy is refused")).count(), 1, "{log}");
 
@@ -344,7 +344,7 @@ async fn the_log_names_the_client_and_a_reload_changes_whom_to_believe() {
     }
     let refused = program.status().refused;
     assert_eq!(refused["proxy"], 1, "{refused:?}");
-    let log = program.log();
+    let log = program.settled_log();
     for peer in ["192.0.2.7:4711", "198.51.100.7:4712"] {
         assert!(log.lines().any(|line| line.contains("client connected") && line.contains(peer)));
     }

@@ -160,7 +160,7 @@ async fn a_process_with_few_descriptors_serves_everybody_who_asks() {
     program.run(&["status"]).expect(0, &["in service", "evicted"]);
     program.run(&["reload"]).expect(0, &[]);
     assert_eq!(first.read_to_close().await, 1000);
-    let log = program.log();
+    let log = program.settled_log();
     assert!(!log.contains("can't be accepted"), "{log}");
     assert!(!log.contains("Too many open files"), "{log}");
     drop((silent, commands));
@@ -171,7 +171,7 @@ async fn too_few_descriptors_for_the_settings_are_said_at_the_start_with_the_num
     let mut program = Program::new();
     let status = program.serve_with_files(100).await;
     let address = status.listeners.websocket[0];
-    let log = program.log();
+    let log = program.settled_log();
     let told: Vec<&str> =
         log.lines().filter(|line| line.contains("the file descriptor limit")).collect();
     assert_eq!(told.len(), 1, "{log}");

@@ -183,7 +183,7 @@ async fn the_watchdog_is_fed_while_the_supervisor_is_at_work() {
     assert!(program.log().contains("the supervisor is stuck"), "{}", program.log());
     drop(stopped);
     (0..2).for_each(|_| alive());
-    assert!(program.log().contains("the supervisor is at work again"), "{}", program.log());
+    assert!(program.settled_log().contains("the supervisor is at work again"), "{}", program.log());
 }
 
 #[tokio::test]
@@ -199,9 +199,9 @@ async fn the_watchdog_is_fed_while_all_shards_answer() {
     // One shard's thread is stopped from outside, as a debugger does it.
     let stopped = crate::program::Stopped::named(status.pid, "shard-0");
     starves(&manager);
-    assert!(program.log().contains("shards do not answer"), "{}", program.log());
+    assert!(program.settled_log().contains("shards do not answer"), "{}", program.log());
 
     drop(stopped);
     (0..2).for_each(|_| alive());
-    assert!(program.log().contains("all shards answer again"), "{}", program.log());
+    assert!(program.settled_log().contains("all shards answer again"), "{}", program.log());
 }

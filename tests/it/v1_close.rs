@@ -160,7 +160,7 @@ async fn the_log_names_who_closed_and_dissolved_what() {
     connections.close(close(Target::default())).await.unwrap_err();
     client.next_close().await;
 
-    let log = program.log();
+    let log = program.settled_log();
     let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
     let lines: Vec<serde_json::Value> = lines.collect();
     let audit = lines.iter().filter(|line| line["target"] == "gateway_websocket::audit");

@@ -51,7 +51,7 @@ async fn no_token_is_logged_however_much_is() {
     }
     assert!(told.iter().any(|said| said.starts_with("HTTP/1.1 101 ")));
     assert!(told.iter().any(|said| said.contains("expired")));
-    let log = program.log();
+    let log = program.settled_log();
     assert!(log.contains("the token was refused: expired"), "{log}");
     assert!(log.contains("client connected"), "the log is of the level that was asked for");
     for secret in ["eyJ", "zanzibar", "quagmire", SECRET] {
