@@ -78,9 +78,9 @@ def debian(name, *packages):
         print(f"making a Debian 12 in {root.relative_to(ROOT)}", flush=True)
         unfinished = CACHE / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
-        include = f"--include={','.join(packages)}"
+        include = [f"--include={','.join(packages)}"] if packages else []
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", include, "bookworm", unfinished, apt_mirror()],
+            ["debootstrap", "--variant=minbase", *include, "bookworm", unfinished, apt_mirror()],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900,
         )
         assert made.returncode == 0, f"debootstrap failed:\n{made.stdout[-2000:]}"
