@@ -179,10 +179,16 @@ impl Stranger {
         Said::of(self.command(arguments).output().unwrap())
     }
 
-    /// Processes of the user that run now.
+    /// Processes of the user that run now. One that has ended stays in the list until somebody asks how
+    /// it ended, which in a container without an init process nobody does.
     fn processes(&self) -> Vec<Pid> {
         let all = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
-        let own = all.filter(|it| it.metadata().is_ok_and(|found| found.uid() == self.uid));
+        let runs = |it: &fs::DirEntry| {
+            let stat = fs::read_to_string(it.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        };
+        let own =
+            all.filter(|it| it.metadata().is_ok_and(|found| found.uid() == self.uid) && runs(it));
         own.filter_map(|it| Pid::from_raw(it.file_name().to_str()?.parse().ok()?)).collect()
     }
 }
