@@ -1,4 +1,4 @@
-//! The line of clients that wait for room for what they said.
+//! The queue of clients that wait for room for what they said.
 //!
 //! Who listens may say of a message that there is no room for it. Then the message is put back in
 //! front of what its client said after it, as a frame that is heard again, and the client isn't read
@@ -6,9 +6,9 @@
 //! but for those who say something, too: they stand behind it.
 //!
 //! ```text
-//!  said ─► ear: no room ─► [the message again][what was read after it] ─► end of the line
+//!  said ─► events: no room ─► [the message again][what was read after it] ─► end of the queue
 //!            ▲                                                                   │
-//!            └──────────── room: the first in line is listened to again ◄────────┘
+//!            └──────────── room: the first in the queue is read again ◄──────────┘
 //! ```
 //!
 //! * Nothing has happened to a message that waits: it was not counted, neither for the metrics nor
@@ -19,49 +19,52 @@
 //! * It can be closed by all else: a call, a drain, its expiry, a broken socket. Then its message is
 //!   dropped with all that it said after it, before its `closed`.
 //! * What is kept back counts for `limits.partial_bytes`, like what is incomplete.
-//! * Who stands here is counted (`waiting_clients`), until it is listened to again or closed.
+//! * Who stands here is counted (`waiting_clients`), until it is read again or closed.
 
 use std::collections::{HashMap, VecDeque};
 
 use super::{
-    deliver::Desk,
-    run::Loop,
-    session::{Allowance, Hearing, Rates, Session},
+    connection::{Connection, ReadState},
+    connections::Connections,
+    context::Context,
+    rate_limit::{RateLimit, Rates},
+    slot::Slot,
     wheel::Tick,
 };
-use crate::{config::Messages, ids::ClientId, sink::Heard};
+use crate::{ids::ClientId, sink::Heard};
 
-/// Clients of the line that are listened to in one turn.
-const HEARD_PER_TURN: usize = 256;
-
-/// Places of the line that may be stale beyond one for each client.
+/// Places of the queue that may be stale beyond one for each client.
 const STALE: usize = 64;
 
-/// The places of a line: clients, and since when; some may have gone.
+/// The places of a queue: clients, and since when; some may have gone.
 type Places = VecDeque<(ClientId, Tick)>;
 
 /// Who waits, in the order in which they began to.
 #[derive(Default)]
-pub(super) struct Line {
+pub(super) struct Backpressure {
     places: Places,
     /// Whose turn it is.
-    turn: Option<u32>,
+    turn: Option<Slot>,
     /// Something was taken of what that client said.
     taken: bool,
     /// There is room for those behind, in the next turn.
     goes_on: bool,
     /// Ticks that clients have waited, by slot, and that their rates were not yet measured by.
-    waited: HashMap<u32, Tick>,
+    waited: HashMap<Slot, Tick>,
 }
 
-impl Line {
+impl Backpressure {
     /// Whether the next turn must not be waited for.
     pub(super) fn goes_on(&self) -> bool {
         self.goes_on
     }
 
-    /// Whether the client has to stand in line, whatever room there is.
-    pub(super) fn bars(&self, slot: u32) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Whether the client has to wait, whatever room there is.
+    pub(super) fn bars(&self, slot: Slot) -> bool {
         !self.places.is_empty() && self.turn != Some(slot)
     }
 
@@ -71,120 +74,109 @@ impl Line {
     }
 
     /// The time a client has waited and was not measured by.
-    pub(super) fn grace(&self, slot: u32) -> Tick {
+    pub(super) fn credit(&self, slot: Slot) -> Tick {
         // Nobody pays for this where nobody waits.
         if self.waited.is_empty() { 0 } else { self.waited.get(&slot).copied().unwrap_or(0) }
     }
 
     /// Whether what a client said too much can have come while it waited.
-    pub(super) fn is_excused(&mut self, slot: u32, said: &mut Allowance, rates: Rates) -> bool {
+    pub(super) fn pays(&mut self, slot: Slot, said: &mut RateLimit, rates: Rates) -> bool {
         self.waited.get_mut(&slot).is_some_and(|ticks| said.work_off(ticks, rates))
     }
 
     /// A client is gone; its place is found stale when it comes up.
-    pub(super) fn forget(&mut self, slot: u32) {
+    pub(super) fn forget(&mut self, slot: Slot) {
         if !self.waited.is_empty() {
             self.waited.remove(&slot);
         }
     }
-}
 
-impl Desk {
-    /// Whether a client is listened to from now on; who waits in the line is counted.
-    pub(super) fn set_hearing(&self, session: &mut Session, hearing: Hearing) {
-        let waited = session.waits();
-        session.flags.hearing = hearing;
-        match (waited, session.waits()) {
-            (false, true) => self.stats.waiting_clients.add(1),
-            (true, false) => self.stats.waiting_clients.sub(1),
+    /// Whether a client is read from now on; who waits here is counted.
+    pub(super) fn set_reading(
+        &self,
+        context: &Context,
+        connection: &mut Connection,
+        reading: ReadState,
+    ) {
+        let waited = connection.waits();
+        connection.flags.reading = reading;
+        match (waited, connection.waits()) {
+            (false, true) => context.stats.waiting_clients.add(1),
+            (true, false) => context.stats.waiting_clients.sub(1),
             _ => {}
         }
     }
-}
 
-impl Loop {
-    /// Puts back a message that found no room, with what its client could say `before` it, and its
-    /// client into the line.
-    pub(super) fn wait_for_room(
+    /// Puts a client at the end, with the time it has waited before and was not measured by.
+    pub(super) fn push(
         &mut self,
-        slot: u32,
-        before: (Allowance, Tick),
-        message: Box<[u8]>,
+        context: &Context,
+        connections: &mut Connections,
+        slot: Slot,
+        credit: Tick,
     ) {
-        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-        let (allowance, grace) = before;
-        session.allowance = allowance;
-        if grace > 0 {
-            self.line.waited.insert(slot, grace);
+        if credit > 0 {
+            self.waited.insert(slot, credit);
         }
-        self.desk.set_hearing(session, Hearing::Waits);
-        self.partial += message.len();
-        session.unread = Some(message);
-        self.line.places.push_back((session.id, self.desk.tick));
-        let mut places = std::mem::take(&mut self.line.places);
-        close_ranks(&mut places, self.sessions.len(), |client| self.waiting(client).is_some());
-        self.line.places = places;
+        let Some(connection) = connections.get_mut(slot) else { return };
+        self.set_reading(context, connection, ReadState::Waiting);
+        self.places.push_back((connection.id, context.tick));
+        let clients = connections.len();
+        close_ranks(&mut self.places, clients, |client| waiting(connections, client).is_some());
     }
 
-    /// The slot of a client, if it still waits.
-    fn waiting(&self, client: ClientId) -> Option<u32> {
-        self.find(client).filter(|&slot| self.sessions[slot as usize].waits())
+    /// Begins a turn: whether there is room for those behind is not known yet.
+    pub(super) fn begin(&mut self) {
+        self.goes_on = false;
     }
 
-    /// Listens to those who have waited longest, as long as there is room.
-    pub(super) fn hear_line(&mut self) {
-        self.line.goes_on = false;
-        for _ in 0..HEARD_PER_TURN {
-            if self.line.places.is_empty() {
-                return;
+    /// Takes the first that still waits, and since when it does. It is read now.
+    pub(super) fn next(
+        &mut self,
+        context: &Context,
+        connections: &mut Connections,
+    ) -> Option<(Slot, ClientId)> {
+        loop {
+            let (client, since) = self.places.pop_front()?;
+            let Some(slot) = waiting(connections, client) else { continue };
+            let connection = connections.get_mut(slot)?;
+            (self.turn, self.taken) = (Some(slot), false);
+            self.set_reading(context, connection, ReadState::Reading);
+            // What answers a ping may have come long ago.
+            connection.asked = None;
+            if context.settings.rates != Rates::default() {
+                let waited = self.waited.entry(slot).or_default();
+                *waited = waited.saturating_add(context.tick.saturating_sub(since));
             }
-            // Where nobody is to hear what they say there is room for all of it.
-            if self.desk.caps.messages != Messages::Drop
-                && !self.ask_ear(false, |ear| ear.has_room())
-            {
-                return;
-            }
-            let Some((client, since)) = self.line.places.pop_front() else { return };
-            let Some(slot) = self.waiting(client) else { continue };
-            (self.line.turn, self.line.taken) = (Some(slot), false);
-            self.guard(slot, |shard| shard.hear_waiting(slot, since));
-            self.line.turn = None;
-            if self.waiting(client).is_some() {
-                // No room any more. If for not even one message, it keeps its place.
-                if !self.line.taken {
-                    self.line.places.rotate_right(1);
-                }
-                return;
-            }
+            return Some((slot, client));
         }
-        self.line.goes_on = !self.line.places.is_empty();
     }
 
-    /// Listens to a client that has waited.
-    fn hear_waiting(&mut self, slot: u32, since: Tick) {
-        let Some(session) = self.sessions.get_mut(slot as usize) else { return };
-        self.desk.set_hearing(session, Hearing::Heard);
-        // What answers a ping may have come long ago.
-        session.asked = None;
-        if self.desk.caps.rates != Rates::default() {
-            let waited = self.line.waited.entry(slot).or_default();
-            *waited = waited.saturating_add(self.desk.tick.saturating_sub(since));
+    /// The client has been read. False if it waits again: there is no room any more. If there was
+    /// none for even one message, it keeps its place.
+    pub(super) fn was_read(&mut self, connections: &Connections, client: ClientId) -> bool {
+        self.turn = None;
+        if waiting(connections, client).is_none() {
+            return true;
         }
-        // Time didn't count while the client was not listened to.
-        self.watch(slot, false);
-        self.read(slot);
-        let Some(session) = self.sessions.get(slot as usize) else { return };
-        // Its silence counts again.
-        let (now, timer) = (self.desk.tick, session.timer);
-        if let Some(next) = self.desk.caps.next_look(session)
-            && (timer <= now || timer > next.max(now + 1))
-        {
-            self.schedule(slot);
+        if !self.taken {
+            self.places.rotate_right(1);
         }
+        false
+    }
+
+    /// The turn has had enough of them.
+    pub(super) fn pause(&mut self) {
+        self.goes_on = !self.places.is_empty();
     }
 }
 
-/// Takes those out of a line who have gone, if there may be many of them: clients came, waited, were
+/// The slot of a client, if it still waits.
+fn waiting(connections: &Connections, client: ClientId) -> Option<Slot> {
+    connections.find(client).filter(|&slot| connections.get(slot).is_some_and(|it| it.waits()))
+}
+
+/// Takes those out of a queue who have gone, if there may be many of them: clients came, waited, were
 /// closed and came again while there was no room at all.
 fn close_ranks(places: &mut Places, clients: usize, waits: impl Fn(ClientId) -> bool) {
     let most = 2 * clients + STALE;

@@ -1,4 +1,4 @@
-//! A tunnel whose other end is a rustls client, over sockets that take little.
+//! A stream whose other end is a rustls client, over sockets that take little.
 
 use std::{
     collections::VecDeque,
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, crypto::ring};
 use socket2::SockRef;
 
-use super::{super::outbound::Sort, *};
+use super::{super::write_queue::Sort, *};
 
 /// Both ends of a connection whose handshake is done.
 pub(in super::super) fn shaken() -> (ClientConnection, Established) {
@@ -40,7 +40,7 @@ pub(in super::super) fn shaken() -> (ClientConnection, Established) {
         server.read_tls(&mut wire.as_slice()).unwrap();
         server.process_new_packets().unwrap();
         wire.clear();
-        // The tickets stay behind: they are the tunnel's to send.
+        // The tickets stay behind: they are the stream's to send.
         if client.is_handshaking() {
             while server.wants_write() {
                 server.write_tls(&mut wire).unwrap();
@@ -52,12 +52,12 @@ pub(in super::super) fn shaken() -> (ClientConnection, Established) {
     (client, Established { connection: server, records: Records::default() })
 }
 
-/// A tunnel, its door, and the client at the other end.
+/// A stream, its door, and the client at the other end.
 struct Case {
-    tunnel: Tunnel,
-    door: Door,
-    out: Outbound,
-    meter: Meter,
+    stream: TlsStream,
+    door: Socket,
+    out: WriteQueue,
+    memory: Budget,
     scratch: Vec<u8>,
     client: ClientConnection,
     socket: TcpStream,
@@ -75,10 +75,10 @@ impl Case {
         ours.set_nonblocking(true).unwrap();
         socket.set_nonblocking(true).unwrap();
         Self {
-            tunnel: Tunnel::new(server),
-            door: Door::new(mio::net::TcpStream::from_std(ours), None, true),
-            out: Outbound::default(),
-            meter: Meter::default(),
+            stream: TlsStream::new(server, &Budget::default()),
+            door: Socket::new(mio::net::TcpStream::from_std(ours), None, true),
+            out: WriteQueue::default(),
+            memory: Budget::default(),
             scratch: Vec::new(),
             client,
             socket,
@@ -87,13 +87,13 @@ impl Case {
     }
 
     fn append(&mut self, bytes: Vec<u8>) {
-        let frame = Frame::new(bytes.into(), &self.meter);
-        self.out.append(frame, Sort::Message, &self.meter);
+        let frame = Frame::new(bytes.into(), &self.memory);
+        self.out.append(frame, Sort::Message);
     }
 
     fn flush(&mut self) -> Flushed {
-        let Self { tunnel, door, out, meter, scratch, .. } = self;
-        tunnel.flush(&mut &*door, out, meter, scratch)
+        let Self { stream, door, out, memory, scratch, .. } = self;
+        stream.flush(&mut &*door, out, memory, scratch)
     }
 
     /// The client reads once, at most so much; false at the end.
@@ -125,7 +125,7 @@ impl Case {
         // Only to be done sooner: a window that closes is opened again after a while.
         SockRef::from(&self.socket).set_recv_buffer_size(1 << 20).unwrap();
         let mut messages = 0;
-        while !self.out.is_empty() || self.tunnel.rest.is_some() {
+        while !self.out.is_empty() || self.stream.rest.is_some() {
             messages += self.flush().messages;
             self.listen(1 << 16);
         }
@@ -186,13 +186,13 @@ proptest! {
                     case.append(message(said, len));
                     said += 1;
                 }
-                Step::DropOldest => dropped += u32::from(case.out.drop_oldest(&case.meter)),
+                Step::DropOldest => dropped += u32::from(case.out.drop_oldest()),
                 Step::Flush => written += case.flush().messages,
                 Step::Listen(most) => prop_assert!(case.listen(most)),
             }
-            let held = case.tunnel.rest.as_ref().map_or(0, |rest| rest.len());
+            let held = case.stream.rest.as_ref().map_or(0, |rest| rest.len());
             prop_assert!(held <= RECORD + 1024, "no more than a record is held: {}", held);
-            prop_assert!(case.out.bytes() >= held && case.meter.get() >= held);
+            prop_assert!(case.out.bytes() >= held && case.memory.used() >= held);
         }
         written += case.drain();
         case.hear_out();
@@ -200,7 +200,7 @@ proptest! {
         prop_assert_eq!(heard.len(), (said - dropped) as usize);
         prop_assert!(heard.is_sorted_by(|a, b| a < b));
         prop_assert_eq!(written, u64::from(said - dropped));
-        prop_assert_eq!((case.out.bytes(), case.meter.get()), (0, 0));
+        prop_assert_eq!((case.out.bytes(), case.memory.used()), (0, 0));
     }
 }
 
@@ -209,31 +209,31 @@ fn a_message_counts_as_written_only_when_its_record_is() {
     let mut case = Case::new();
     let mut said = 0u64;
     let mut written = 0;
-    while case.tunnel.rest.is_none() {
+    while case.stream.rest.is_none() {
         case.append(vec![7; 1000]);
         said += 1;
         let flushed = case.flush();
         written += flushed.messages;
     }
-    assert_eq!(written + case.tunnel.messages(), said);
-    assert!(case.tunnel.messages() > 0);
+    assert_eq!(written + case.stream.messages(), said);
+    assert!(case.stream.messages() > 0);
     assert_eq!(case.out.begun_bytes(), case.out.bytes());
-    assert_eq!(case.out.discard(&case.meter), 0, "all of it was sealed");
+    assert_eq!(case.out.discard(), 0, "all of it was sealed");
     assert!(!case.out.is_empty(), "the rest of the record still has to go out");
     written += case.drain();
-    assert_eq!((written, case.meter.get()), (said, 0));
+    assert_eq!((written, case.memory.used()), (said, 0));
 }
 
 #[test]
 fn the_end_is_not_said_in_the_middle_of_a_record() {
     let mut case = Case::new();
-    while case.tunnel.rest.is_none() {
+    while case.stream.rest.is_none() {
         case.append(vec![7; 1000]);
         case.flush();
     }
-    case.tunnel.end(&case.door);
+    case.stream.end(&case.door);
     case.drain();
-    case.tunnel.end(&case.door);
+    case.stream.end(&case.door);
     case.hear_out();
     assert!(case.client.process_new_packets().unwrap().peer_has_closed());
 }
@@ -242,7 +242,7 @@ fn the_end_is_not_said_in_the_middle_of_a_record() {
 fn bytes_are_opened_however_they_are_cut_and_the_end_is_noticed() {
     for piece in [1, 7, 4096, 5000, 1 << 20] {
         let (mut client, server) = shaken();
-        let mut tunnel = Tunnel::new(server);
+        let mut stream = TlsStream::new(server, &Budget::default());
         let said: VecDeque<u8> = (0..60_000u32).map(|n| n.to_le_bytes()[0]).collect();
         let said: Vec<u8> = said.into();
         client.writer().write_all(&said).unwrap();
@@ -254,25 +254,25 @@ fn bytes_are_opened_however_they_are_cut_and_the_end_is_noticed() {
         wire.extend(b"what follows is ignored");
         let mut opened = Vec::new();
         for piece in wire.chunks(piece) {
-            tunnel.open(piece, &mut opened).unwrap();
+            stream.open(piece, &mut opened).unwrap();
         }
-        assert!(opened == said && tunnel.has_ended(), "in pieces of {piece}");
+        assert!(opened == said && stream.has_ended(), "in pieces of {piece}");
     }
 }
 
 #[test]
 fn rubbish_is_an_error_and_leaves_an_alert_to_be_said() {
     let (_, server) = shaken();
-    let mut tunnel = Tunnel::new(server);
+    let mut stream = TlsStream::new(server, &Budget::default());
     let rubbish = [&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat();
-    assert!(tunnel.open(&rubbish, &mut Vec::new()).is_err());
-    assert!(tunnel.wants_write());
+    assert!(stream.open(&rubbish, &mut Vec::new()).is_err());
+    assert!(stream.wants_write());
 
     // Nor is a record waited for that is longer than any may be.
     let (_, server) = shaken();
-    let mut tunnel = Tunnel::new(server);
-    assert!(tunnel.open(&[0x17, 3, 3, 0xff, 0xff], &mut Vec::new()).is_err());
-    assert!(tunnel.wants_write());
+    let mut stream = TlsStream::new(server, &Budget::default());
+    assert!(stream.open(&[0x17, 3, 3, 0xff, 0xff], &mut Vec::new()).is_err());
+    assert!(stream.wants_write());
 }
 
 #[test]
@@ -302,28 +302,28 @@ fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
         for _ in 0..400 {
             case.append(vec![7; 100]);
         }
-        let Case { tunnel, out, meter, scratch, .. } = &mut case;
+        let Case { stream, out, memory, scratch, .. } = &mut case;
         let mut socket = Brittle(bytes);
-        let mut flushed = tunnel.flush(&mut socket, out, meter, scratch);
+        let mut flushed = stream.flush(&mut socket, out, memory, scratch);
         if flushed.state == State::Blocked {
             // A part was taken, so the next attempt is the one that fails.
-            let again = tunnel.flush(&mut socket, out, meter, scratch);
+            let again = stream.flush(&mut socket, out, memory, scratch);
             assert_eq!((again.bytes, again.messages), (0, 0));
             flushed = Flushed { state: again.state, ..flushed };
         }
         assert_eq!(flushed.state, State::Broken);
         assert_eq!(flushed.bytes, bytes as u64);
         assert_eq!(flushed.messages > 0, bytes == 10_000);
-        assert_eq!(flushed.messages + tunnel.messages() + out.abandon(meter), 400);
+        assert_eq!(flushed.messages + stream.messages() + out.abandon(), 400);
     }
 
     // A break between two records, found in one attempt.
     let mut case = Case::new();
     let whole = |case: &mut Case| {
         let mut sealed = Vec::new();
-        let Case { tunnel, out, meter, .. } = case;
-        tunnel.seal(out, meter, &mut sealed).unwrap();
-        tunnel.carried = Carried::default();
+        let Case { stream, out, .. } = case;
+        stream.seal(out, &mut sealed).unwrap();
+        stream.carried = Carried::default();
         sealed.len()
     };
     (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
@@ -331,40 +331,41 @@ fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
     (0..FRAMES).for_each(|_| case.append(vec![7; 100]));
     let record = whole(&mut case);
     (0..200).for_each(|_| case.append(vec![7; 100]));
-    let Case { tunnel, out, meter, scratch, .. } = &mut case;
-    let flushed = tunnel.flush(&mut Brittle(2 * record), out, meter, scratch);
+    let Case { stream, out, memory, scratch, .. } = &mut case;
+    let flushed = stream.flush(&mut Brittle(2 * record), out, memory, scratch);
     assert_eq!(flushed.state, State::Broken);
     assert_eq!((flushed.bytes, flushed.messages), (2 * record as u64, 2 * FRAMES as u64));
-    assert_eq!(tunnel.messages(), FRAMES as u64, "sealed, and never sent");
-    assert_eq!(out.abandon(meter), 200 - 3 * FRAMES as u64);
+    assert_eq!(stream.messages(), FRAMES as u64, "sealed, and never sent");
+    assert_eq!(out.abandon(), 200 - 3 * FRAMES as u64);
 }
 
 #[test]
 fn an_incomplete_record_is_on_the_books_until_it_ends_or_is_given_up() {
     let (mut client, server) = shaken();
-    let mut tunnel = Tunnel::new(server);
-    let mut books = 1000;
+    let memory = Budget::default();
+    let other = memory.charge(1000);
+    let mut stream = TlsStream::new(server, &memory);
     client.writer().write_all(&[7; 10_000]).unwrap();
     let mut wire = Vec::new();
     client.write_tls(&mut wire).unwrap();
     let mut opened = Vec::new();
     for (at, byte) in wire[..wire.len() - 1].iter().enumerate() {
-        assert!(!tunnel.open(&[*byte], &mut opened).unwrap());
-        tunnel.count(&mut books);
-        assert!(tunnel.is_mid_record());
+        assert!(!stream.open(&[*byte], &mut opened).unwrap());
+        let books = memory.used();
+        assert!(stream.is_mid_record());
         assert!(books > 1000 + at && books <= 1000 + 2 * at.max(8), "{books} for {at}");
     }
-    assert!(tunnel.open(&wire[wire.len() - 1..], &mut opened).unwrap());
-    tunnel.count(&mut books);
-    assert_eq!((books, opened.len(), tunnel.is_mid_record()), (1000, 10_000, false));
+    assert!(stream.open(&wire[wire.len() - 1..], &mut opened).unwrap());
+    assert_eq!((memory.used(), opened.len(), stream.is_mid_record()), (1000, 10_000, false));
 
-    tunnel.open(&wire[..500], &mut opened).unwrap();
-    tunnel.count(&mut books);
-    assert!(books >= 1500);
-    tunnel.go_blind();
-    tunnel.count(&mut books);
-    tunnel.open(&wire[500..], &mut opened).unwrap();
-    assert_eq!((books, opened.len(), tunnel.is_mid_record()), (1000, 10_000, false));
+    stream.open(&wire[..500], &mut opened).unwrap();
+    assert!(memory.used() >= 1500);
+    stream.go_blind();
+    stream.open(&wire[500..], &mut opened).unwrap();
+    assert_eq!((memory.used(), opened.len(), stream.is_mid_record()), (1000, 10_000, false));
+    stream.open(&[], &mut opened).unwrap();
+    drop(stream);
+    assert_eq!(memory.used(), other.bytes());
 }
 
 /// rustls puts the parts of a message together, 64 KiB of it, and nobody would know.
@@ -375,7 +376,7 @@ fn a_message_to_tls_itself_that_does_not_end_is_refused() {
         crypto::cipher::{OutboundChunks, OutboundPlainMessage},
     };
     let (client, server) = shaken();
-    let mut tunnel = Tunnel::new(server);
+    let mut stream = TlsStream::new(server, &Budget::default());
     let suite = client.negotiated_cipher_suite().and_then(|suite| suite.tls13()).unwrap();
     let (first, secrets) = client.dangerous_extract_secrets().unwrap().tx;
     let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
@@ -397,7 +398,7 @@ fn a_message_to_tls_itself_that_does_not_end_is_refused() {
         };
         let record = sealer.encrypt(plain, number).unwrap().encode();
         said += record.len();
-        let outcome = tunnel.open(&record, &mut opened);
+        let outcome = stream.open(&record, &mut opened);
         assert_eq!(outcome.is_err(), said > SILENT, "{said} bytes said: {outcome:?}");
         if outcome.is_err() {
             return;

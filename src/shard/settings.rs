@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    session::{Rates, Session, Stage},
+    rate_limit::Rates,
     wheel::{STEP, Tick},
 };
 use crate::{
@@ -14,13 +14,15 @@ use crate::{
 
 /// The settings of one turn.
 #[derive(Clone)]
-pub(super) struct Caps {
+pub(super) struct ShardSettings {
     /// Where they come from, to notice a newer one.
     pub(super) source: Arc<InForce>,
     pub(super) wire: wire::Limits,
     pub(super) queue_bytes: usize,
     pub(super) queue_entries: usize,
     pub(super) slow_client: SlowClient,
+    /// How long a queue may be over its bounds; zero is not at all.
+    pub(super) slow_client_grace: Tick,
     /// Where what clients say goes.
     pub(super) messages: Messages,
     pub(super) welcome: bool,
@@ -51,7 +53,7 @@ pub(super) struct Caps {
     pub(super) partial_share: usize,
 }
 
-impl Caps {
+impl ShardSettings {
     pub(super) fn new(source: &Arc<InForce>, shards: usize) -> Self {
         let (websocket, limits) = (&source.websocket, &source.limits);
         let positive = |n: u64| (n > 0).then_some(n);
@@ -63,6 +65,7 @@ impl Caps {
             queue_bytes: limits.queue_bytes.bytes(),
             queue_entries: limits.queue_messages,
             slow_client: limits.slow_client,
+            slow_client_grace: ticks(limits.slow_client_grace).unwrap_or(0),
             messages: websocket.messages,
             message_format: websocket.message_format,
             welcome: websocket.welcome == Welcome::Id,
@@ -93,20 +96,4 @@ impl Caps {
 fn ticks(span: Duration) -> Option<Tick> {
     let ticks = span.as_millis().div_ceil(STEP.as_millis());
     (ticks > 0).then(|| Tick::try_from(ticks).unwrap_or(Tick::MAX / 2))
-}
-
-impl Caps {
-    /// When the session has to be looked at next, if ever.
-    pub(super) fn next_look(&self, session: &Session) -> Option<Tick> {
-        if let Stage::Closing(until) = session.stage {
-            return Some(until);
-        }
-        let heartbeat = self.heartbeat.filter(|_| session.can_be_silent());
-        let silent = heartbeat.map(|limit| session.heard.saturating_add(limit));
-        let ping = self.ping.map(|interval| session.pinged.saturating_add(interval));
-        let since = session.partial_since.zip(self.message_deadline);
-        let unfinished = since.map(|(since, limit)| since.saturating_add(limit));
-        let expires = session.expires.as_ref().map(|expiry| expiry.due);
-        [silent, ping, unfinished, expires].into_iter().flatten().min()
-    }
 }

@@ -55,10 +55,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A frame of `len` + 3 bytes that can be told apart: sort, number, length, filling.
-fn frame(sort: u8, number: u8, len: u8, meter: &Meter) -> Rc<Frame> {
+fn frame(sort: u8, number: u8, len: u8, memory: &Budget) -> Rc<Frame> {
     let mut bytes = vec![sort, number, len];
     bytes.extend(std::iter::repeat_n(number, usize::from(len)));
-    Frame::new(bytes.into(), meter)
+    Frame::new(bytes.into(), memory)
 }
 
 proptest! {
@@ -66,39 +66,39 @@ proptest! {
     fn frames_come_out_whole_and_in_order_and_every_one_is_accounted_for(
         steps in prop::collection::vec(step(), 1..120),
     ) {
-        let meter = Meter::default();
-        let mut queue = Outbound::default();
+        let memory = Budget::default();
+        let mut queue = WriteQueue::default();
         let mut socket = Socket { room: 0, taken: Vec::new() };
-        let ping = frame(b'i', 0, 0, &meter);
+        let ping = frame(b'i', 0, 0, &memory);
         let (mut appended, mut dropped, mut reported, mut number) = (0u64, 0u64, 0u64, 0u8);
         for step in steps {
             match step {
                 Step::Message(len) => {
                     number = number.wrapping_add(1);
-                    queue.append(frame(b'm', number, len, &meter), Sort::Message, &meter);
+                    queue.append(frame(b'm', number, len, &memory), Sort::Message);
                     appended += 1;
                 }
                 Step::Ping => queue.set_ping(&ping),
-                Step::Pong(len) => queue.set_pong(frame(b'o', 0, len, &meter)),
-                Step::DropOldest => dropped += u64::from(queue.drop_oldest(&meter)),
+                Step::Pong(len) => queue.set_pong(frame(b'o', 0, len, &memory)),
+                Step::DropOldest => dropped += u64::from(queue.drop_oldest()),
                 Step::Flush(room) => {
                     socket.room = room;
-                    let flushed = queue.flush(&mut socket, &meter);
+                    let flushed = queue.flush(&mut socket);
                     reported += flushed.messages;
                 }
             }
             prop_assert_eq!(appended, dropped + reported + u64::from(queue.messages()));
         }
-        dropped += queue.discard(&meter);
+        dropped += queue.discard();
         socket.room = usize::MAX;
-        let last = queue.flush(&mut socket, &meter);
+        let last = queue.flush(&mut socket);
         reported += last.messages;
         prop_assert_eq!(last.state, State::Empty);
         prop_assert!(queue.is_empty());
         prop_assert_eq!((queue.bytes(), queue.messages()), (0, 0));
         prop_assert_eq!(appended, dropped + reported);
         drop(ping);
-        prop_assert_eq!(meter.get(), 0, "memory is given back");
+        prop_assert_eq!(memory.used(), 0, "memory is given back");
 
         let (mut rest, mut messages, mut newest) = (&socket.taken[..], 0, 0u8);
         while let [sort, number, len, tail @ ..] = rest {
@@ -200,33 +200,33 @@ proptest! {
     fn only_what_was_not_begun_is_replaced_or_expires(
         turns in prop::collection::vec(turn(), 1..400),
     ) {
-        let meter = Meter::default();
-        let (mut queue, mut now) = (Outbound::default(), Instant::now());
+        let memory = Budget::default();
+        let (mut queue, mut now) = (WriteQueue::default(), Instant::now());
         let mut socket = Socket { room: 0, taken: Vec::new() };
         let mut model = Model::default();
-        let ping = frame(b'i', 0, 0, &meter);
+        let ping = frame(b'i', 0, 0, &memory);
         let key = |key: u8| Name::new(&key.to_string(), 9).expect("a short name");
         let mut number = 0u8;
-        let mut append = |queue: &mut Outbound, model: &mut Model, len: u8, waits: Waits| {
+        let mut append = |queue: &mut WriteQueue, model: &mut Model, len: u8, waits: QueuePolicy| {
             number = number.wrapping_add(1);
-            let frame = Frame::on_terms(vec![number; usize::from(len)].into(), &waits, &meter);
-            queue.append(Rc::clone(&frame), Sort::Message, &meter);
+            let frame = Frame::on_terms(vec![number; usize::from(len)].into(), &waits, &memory);
+            queue.append(Rc::clone(&frame), Sort::Message);
             model.waiting.push((frame, Sort::Message));
         };
         for turn in turns {
             match turn {
                 Turn::Message { len, key: of, ttl } => {
                     let until = ttl.map(|ttl| now + Duration::from_millis(ttl.into()));
-                    append(&mut queue, &mut model, len, Waits { until, key: of.map(key) });
+                    append(&mut queue, &mut model, len, QueuePolicy { until, key: of.map(key) });
                 }
                 Turn::Replace(of) => {
                     let of = key(of);
                     let gone = model.drop(|frame| frame.key() == Some(&of));
-                    prop_assert_eq!(queue.drop_with_key(&of, &meter), gone);
-                    append(&mut queue, &mut model, 5, Waits { until: None, key: Some(of) });
+                    prop_assert_eq!(queue.drop_with_key(&of), gone);
+                    append(&mut queue, &mut model, 5, QueuePolicy { until: None, key: Some(of) });
                 }
                 Turn::DropOldest => {
-                    prop_assert_eq!(queue.drop_oldest(&meter), model.drop_oldest());
+                    prop_assert_eq!(queue.drop_oldest(), model.drop_oldest());
                 }
                 Turn::Ping => {
                     queue.set_ping(&ping);
@@ -235,9 +235,9 @@ proptest! {
                 Turn::Wait(millis) => now += Duration::from_millis(millis.into()),
                 Turn::Flush(room) => {
                     let gone = model.drop(|it| it.until().is_some_and(|until| until <= now));
-                    prop_assert_eq!(queue.drop_expired(now, &meter), gone);
+                    prop_assert_eq!(queue.drop_expired(now), gone);
                     socket.room = room;
-                    queue.flush(&mut socket, &meter);
+                    queue.flush(&mut socket);
                     model.flush(room, &ping);
                 }
             }
@@ -253,35 +253,35 @@ proptest! {
             }
         }
         drop((model, ping));
-        queue.abandon(&meter);
-        prop_assert_eq!((queue.bytes(), queue.messages(), meter.get()), (0, 0, 0));
+        queue.abandon();
+        prop_assert_eq!((queue.bytes(), queue.messages(), memory.used()), (0, 0, 0));
     }
 }
 
 #[test]
 fn a_pong_overtakes_what_was_not_begun_and_only_the_newest_is_kept() {
-    let meter = Meter::default();
-    let mut queue = Outbound::default();
-    queue.append(frame(b'm', 1, 10, &meter), Sort::Message, &meter);
-    queue.append(frame(b'm', 2, 1, &meter), Sort::Message, &meter);
+    let memory = Budget::default();
+    let mut queue = WriteQueue::default();
+    queue.append(frame(b'm', 1, 10, &memory), Sort::Message);
+    queue.append(frame(b'm', 2, 1, &memory), Sort::Message);
     let mut socket = Socket { room: 5, taken: Vec::new() };
-    assert_eq!(queue.flush(&mut socket, &meter).state, State::Blocked);
-    queue.set_pong(frame(b'o', 7, 1, &meter));
-    queue.set_pong(frame(b'o', 8, 1, &meter));
+    assert_eq!(queue.flush(&mut socket).state, State::Blocked);
+    queue.set_pong(frame(b'o', 7, 1, &memory));
+    queue.set_pong(frame(b'o', 8, 1, &memory));
     socket.room = usize::MAX;
-    queue.flush(&mut socket, &meter);
+    queue.flush(&mut socket);
     assert_eq!(socket.taken[13..], [b'o', 8, 1, 8, b'm', 2, 1, 2]);
 }
 
 #[test]
 fn what_a_socket_did_not_take_is_queued_message_by_message() {
-    let meter = Meter::default();
-    let frames: Vec<_> = (0..3).map(|number| frame(0, number, 7, &meter)).collect();
+    let memory = Budget::default();
+    let frames: Vec<_> = (0..3).map(|number| frame(0, number, 7, &memory)).collect();
     let all: Vec<u8> = frames.iter().flat_map(|frame| frame.bytes().to_vec()).collect();
     for taken in 0..all.len() {
-        let before = meter.get();
-        let mut out = Outbound::default();
-        let flushed = out.go_on_with(&frames, taken, &meter);
+        let before = memory.used();
+        let mut out = WriteQueue::default();
+        let flushed = out.go_on_with(&frames, taken);
         assert_eq!(flushed.state, State::Blocked);
         assert_eq!(flushed.bytes, taken as u64);
         assert_eq!(flushed.messages, (taken / 10) as u64);
@@ -289,11 +289,11 @@ fn what_a_socket_did_not_take_is_queued_message_by_message() {
         assert_eq!(out.begun_bytes(), if taken % 10 == 0 { 0 } else { 10 });
 
         let mut socket = Socket { room: usize::MAX, taken: all[..taken].to_vec() };
-        let flushed = out.flush(&mut socket, &meter);
+        let flushed = out.flush(&mut socket);
         assert_eq!(flushed.state, State::Empty);
         assert_eq!(socket.taken, all, "{taken} bytes were taken at first");
         assert!(out.is_empty());
-        assert_eq!(meter.get(), before);
+        assert_eq!(memory.used(), before);
     }
 }
 
@@ -317,17 +317,17 @@ fn what_was_taken_before_the_end_counts_and_the_rest_is_given_up_once() {
         }
     }
 
-    let meter = Meter::default();
+    let memory = Budget::default();
     for calls in 0..3 {
-        let mut queue = Outbound::default();
+        let mut queue = WriteQueue::default();
         for _ in 0..200 {
-            queue.append(frame(b'm', 1, 7, &meter), Sort::Message, &meter);
+            queue.append(frame(b'm', 1, 7, &memory), Sort::Message);
         }
-        let flushed = queue.flush(&mut Brittle(calls), &meter);
+        let flushed = queue.flush(&mut Brittle(calls));
         assert_eq!(flushed.state, State::Broken);
         assert_eq!(flushed.messages, (calls * BATCH) as u64);
         assert_eq!(flushed.bytes, flushed.messages * 10);
-        assert_eq!(queue.abandon(&meter), 200 - flushed.messages);
-        assert_eq!(meter.get(), 0);
+        assert_eq!(queue.abandon(), 200 - flushed.messages);
+        assert_eq!(memory.used(), 0);
     }
 }

@@ -13,12 +13,12 @@ pub(super) enum Answer {
     /// Who sent it.
     Caller(Reply<Receipt>),
     /// Who sent several, of which this is the one at the position.
-    Share(Rc<Shares>, usize),
+    Part(Rc<BatchReply>, usize),
 }
 
 /// The answers to several messages of one call, which are given together: all or none. If the shard
 /// ends before the last of them, who asked learns that none will come.
-pub(super) struct Shares {
+pub(super) struct BatchReply {
     receipts: RefCell<Vec<Receipt>>,
     /// Answers that have not been given yet.
     missing: Cell<usize>,
@@ -30,12 +30,12 @@ impl Answer {
         match self {
             // Who asked may be gone; the message goes out all the same.
             Self::Caller(reply) => drop(reply.send(receipt)),
-            Self::Share(shares, index) => shares.take(index, receipt),
+            Self::Part(shares, index) => shares.take(index, receipt),
         }
     }
 }
 
-impl Shares {
+impl BatchReply {
     pub(super) fn new(count: usize, reply: Reply<Vec<Receipt>>) -> Rc<Self> {
         let receipts = RefCell::new(vec![Receipt::default(); count]);
         let shares = Self { receipts, missing: Cell::new(count), reply: Cell::new(Some(reply)) };
@@ -67,22 +67,22 @@ mod tests {
     #[test]
     fn several_are_answered_when_the_last_is_known_and_not_before() {
         let (reply, mut answer) = oneshot::channel();
-        let shares = Shares::new(2, reply);
-        let [first, second] = [0, 1].map(|index| Answer::Share(Rc::clone(&shares), index));
+        let shares = BatchReply::new(2, reply);
+        let [first, second] = [0, 1].map(|index| Answer::Part(Rc::clone(&shares), index));
         second.give(Receipt::all_queued(2));
         assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         first.give(Receipt::all_queued(1));
         assert_eq!(answer.try_recv(), Ok(vec![Receipt::all_queued(1), Receipt::all_queued(2)]));
         let (reply, mut answer) = oneshot::channel();
-        drop(Shares::new(0, reply));
+        drop(BatchReply::new(0, reply));
         assert_eq!(answer.try_recv(), Ok(Vec::new()));
     }
 
     #[test]
     fn what_was_never_carried_out_is_not_answered() {
         let (reply, mut answer) = oneshot::channel();
-        let shares = Shares::new(2, reply);
-        Answer::Share(Rc::clone(&shares), 0).give(Receipt::all_queued(1));
+        let shares = BatchReply::new(2, reply);
+        Answer::Part(Rc::clone(&shares), 0).give(Receipt::all_queued(1));
         drop(shares);
         assert_eq!(answer.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     }

@@ -1,7 +1,7 @@
-//! The doors of a shard: the sockets of its sessions, side by side.
+//! The sockets of a shard's connections, side by side.
 //!
 //! What a fan-out needs of a client is its socket, and whether and in which form it takes messages:
-//! eight bytes. They stand apart from the sessions, so that a walk over a thousand clients reads a
+//! eight bytes. They stand apart from the connections, so that a walk over a thousand clients reads a
 //! hundred cache lines, which stay in the cache, and not a thousand, which the kernel's own work
 //! throws out between one message and the next.
 //!
@@ -17,27 +17,32 @@ use std::{
 use mio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-use super::encode::PLAIN;
+use super::{encode::PLAIN, slot::Slot};
 use crate::net::traffic::{Traffic, traffic};
 
-/// The socket of one session, and what is known of it without looking at the session.
-pub(super) struct Door {
+/// The socket of one connection, and what is known of it without looking at the connection.
+pub(super) struct Socket {
     socket: TcpStream,
     /// The window size for compressed messages; [`PLAIN`] for none.
     window: u8,
     /// The client can be sent to: it is not on its way out.
     open: bool,
-    /// What goes through it belongs to TLS: it may only be written by the client's tunnel.
-    sealed: bool,
+    /// What goes through it belongs to TLS: it may only be written by the client's TLS stream.
+    is_tls: bool,
 }
 
-impl Door {
-    pub(super) fn new(socket: TcpStream, window: Option<u8>, sealed: bool) -> Self {
-        Self { socket, window: window.unwrap_or(PLAIN), open: true, sealed }
+impl Socket {
+    pub(super) fn new(socket: TcpStream, window: Option<u8>, is_tls: bool) -> Self {
+        Self { socket, window: window.unwrap_or(PLAIN), open: true, is_tls }
     }
 
-    pub(super) fn is_sealed(&self) -> bool {
-        self.sealed
+    /// Whether its client can be sent to.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        self.is_tls
     }
 
     pub(super) fn window(&self) -> u8 {
@@ -68,14 +73,14 @@ impl Door {
     }
 }
 
-impl Read for &Door {
+impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let (count, _) = recv(&self.socket, buffer, RecvFlags::empty())?;
         Ok(count)
     }
 }
 
-impl Write for &Door {
+impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(send(&self.socket, bytes, SendFlags::NOSIGNAL)?)
     }
@@ -90,50 +95,52 @@ impl Write for &Door {
     }
 }
 
-/// The doors by slot.
+/// The sockets by slot.
 #[derive(Default)]
-pub(super) struct Doors(Vec<Option<Door>>);
+pub(super) struct SocketTable(Vec<Option<Socket>>);
 
-impl Doors {
-    /// Hangs the door of a new session.
-    pub(super) fn hang(&mut self, slot: u32, door: Door) {
-        let slot = slot as usize;
+impl SocketTable {
+    /// Puts in the socket of a new connection.
+    pub(super) fn insert(&mut self, slot: Slot, socket: Socket) {
+        let slot = slot.index();
         if self.0.len() <= slot {
             self.0.resize_with(slot + 1, || None);
         }
-        self.0[slot] = Some(door);
+        self.0[slot] = Some(socket);
     }
 
     /// The slots that are or were in use: all are below this.
-    pub(super) fn end(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    pub(super) fn end(&self) -> Slot {
+        Slot::at(self.0.len())
     }
 
-    pub(super) fn get(&self, slot: u32) -> Option<&Door> {
-        self.0.get(slot as usize)?.as_ref()
+    pub(super) fn get(&self, slot: Slot) -> Option<&Socket> {
+        self.0.get(slot.index())?.as_ref()
     }
 
-    /// The door, if its client can be sent to.
-    pub(super) fn open(&self, slot: u32) -> Option<&Door> {
-        self.get(slot).filter(|door| door.open)
+    /// The socket, if its client can be sent to.
+    pub(super) fn open(&self, slot: Slot) -> Option<&Socket> {
+        self.get(slot).filter(|socket| socket.open)
     }
 
     /// The slots whose clients can be sent to.
-    pub(super) fn all_open(&self) -> impl Iterator<Item = (usize, &Door)> {
-        let doors = self.0.iter().enumerate();
-        doors.filter_map(|(slot, door)| Some((slot, door.as_ref().filter(|door| door.open)?)))
+    pub(super) fn all_open(&self) -> impl Iterator<Item = (Slot, &Socket)> {
+        let sockets = self.0.iter().enumerate();
+        sockets.filter_map(|(index, socket)| {
+            Some((Slot::at(index), socket.as_ref().filter(|socket| socket.open)?))
+        })
     }
 
     /// The client is on its way out: no more messages for it.
-    pub(super) fn close(&mut self, slot: u32) {
-        if let Some(Some(door)) = self.0.get_mut(slot as usize) {
-            door.open = false;
+    pub(super) fn close(&mut self, slot: Slot) {
+        if let Some(Some(socket)) = self.0.get_mut(slot.index()) {
+            socket.open = false;
         }
     }
 
-    /// Takes the door out; dropping it closes the socket.
-    pub(super) fn take(&mut self, slot: u32) -> Option<Door> {
-        self.0.get_mut(slot as usize)?.take()
+    /// Takes the socket out; dropping it closes it.
+    pub(super) fn take(&mut self, slot: Slot) -> Option<Socket> {
+        self.0.get_mut(slot.index())?.take()
     }
 }
 
@@ -142,8 +149,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_door_takes_eight_bytes() {
+    fn a_socket_takes_eight_bytes() {
         // With debug assertions mio keeps more beside a socket.
-        assert!(size_of::<Option<Door>>() <= if cfg!(debug_assertions) { 24 } else { 8 });
+        assert!(size_of::<Option<Socket>>() <= if cfg!(debug_assertions) { 24 } else { 8 });
     }
 }

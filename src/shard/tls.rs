@@ -1,9 +1,9 @@
-//! TLS between a session and its socket, driven sans-io.
+//! TLS between a connection and its socket, driven sans-io.
 //!
 //! ```text
 //!  queue ──► at most a record of plaintext ──► seal ──► send ──► socket
 //!                                                └─ what it doesn't take: rest ─┘ (goes first)
-//!  socket ──► whole records ──► open ──► plaintext ──► the session hears it
+//!  socket ──► whole records ──► open ──► plaintext ──► the client is heard
 //!                └─ the beginning of one: begun ─┘ (goes first)
 //! ```
 //!
@@ -16,7 +16,7 @@
 //! here, where it is counted like an incomplete message (`limits.partial_bytes`), can be given up,
 //! and is waited for no longer than for a message (`limits.message_deadline`).
 //!
-//! The sessions know nothing of this, the doors no more than one bit.
+//! The connections know nothing of this, the sockets no more than one bit.
 
 use std::{
     io::{self, BufRead as _, ErrorKind, IoSlice, Read, Write},
@@ -27,13 +27,15 @@ use rustls::ServerConnection;
 use smallvec::SmallVec;
 
 use super::{
-    door::Door,
-    outbound::{Flushed, Frame, Meter, Outbound, State},
+    memory::{Budget, Charge},
+    slot::Slot,
+    socket::Socket,
+    write_queue::{Flushed, Frame, State, WriteQueue},
 };
 use crate::tls::{Established, Records};
 
 /// The TLS state of one client.
-pub(super) struct Tunnel {
+pub(super) struct TlsStream {
     tls: ServerConnection,
     /// The sealed record that the socket has taken only a part of. It is on the books of the queue
     /// and of the shard in full until it is gone.
@@ -54,8 +56,8 @@ pub(super) struct Tunnel {
     inside: usize,
     /// Bytes of records since the last one that carried something.
     silent: usize,
-    /// What of all this is on the shard's books.
-    counted: usize,
+    /// Memory of all this, on the account of what is incomplete.
+    charge: Charge,
 }
 
 /// What is complete when a sealed record is on its way as a whole.
@@ -75,9 +77,11 @@ const FRAMES: usize = 64;
 /// plain client's default send buffer takes.
 const RECORDS_PER_TURN: usize = 16;
 
-impl Tunnel {
-    pub(super) fn new(Established { connection, records }: Established) -> Self {
-        Self {
+impl TlsStream {
+    /// The TLS of a client that has just arrived; what of it is incomplete is charged to `inbound`.
+    pub(super) fn new(established: Established, inbound: &Budget) -> Self {
+        let Established { connection, records } = established;
+        let mut stream = Self {
             tls: connection,
             rest: None,
             sent: 0,
@@ -88,8 +92,10 @@ impl Tunnel {
             begun: Vec::new(),
             inside: records.begun(),
             silent: 0,
-            counted: 0,
-        }
+            charge: inbound.charge(0),
+        };
+        stream.account();
+        stream
     }
 
     /// Whether the client has said that nothing more comes from it (`close_notify`).
@@ -112,16 +118,14 @@ impl Tunnel {
         self.records.begun() > 0 && !self.blind
     }
 
-    /// What it has on the shard's books.
-    pub(super) fn counted(&self) -> usize {
-        self.counted
+    /// Memory of a record that is incomplete.
+    pub(super) fn held(&self) -> usize {
+        self.charge.bytes()
     }
 
-    /// Puts the memory of an incomplete record on the shard's books, in place of what is there.
-    pub(super) fn count(&mut self, books: &mut usize) {
-        let now = self.begun.capacity() + self.inside;
-        *books = *books - self.counted + now;
-        self.counted = now;
+    /// Brings the memory of an incomplete record up to date on its account.
+    fn account(&mut self) {
+        self.charge.resize(self.begun.capacity() + self.inside);
     }
 
     /// Gives up what has come of a record; nothing that comes from the client is opened any more.
@@ -129,18 +133,29 @@ impl Tunnel {
         self.blind = true;
         self.begun = Vec::new();
         self.inside = 0;
+        self.account();
     }
 
     /// Takes what was read from the socket, and appends what the client said to `opened`; true if
     /// a record came to its end. After an error the connection is of no use any more.
     pub(super) fn open(
         &mut self,
-        mut bytes: &[u8],
+        bytes: &[u8],
         opened: &mut Vec<u8>,
     ) -> Result<bool, rustls::Error> {
         if self.blind {
             return Ok(false);
         }
+        let outcome = self.open_records(bytes, opened);
+        self.account();
+        outcome
+    }
+
+    fn open_records(
+        &mut self,
+        mut bytes: &[u8],
+        opened: &mut Vec<u8>,
+    ) -> Result<bool, rustls::Error> {
         // What has come already, when the client arrived here, is looked at first.
         self.process(opened)?;
         let (mut any, mut much) = (false, false);
@@ -204,16 +219,16 @@ impl Tunnel {
 
     /// Writes as much of the queue as the socket takes in this turn. `scratch` is what records are
     /// sealed into; it is left empty.
-    fn flush(
+    pub(super) fn flush(
         &mut self,
         socket: &mut impl Write,
-        out: &mut Outbound,
-        meter: &Meter,
+        out: &mut WriteQueue,
+        memory: &Budget,
         scratch: &mut Vec<u8>,
     ) -> Flushed {
         let mut flushed = Flushed::default();
-        out.promote(meter);
-        let state = self.send(socket, out, meter, scratch, &mut flushed);
+        out.promote();
+        let state = self.send(socket, out, memory, scratch, &mut flushed);
         flushed.state = state.unwrap_or(State::Broken);
         scratch.clear();
         flushed
@@ -224,8 +239,8 @@ impl Tunnel {
     fn send(
         &mut self,
         socket: &mut impl Write,
-        out: &mut Outbound,
-        meter: &Meter,
+        out: &mut WriteQueue,
+        memory: &Budget,
         scratch: &mut Vec<u8>,
         flushed: &mut Flushed,
     ) -> io::Result<State> {
@@ -235,14 +250,14 @@ impl Tunnel {
         out.hold(0);
         for _ in 0..RECORDS_PER_TURN {
             scratch.clear();
-            self.seal(out, meter, scratch)?;
+            self.seal(out, scratch)?;
             if scratch.is_empty() {
                 return Ok(State::Empty);
             }
             let sent = write(socket, scratch)?;
             flushed.bytes += sent as u64;
             if sent < scratch.len() {
-                let rest = Frame::new(scratch[sent..].into(), meter);
+                let rest = Frame::new(scratch[sent..].into(), memory);
                 out.hold(rest.len());
                 self.rest = Some(rest);
                 return Ok(State::Blocked);
@@ -276,7 +291,7 @@ impl Tunnel {
     }
 
     /// Appends to `sealed` what TLS itself has to say, and a record of what waits in the queue.
-    fn seal(&mut self, out: &mut Outbound, meter: &Meter, sealed: &mut Vec<u8>) -> io::Result<()> {
+    fn seal(&mut self, out: &mut WriteQueue, sealed: &mut Vec<u8>) -> io::Result<()> {
         let taken = {
             let mut slices: SmallVec<[IoSlice<'_>; FRAMES]> = SmallVec::new();
             let mut room = RECORD;
@@ -298,7 +313,7 @@ impl Tunnel {
                 return Err(ErrorKind::WriteZero.into());
             }
             let mut advanced = Flushed::default();
-            out.advance(taken, meter, &mut advanced);
+            out.advance(taken, &mut advanced);
             self.carried = Carried { messages: advanced.messages, closed: advanced.closed };
         }
         while self.tls.wants_write() {
@@ -309,7 +324,7 @@ impl Tunnel {
 
     /// Says that nothing more comes from us, or why. Without effect if a record is half written:
     /// it would be taken for a part of that.
-    pub(super) fn end(&mut self, mut door: &Door) {
+    pub(super) fn end(&mut self, mut socket: &Socket) {
         if self.rest.is_some() {
             return;
         }
@@ -317,7 +332,7 @@ impl Tunnel {
         let mut sealed = Vec::new();
         while self.tls.wants_write() && self.tls.write_tls(&mut sealed).is_ok() {}
         // Who doesn't take it finds the end of the stream all the same.
-        let _ = write(&mut door, &sealed);
+        let _ = write(&mut socket, &sealed);
     }
 }
 
@@ -353,57 +368,40 @@ fn write(socket: &mut impl Write, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// The tunnels by slot: nothing at all while there is no client with TLS.
+/// The TLS streams by slot: nothing at all while there is no client with TLS.
 #[derive(Default)]
-pub(super) struct Tunnels {
-    tunnels: Vec<Option<Box<Tunnel>>>,
-    scratch: Vec<u8>,
+pub(super) struct TlsStreams {
+    streams: Vec<Option<Box<TlsStream>>>,
 }
 
-impl Tunnels {
-    /// Puts the tunnel of a new session in its place.
-    pub(super) fn dig(&mut self, slot: u32, tunnel: Tunnel) {
-        let slot = slot as usize;
-        if self.tunnels.len() <= slot {
-            self.tunnels.resize_with(slot + 1, || None);
+impl TlsStreams {
+    /// Puts in the TLS of a new connection.
+    pub(super) fn insert(&mut self, slot: Slot, stream: TlsStream) {
+        let slot = slot.index();
+        if self.streams.len() <= slot {
+            self.streams.resize_with(slot + 1, || None);
         }
-        self.tunnels[slot] = Some(Box::new(tunnel));
+        self.streams[slot] = Some(Box::new(stream));
     }
 
     /// Messages of a client that were sealed and are not yet on their way.
-    pub(super) fn messages(&self, slot: u32) -> u64 {
-        let tunnel = self.tunnels.get(slot as usize).and_then(Option::as_ref);
-        tunnel.map_or(0, |tunnel| tunnel.messages())
+    pub(super) fn messages(&self, slot: Slot) -> u64 {
+        let stream = self.streams.get(slot.index()).and_then(Option::as_ref);
+        stream.map_or(0, |stream| stream.messages())
     }
 
-    pub(super) fn get(&mut self, slot: u32) -> Option<&mut Tunnel> {
-        self.tunnels.get_mut(slot as usize)?.as_deref_mut()
+    pub(super) fn get_mut(&mut self, slot: Slot) -> Option<&mut TlsStream> {
+        self.streams.get_mut(slot.index())?.as_deref_mut()
     }
 
-    /// What the client's tunnel has on the shard's books.
-    pub(super) fn counted(&self, slot: u32) -> usize {
-        let tunnel = self.tunnels.get(slot as usize).and_then(Option::as_deref);
-        tunnel.map_or(0, Tunnel::counted)
+    /// Memory of a record of the client that is incomplete.
+    pub(super) fn held(&self, slot: Slot) -> usize {
+        let stream = self.streams.get(slot.index()).and_then(Option::as_deref);
+        stream.map_or(0, TlsStream::held)
     }
 
-    pub(super) fn take(&mut self, slot: u32) -> Option<Box<Tunnel>> {
-        self.tunnels.get_mut(slot as usize)?.take()
-    }
-
-    /// Writes as much of a client's queue as its socket takes in this turn.
-    pub(super) fn flush(
-        &mut self,
-        slot: u32,
-        mut door: &Door,
-        out: &mut Outbound,
-        meter: &Meter,
-    ) -> Flushed {
-        let Self { tunnels, scratch } = self;
-        match tunnels.get_mut(slot as usize).and_then(Option::as_deref_mut) {
-            Some(tunnel) => tunnel.flush(&mut door, out, meter, scratch),
-            // A door that is sealed has a tunnel; nothing may leave by it as it is.
-            None => Flushed { state: State::Broken, ..Flushed::default() },
-        }
+    pub(super) fn take(&mut self, slot: Slot) -> Option<Box<TlsStream>> {
+        self.streams.get_mut(slot.index())?.take()
     }
 }
 

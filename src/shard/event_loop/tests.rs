@@ -5,27 +5,33 @@ use std::{
     net::{TcpListener, TcpStream},
 };
 
-use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Newcomer, Seats, inbox::Bounds, query::Scan},
+    super::{
+        ConnectionLimit, NewConnection,
+        connection::Connection,
+        inbox::Bounds,
+        outbound::drop_expired,
+        question::Scan,
+        reply::{Answer, BatchReply},
+    },
     *,
 };
 use crate::{
-    change::{Change, Expiry, Refusal, Subject},
-    config::{Config, Live, Messages},
+    change::Expiry,
+    config::Config,
     ids::{ClientId, Name},
-    message::{Kind, Receipt},
+    message::{Kind, Payload, Receipt},
     sink::NoSink,
 };
 
 /// A shard and the other ends of its clients' sockets.
 struct Case {
-    shard: Loop,
+    shard: EventLoop,
     clock: Clock,
     listener: TcpListener,
-    seats: Seats,
+    permits: ConnectionLimit,
     peers: Vec<TcpStream>,
 }
 
@@ -52,9 +58,9 @@ impl Case {
         let waker = mio::Waker::new(poll.registry(), WAKER).unwrap();
         let inbox = Arc::new(Inbox::new(Arc::new(waker)));
         let ear = world.sink.ear(0, Arc::new(|| ()));
-        let shard = Loop::new(0, poll, inbox, Arc::default(), ear, &world);
+        let shard = EventLoop::new(0, poll, inbox, Arc::default(), ear, &world);
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        Self { shard, clock, listener, seats: Seats::default(), peers: Vec::new() }
+        Self { shard, clock, listener, permits: ConnectionLimit::default(), peers: Vec::new() }
     }
 
     /// A client connects; answers its id.
@@ -62,7 +68,7 @@ impl Case {
         self.peers.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
         let (stream, peer) = self.listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        self.shard.adopt(Newcomer {
+        let new = NewConnection {
             stream,
             tls: None,
             greeting: Vec::new(),
@@ -71,15 +77,18 @@ impl Case {
             window: None,
             about: None,
             change: None,
-            seat: self.seats.take(usize::MAX).unwrap(),
-        });
-        self.shard.sessions.iter().map(|(_, it)| it.id).max_by_key(|id| id.slot()).unwrap()
+            permit: self.permits.take(usize::MAX).unwrap(),
+        };
+        self.shard.command(Command::Adopt(Box::new(new)));
+        self.shard.apply();
+        let connections = self.connections().iter();
+        connections.map(|(_, it)| it.id).max_by_key(|id| id.slot()).unwrap()
     }
 
     fn connect_n(&mut self, count: usize) -> Vec<ClientId> {
         let clients = (0..count).map(|_| self.connect()).collect();
         // That their sockets can be written to is told of some at a time.
-        for _ in 0..=count / EVENTS {
+        for _ in 0..=count / READY_AT_ONCE {
             self.turn();
         }
         clients
@@ -100,7 +109,7 @@ impl Case {
 
     /// One turn, with what has happened on the sockets by now.
     fn turn(&mut self) {
-        let mut events = Events::with_capacity(EVENTS);
+        let mut events = mio::Events::with_capacity(READY_AT_ONCE);
         self.shard.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
         self.shard.turn(&events);
     }
@@ -113,13 +122,36 @@ impl Case {
         assert!(answer.try_recv().unwrap()[0].is_ok());
     }
 
-    fn session(&self, client: ClientId) -> &Session {
-        &self.shard.sessions[client.slot() as usize]
+    fn connections(&self) -> &Connections {
+        &self.shard.state.connections
+    }
+
+    fn connection(&self, client: ClientId) -> &Connection {
+        self.connections().get(Slot::of(client)).unwrap()
+    }
+
+    fn join(&mut self, client: ClientId, group: &Name) {
+        let State { connections, membership, .. } = &mut self.shard.state;
+        membership.join(connections, Slot::of(client), group);
+    }
+
+    fn members(&self, group: &str) -> &[Slot] {
+        self.shard.state.membership.members(&name(group))
+    }
+
+    /// A client is changed outside of a turn.
+    fn change_now(&mut self, client: ClientId, to: &Change) {
+        let subject = Subject { client, of: None };
+        change(&mut self.shard.state, &subject, to, &mut self.shard.effects).unwrap();
+    }
+
+    fn closed_for(&self, cause: Cause) -> u64 {
+        self.shard.state.context.stats.closed[cause.index()].get()
     }
 
     /// Clients that are connected.
     fn online(&self) -> usize {
-        self.shard.sessions.iter().filter(|(_, it)| it.is_open()).count()
+        self.connections().open().count()
     }
 
     /// A client that asks is heard and answered in one turn.
@@ -137,7 +169,7 @@ impl Case {
     }
 
     fn panics(&self) -> u64 {
-        self.shard.desk.stats.panics.get()
+        self.shard.state.context.stats.panics.get()
     }
 }
 
@@ -163,19 +195,19 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     let (reply, mut answer) = oneshot::channel();
     // Something behind it, so that it is queued and not written past the queue.
     let (nobody, _) = oneshot::channel();
-    let these = Clients::These([client].into());
-    case.shard.lay_out(Command::Send(these, payload, reply));
-    case.shard.lay_out(Command::Send(Clients::Group(name("nobody")), text(""), nobody));
-    case.shard.carry_out();
+    let these = Recipients::These([client].into());
+    case.shard.jobs.push(Command::Send(these, payload, reply));
+    case.shard.jobs.push(Command::Send(Recipients::Group(name("nobody")), text(""), nobody));
+    case.shard.do_jobs();
     assert_eq!(answer.try_recv(), Ok(Receipt::all_queued(1)));
 
     case.clock.advance(Duration::from_millis(9_999));
     case.shard.begin_turn();
     let drop_expired = |case: &mut Case| {
-        let Loop { desk, sessions, .. } = &mut case.shard;
-        let session = &mut sessions[client.slot() as usize];
-        desk.drop_expired(session);
-        session.out.messages()
+        let State { context, connections, .. } = &mut case.shard.state;
+        let connection = connections.get_mut(Slot::of(client)).unwrap();
+        drop_expired(context, connection);
+        connection.out.messages()
     };
     assert_eq!(drop_expired(&mut case), 1);
     case.clock.advance(Duration::from_millis(1));
@@ -191,8 +223,8 @@ fn an_answer_that_has_just_come_is_before_the_goodbye() {
     });
     let client = case.connect();
     case.turn();
-    let answer =
-        case.arrives(|reply| Command::Send(Clients::These([client].into()), text("answer"), reply));
+    let answer = case
+        .arrives(|reply| Command::Send(Recipients::These([client].into()), text("answer"), reply));
     // Seen in the same turn, and before the answer.
     case.peers[0].write_all(b"\x88\x82\0\0\0\0\x03\xe8").unwrap();
     case.turn();
@@ -211,14 +243,13 @@ fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
     case.clock.advance(Duration::from_mins(1));
     let change =
         Change { expires: Some(Expiry::after(Duration::from_secs(10))), ..Change::default() };
-    let subject = Subject { client, of: None };
-    case.shard.change(&subject, &change).unwrap();
+    case.change_now(client, &change);
     case.clock.advance(Duration::from_millis(9_900));
     case.turn();
-    assert!(case.session(client).is_open());
+    assert!(case.connection(client).is_open());
     case.clock.advance(Duration::from_millis(100));
     case.turn();
-    assert!(!case.session(client).is_open());
+    assert!(!case.connection(client).is_open());
 }
 
 #[test]
@@ -234,9 +265,8 @@ fn whose_time_is_moved_again_and_again_takes_few_entries() {
         ..Change::default()
     };
     let mut change = |change: Change, most: usize| {
-        let subject = Subject { client, of: None };
-        case.shard.change(&subject, &change).unwrap();
-        let entries = case.shard.wheel.len();
+        case.change_now(client, &change);
+        let entries = case.shard.state.timers.wheel.len();
         assert!(entries <= most, "{entries} entries after {change:?}");
     };
     // Further and further away, to and fro, nearer and nearer.
@@ -255,14 +285,14 @@ fn whose_time_is_moved_again_and_again_takes_few_entries() {
     case.change(client, Change { expires: Some(Expiry::after(said)), ..Change::default() });
     case.clock.advance(Duration::from_millis(77_699));
     case.turn();
-    assert!(case.session(client).is_open());
+    assert!(case.connection(client).is_open());
     case.clock.advance(Duration::from_millis(1));
     case.turn();
-    assert!(!case.session(client).is_open(), "though it was moved so often");
+    assert!(!case.connection(client).is_open(), "though it was moved so often");
     // The clients that come and go leave nothing behind for long either.
     case.clock.advance(Duration::from_secs(52));
     case.turn();
-    assert_eq!(case.shard.wheel.len(), 0);
+    assert_eq!(case.shard.state.timers.wheel.len(), 0);
 }
 
 #[test]
@@ -272,9 +302,10 @@ fn a_time_that_is_far_away_comes_exactly() {
     let hour = Duration::from_hours(1);
     case.change(client, Change { expires: Some(Expiry::after(hour)), ..Change::default() });
     let mut waited = Duration::ZERO;
-    while case.session(client).is_open() {
+    while case.connection(client).is_open() {
         // As long as the poll would sleep, and no longer.
-        let sleep = case.shard.wheel.next(case.clock.now()).expect("it is to be looked at");
+        let sleep =
+            case.shard.state.timers.wheel.next(case.clock.now()).expect("it is to be looked at");
         case.clock.advance(sleep);
         waited += sleep;
         case.turn();
@@ -290,8 +321,8 @@ fn a_crowd_is_closed_in_parts_and_others_have_turns_in_between() {
     let mut case = Case::new();
     let crowd = case.connect_n(CROWD);
     let close = Close::new(Cause::Api, 4000, "all of you");
-    let mut closed = case.arrives(|reply| Command::Close(Clients::All, close, reply));
-    let mut sent = case.arrives(|reply| Command::Send(Clients::All, text("later"), reply));
+    let mut closed = case.arrives(|reply| Command::Close(Recipients::All, close, reply));
+    let mut sent = case.arrives(|reply| Command::Send(Recipients::All, text("later"), reply));
     case.turn();
     assert_eq!(case.online(), CROWD - 1024);
     // One leaves by itself, and one comes in between.
@@ -302,7 +333,7 @@ fn a_crowd_is_closed_in_parts_and_others_have_turns_in_between() {
         assert!(sent.try_recv().is_err(), "what was sent later comes later");
         if turns < 4 {
             case.is_heard(CROWD - 1);
-            assert!(case.session(crowd[CROWD - 1]).is_open());
+            assert!(case.connection(crowd[CROWD - 1]).is_open());
         } else {
             case.turn();
         }
@@ -311,8 +342,8 @@ fn a_crowd_is_closed_in_parts_and_others_have_turns_in_between() {
     }
     assert_eq!((turns, closed.try_recv()), (5, Ok(CROWD - 1)));
     assert_eq!(case.online(), 1);
-    assert!(case.session(newcomer).is_open());
-    assert_eq!(case.shard.desk.stats.closed[Cause::Api.index()].get(), CROWD as u64 - 1);
+    assert!(case.connection(newcomer).is_open());
+    assert_eq!(case.closed_for(Cause::Api), CROWD as u64 - 1);
     while sent.is_empty() {
         case.turn();
     }
@@ -325,12 +356,12 @@ fn groups_of_a_crowd_are_dissolved_in_parts_and_others_have_turns_in_between() {
     let crowd = case.connect_n(CROWD);
     let [small, large, none, last] = ["small", "large", "none", "last"].map(name);
     for (index, client) in crowd.iter().enumerate() {
-        case.shard.join(client.slot(), &large);
+        case.join(*client, &large);
         if index % 10 == 0 {
-            case.shard.join(client.slot(), &small);
+            case.join(*client, &small);
         }
         if index < 3 {
-            case.shard.join(client.slot(), &last);
+            case.join(*client, &last);
         }
     }
     case.turn();
@@ -342,9 +373,9 @@ fn groups_of_a_crowd_are_dissolved_in_parts_and_others_have_turns_in_between() {
         case.arrives(|reply| Command::Change(subjects, change, reply))
     };
     case.turn();
-    assert_eq!(case.shard.groups.members("small").len(), 0);
+    assert_eq!(case.members("small").len(), 0);
     let mut turns = 1;
-    let left = |case: &Case| case.shard.groups.members("large").len();
+    let left = |case: &Case| case.members("large").len();
     while dissolved.is_empty() {
         assert!(joined.try_recv().is_err(), "what was asked for later comes later");
         assert_eq!(left(&case), CROWD + 500 - turns * 1024);
@@ -354,16 +385,16 @@ fn groups_of_a_crowd_are_dissolved_in_parts_and_others_have_turns_in_between() {
     assert_eq!(turns, 6);
     assert_eq!(dissolved.try_recv(), Ok(vec![500, CROWD, 0, 3, 0]));
     assert_eq!(joined.try_recv().unwrap()[0].as_ref().unwrap().joined, 1);
-    assert_eq!(case.shard.groups.members("large"), [crowd[7].slot()]);
-    let groups = crowd.iter().map(|client| case.shard.groups_of(client.slot()).count());
+    assert_eq!(case.members("large"), [Slot::of(crowd[7])]);
+    let groups = crowd.iter().map(|client| case.connection(*client).groups.len());
     assert_eq!(groups.sum::<usize>(), 1);
     assert_eq!(case.online(), CROWD);
 }
 
 /// A fault in what the shard knows of a client: it is where it is not in its group.
 fn misplace(case: &mut Case, client: ClientId) {
-    let session = &mut case.shard.sessions[client.slot() as usize];
-    session.groups[0].seat = 1_000_000;
+    let connection = case.shard.state.connections.get_mut(Slot::of(client)).unwrap();
+    connection.groups[0].position = 1_000_000;
 }
 
 #[test]
@@ -383,9 +414,9 @@ fn a_panic_in_a_change_costs_its_client_and_no_other() {
     assert!(changed[0].is_ok() && changed[2].is_ok());
     assert_eq!(changed[1], Err(Refusal::UnknownClient));
     assert_eq!(case.panics(), 1);
-    assert_eq!(case.shard.desk.stats.closed[Cause::Fault.index()].get(), 1);
-    assert!(!case.session(bob).is_open());
-    let bound = |client| case.session(client).uid == Some(name("user"));
+    assert_eq!(case.closed_for(Cause::Fault), 1);
+    assert!(!case.connection(bob).is_open());
+    let bound = |client| case.connection(client).uid == Some(name("user"));
     assert!(bound(ada) && bound(eve) && !bound(bob));
     case.is_heard(0);
     case.is_heard(2);
@@ -397,10 +428,10 @@ fn a_panic_in_a_call_costs_its_answer_and_nothing_else() {
     case.connect();
     // A fault in whom the shard has to answer: the eighth of one message.
     let (reply, mut broken) = oneshot::channel();
-    let nowhere = Answer::Share(Shares::new(1, reply), 7);
-    case.shard.work.push_back(Work::Send(Clients::All, text("broken"), nowhere));
+    let nowhere = Answer::Part(BatchReply::new(1, reply), 7);
+    case.shard.jobs.go_on_with(Job::Send(Recipients::All, text("broken"), nowhere));
     case.turn();
-    let mut sent = case.arrives(|reply| Command::Send(Clients::All, text("hello"), reply));
+    let mut sent = case.arrives(|reply| Command::Send(Recipients::All, text("hello"), reply));
     case.turn();
     assert_eq!(broken.try_recv(), Err(oneshot::error::TryRecvError::Closed));
     assert_eq!(sent.try_recv(), Ok(Receipt::all_queued(1)));
@@ -417,7 +448,7 @@ fn a_turn_ends_when_enough_was_done_whatever_was_asked_for() {
     let subjects = || vec![Subject { client: nobody, of: None }; many];
     let scan = || Scan { search: Arc::default(), from: 0, most: 1 };
     let these: SmallVec<[ClientId; 1]> = crowd.iter().copied().collect();
-    let these = Clients::These(these);
+    let these = Recipients::These(these);
     let uid = |reply| Command::UidOf(nobody, reply);
     let commands: [(&str, usize, &dyn Fn() -> Command); 6] = [
         ("changes", 1, &|| Command::Change(subjects(), Arc::default(), oneshot::channel().0)),
@@ -431,17 +462,17 @@ fn a_turn_ends_when_enough_was_done_whatever_was_asked_for() {
     ];
     for (what, enough, command) in commands {
         for _ in 0..enough + 3 {
-            case.shard.lay_out(command());
+            case.shard.jobs.push(command());
             if what == "deliveries" {
                 // So that they are no run.
-                case.shard.lay_out(Command::UidOf(nobody, oneshot::channel().0));
+                case.shard.jobs.push(Command::UidOf(nobody, oneshot::channel().0));
             }
         }
-        let before = case.shard.work.len();
-        case.shard.carry_out();
-        let done = before - case.shard.work.len();
+        let before = case.shard.jobs.len();
+        case.shard.do_jobs();
+        let done = before - case.shard.jobs.len();
         let expected = if what == "deliveries" { many / 66 * 2 + 1 } else { enough };
         assert!(done.abs_diff(expected) <= 2, "{what}: {done}, not {expected}");
-        case.shard.work.clear();
+        case.shard.jobs = Jobs::default();
     }
 }
