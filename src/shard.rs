@@ -32,6 +32,7 @@ mod enqueue;
 mod event_loop;
 mod events;
 mod guard;
+mod hear;
 mod inbox;
 mod jobs;
 mod member_index;
@@ -44,6 +45,7 @@ mod queries;
 mod question;
 mod rate_limit;
 mod receive;
+mod receiver;
 mod reply;
 mod send;
 mod settings;
@@ -53,6 +55,7 @@ mod state;
 mod timers;
 mod tls;
 mod wheel;
+mod world;
 mod write_queue;
 
 use std::{io, sync::Arc, thread};
@@ -61,12 +64,12 @@ pub use crate::about::About;
 pub use adopt::REPLACED;
 pub use clock::Clock;
 pub(crate) use drain::Pace;
-pub(crate) use event_loop::World;
 pub(crate) use inbox::{Bounds, Command, Cost, Full, Inbox, Recipients};
 pub use new_connection::NewConnection;
 pub use permit::{ConnectionGuard, ConnectionLimit, ConnectionPermit};
 pub use question::{Described, Found, Search};
 pub(crate) use question::{Scan, Scanned};
+pub(crate) use world::World;
 
 use crate::metrics::ShardStats;
 

@@ -6,7 +6,6 @@
 //!             └───────┴── effects ─┴─────────────────┴─────────┘
 //!                            └──► applied after each step, here
 //! ```
-//!
 //! Everything else of a shard knows its own part and nothing of the loop.
 
 use std::{sync::Arc, time::Duration};
@@ -16,39 +15,34 @@ use smallvec::SmallVec;
 
 use super::{
     adopt::{ClientIds, adopt},
-    backpressure::Backpressure,
     batch::Batch,
     change::change,
-    clock::Clock,
     closing::{close, cut_off, lost, remove, stop_reading},
     connection::{Connection, ReadState},
-    connections::Connections,
     context::Context,
     deferred::DeferredCloses,
     drain::{Draining, Pace},
     effect::{Effect, Effects},
-    events::Events,
     guard::{caught, guarded},
     inbox::{Command, Inbox, Recipients, Reply},
     jobs::{CloseJob, DissolveJob, Job, Jobs, Progress, Run},
-    membership::Membership,
     outbound::Outbound,
     queries::{self, Calendar},
-    receive::{self, Receiver},
+    receive,
     send::{queue, write_through},
     settings::ShardSettings,
     slot::Slot,
     state::State,
-    timers::Timers,
     wheel::STEP,
+    world::World,
 };
 use crate::{
     change::{Change, Changed, Refusal, Subject},
     close::{Cause, Close, code},
-    config::{Live, Messages, Reader},
-    directory::Directory,
+    config::{Messages, Reader},
+    ids::ClientId,
     metrics::ShardStats,
-    sink::{Ear, EventSink},
+    sink::Ear,
 };
 
 /// The token of the inbox's waker; slots count up from zero and never get here.
@@ -63,16 +57,6 @@ const DELIVERIES_PER_TURN: usize = 64 * 1024;
 
 /// How often a drain closes the next few clients, at the most.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
-
-/// What all shards share.
-pub(crate) struct World {
-    pub(crate) live: Live,
-    pub(crate) directory: Arc<Directory>,
-    pub(crate) sink: Arc<dyn EventSink>,
-    /// Number of shards.
-    pub(crate) shards: usize,
-    pub(crate) clock: Clock,
-}
 
 /// A shard at work.
 pub(super) struct EventLoop {
@@ -127,17 +111,7 @@ impl EventLoop {
         let (clock, now) = (world.clock.clone(), world.clock.now());
         let shards = world.shards;
         let context = Context { index, shards, clock, now, tick: 0, settings, stats };
-        let outbound = Outbound::default();
-        let state = State {
-            receiver: Receiver::new(&outbound),
-            timers: Timers::new(&context, &outbound),
-            membership: Membership::new(index, Arc::clone(&world.directory)),
-            connections: Connections::default(),
-            backpressure: Backpressure::default(),
-            events: Events::new(ear),
-            outbound,
-            context,
-        };
+        let state = State::new(context, &world.directory, ear);
         Self {
             poll,
             inbox,
@@ -171,7 +145,7 @@ impl EventLoop {
 
     /// Does what there is to do, and no more of it than lets everybody have a turn soon.
     fn turn(&mut self, ready: &mio::Events) {
-        self.begin_turn();
+        self.state.begin_turn(self.reader.current());
         self.step(receive::read_waiting);
         for slot in self.state.receiver.take_again() {
             self.step_of(slot, |state, effects| receive::read_again(state, slot, effects));
@@ -185,42 +159,27 @@ impl EventLoop {
         self.do_jobs();
         self.close_answered();
         self.close_drained();
-        self.step(|State { context, connections, outbound, timers, .. }, effects| {
-            timers.advance(context, connections, outbound, effects);
-        });
+        self.step(State::look_at_due);
         self.shed();
-        self.flush();
-        let State { context, connections, outbound, receiver, events, .. } = &mut self.state;
+        self.step(State::flush);
+        let State { context, connections, outbound, events, .. } = &mut self.state;
         events.end_turn(context, connections);
         let queued = outbound.memory.used() + self.inbox.bytes();
         context.stats.queued_bytes.set(queued as u64);
-        context.stats.partial_bytes.set(receiver.memory.used() as u64);
     }
 
     /// How long the poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        let State { context, outbound, receiver, backpressure, timers, events, .. } = &self.state;
-        let goes_on = receiver.goes_on() || backpressure.goes_on() || events.goes_on();
-        if goes_on || !self.jobs.is_empty() || !outbound.is_idle() {
+        if self.state.goes_on() || !self.jobs.is_empty() {
             return Some(Duration::ZERO);
         }
+        let State { context, timers, .. } = &self.state;
         let now = context.clock.now();
         let drain = self.drain.as_ref().and_then(|drain| drain.wait(now));
         let drain = drain.map(|wait| wait.max(DRAIN_STEP));
         let deferred = (!self.deferred.is_empty()).then_some(STEP);
         let timer = timers.wheel.next(now);
         drain.into_iter().chain(deferred).chain(timer).min()
-    }
-
-    fn begin_turn(&mut self) {
-        let State { context, connections, timers, .. } = &mut self.state;
-        context.now = context.clock.now();
-        context.tick = timers.wheel.tick(context.now);
-        let current = self.reader.current();
-        if !Arc::ptr_eq(current, &context.settings.source) {
-            context.settings = ShardSettings::new(current, context.shards);
-            timers.schedule_all(&context.settings, connections);
-        }
     }
 
     fn ready(&mut self, event: &mio::event::Event) {
@@ -348,11 +307,9 @@ impl EventLoop {
         let deliveries = receipts.iter().map(|receipt| receipt.matched).sum();
         // Who was too slow is gone before anybody is told so.
         self.apply();
-        for (answer, receipt) in answers.into_iter().zip(receipts) {
-            answer.give(receipt);
-        }
+        answers.into_iter().zip(receipts).for_each(|(answer, receipt)| answer.give(receipt));
+        let State { context, connections, outbound, .. } = &mut self.state;
         if last {
-            let State { context, connections, outbound, .. } = &mut self.state;
             write_through(outbound, context, connections, slots, &mut batch, &mut self.effects);
             self.apply();
         }
@@ -393,26 +350,21 @@ impl EventLoop {
     fn close_drained(&mut self) {
         let Some(drain) = self.drain.as_mut() else { return };
         let due = drain.take_due(self.state.context.now);
-        if due.is_empty() {
-            return;
-        }
         let goodbye = drain.close.clone();
-        for client in due {
-            if let Some(slot) = self.state.connections.find(client) {
-                self.step_of(slot, |state, _| close(state, slot, &goodbye));
-            }
-        }
+        due.into_iter().for_each(|client| self.close(client, &goodbye));
     }
 
     /// Closes those whose last words were answered, once the jobs are done that came before.
     fn close_answered(&mut self) {
-        if !self.jobs.is_empty() {
-            return;
+        if self.jobs.is_empty() {
+            let answered = self.deferred.take_answered().into_iter();
+            answered.for_each(|(client, goodbye)| self.close(client, &goodbye));
         }
-        for (client, goodbye) in self.deferred.take_answered() {
-            if let Some(slot) = self.state.connections.find(client) {
-                self.step_of(slot, |state, _| close(state, slot, &goodbye));
-            }
+    }
+
+    fn close(&mut self, client: ClientId, goodbye: &Close) {
+        if let Some(slot) = self.state.connections.find(client) {
+            self.step_of(slot, |state, _| close(state, slot, goodbye));
         }
     }
 
@@ -429,13 +381,6 @@ impl EventLoop {
         let unanswered = events.unanswered(connection.id);
         let until = context.tick.saturating_add(wait);
         self.deferred.defer(connection.id, goodbye, until, unanswered);
-    }
-
-    /// Writes to every socket that has something to be written.
-    fn flush(&mut self) {
-        self.step(|State { context, connections, outbound, .. }, effects| {
-            outbound.flush_dirty(context, connections, effects);
-        });
     }
 
     /// Frees memory, where a share of the shard is used up.
@@ -456,7 +401,7 @@ impl EventLoop {
         if memory.used() <= share {
             return;
         }
-        self.flush();
+        self.step(State::flush);
         if memory.used() > share {
             let holders = Outbound::holders(&self.state.connections);
             let enough = || memory.used() <= share - share / 10;

@@ -9,11 +9,22 @@
 //! A [`Charge`] travels with what it stands for, so no path out of the shard, a panic included, can
 //! forget to give it back, and no sum is moved by hand.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, rc::Rc, sync::Arc};
+
+use crate::metrics::{ShardStats, Single};
 
 /// What is used of one kind of memory on a shard, in bytes. Clones share one account.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Budget(Rc<Cell<usize>>);
+pub(super) struct Budget(Rc<Account>);
+
+#[derive(Debug, Default)]
+struct Account {
+    used: Cell<usize>,
+    /// The metric that shows it at any time, if one does.
+    metric: Option<(Arc<ShardStats>, Metric)>,
+}
+
+type Metric = fn(&ShardStats) -> &Single;
 
 /// Bytes that are held; dropping it gives them back.
 #[derive(Debug)]
@@ -23,9 +34,22 @@ pub(super) struct Charge {
 }
 
 impl Budget {
+    /// A budget that a metric shows.
+    pub(super) fn told(stats: &Arc<ShardStats>, metric: Metric) -> Self {
+        let metric = Some((Arc::clone(stats), metric));
+        Self(Rc::new(Account { used: Cell::new(0), metric }))
+    }
+
     /// Bytes in use.
     pub(super) fn used(&self) -> usize {
-        self.0.get()
+        self.0.used.get()
+    }
+
+    fn set(&self, bytes: usize) {
+        self.0.used.set(bytes);
+        if let Some((stats, metric)) = &self.0.metric {
+            metric(stats).set(bytes as u64);
+        }
     }
 
     /// Charges bytes that are about to be held.
@@ -36,13 +60,13 @@ impl Budget {
 
     /// Takes bytes on the account. Whoever calls it gives them back in its own `Drop`.
     pub(super) fn add(&self, bytes: usize) {
-        self.0.set(self.0.get().saturating_add(bytes));
+        self.set(self.used().saturating_add(bytes));
     }
 
     /// Gives bytes back.
     pub(super) fn give_back(&self, bytes: usize) {
-        debug_assert!(self.0.get() >= bytes, "more is given back than was charged");
-        self.0.set(self.0.get().saturating_sub(bytes));
+        debug_assert!(self.used() >= bytes, "more is given back than was charged");
+        self.set(self.used().saturating_sub(bytes));
     }
 }
 

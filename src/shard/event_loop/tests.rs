@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        ConnectionLimit, NewConnection,
+        Clock, ConnectionLimit, NewConnection,
         connection::Connection,
+        connections::Connections,
         inbox::Bounds,
         outbound::drop_expired,
         question::Scan,
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     change::Expiry,
-    config::Config,
+    config::{Config, Live},
     ids::{ClientId, Name},
     message::{Kind, Payload, Receipt},
     sink::NoSink,
@@ -107,6 +108,10 @@ impl Case {
         answer
     }
 
+    fn begin_turn(&mut self) {
+        self.shard.state.begin_turn(self.shard.reader.current());
+    }
+
     /// One turn, with what has happened on the sockets by now.
     fn turn(&mut self) {
         let mut events = mio::Events::with_capacity(READY_AT_ONCE);
@@ -187,7 +192,7 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     let client = case.connect();
     case.turn();
     case.clock.advance(Duration::from_secs(1));
-    case.shard.begin_turn();
+    case.begin_turn();
     // What was done before it in this turn has taken a while.
     case.clock.advance(Duration::from_mins(1));
     let mut payload = text("short-lived");
@@ -202,7 +207,7 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     assert_eq!(answer.try_recv(), Ok(Receipt::all_queued(1)));
 
     case.clock.advance(Duration::from_millis(9_999));
-    case.shard.begin_turn();
+    case.begin_turn();
     let drop_expired = |case: &mut Case| {
         let State { context, connections, .. } = &mut case.shard.state;
         let connection = connections.get_mut(Slot::of(client)).unwrap();
@@ -211,7 +216,7 @@ fn a_message_is_worth_something_from_when_it_is_queued() {
     };
     assert_eq!(drop_expired(&mut case), 1);
     case.clock.advance(Duration::from_millis(1));
-    case.shard.begin_turn();
+    case.begin_turn();
     assert_eq!(drop_expired(&mut case), 0);
 }
 
@@ -239,7 +244,7 @@ fn an_answer_that_has_just_come_is_before_the_goodbye() {
 fn who_may_stay_for_a_while_stays_from_when_that_is_said() {
     let mut case = Case::new();
     let client = case.connect();
-    case.shard.begin_turn();
+    case.begin_turn();
     case.clock.advance(Duration::from_mins(1));
     let change =
         Change { expires: Some(Expiry::after(Duration::from_secs(10))), ..Change::default() };
