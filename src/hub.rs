@@ -45,7 +45,10 @@ use crate::{
     ids::{ClientId, Name},
     message::{Payload, Receipt, Target},
     metrics::{BusyStats, HandshakeStats, ShardStats},
-    shard::{self, Bounds, Clock, Command, Newcomer, Pace, Seat, Seats, Shard, Threads},
+    shard::{
+        self, Bounds, Clock, Command, ConnectionLimit, ConnectionPermit, NewConnection, Pace,
+        Shard, Threads,
+    },
     sink::EventSink,
     wire,
 };
@@ -58,7 +61,7 @@ struct Inner {
     shards: Vec<Shard>,
     directory: Arc<Directory>,
     live: Live,
-    seats: Seats,
+    permits: ConnectionLimit,
     handshakes: HandshakeStats,
     busy: BusyStats,
     pulses: pulse::Pulses,
@@ -126,7 +129,7 @@ impl Hub {
             shards,
             directory,
             live: live.clone(),
-            seats: Seats::default(),
+            permits: ConnectionLimit::default(),
             handshakes: HandshakeStats::default(),
             busy: BusyStats::default(),
             draining: AtomicBool::new(false),
@@ -136,12 +139,12 @@ impl Hub {
     }
 
     /// Takes a place for a connection that is about to be upgraded.
-    pub fn seat(&self) -> Result<Seat, Full> {
+    pub fn permit(&self) -> Result<ConnectionPermit, Full> {
         if self.0.draining.load(Ordering::Acquire) {
             return Err(Full::Draining);
         }
         let limit = self.max_clients();
-        self.0.seats.take(limit).ok_or(Full::Clients { limit })
+        self.0.permits.take(limit).ok_or(Full::Clients { limit })
     }
 
     /// Clients that may be connected at once.
@@ -150,10 +153,10 @@ impl Hub {
     }
 
     /// Hands an upgraded connection to the shard with the fewest sockets.
-    pub fn adopt(&self, newcomer: Newcomer) {
+    pub fn adopt(&self, new: NewConnection) {
         let shard = self.0.shards.iter().min_by_key(|shard| shard.stats.sockets.get());
         if let Some(shard) = shard {
-            shard.inbox.push(Command::Adopt(Box::new(newcomer)));
+            shard.inbox.push(Command::Adopt(Box::new(new)));
         }
     }
 
@@ -291,24 +294,24 @@ impl Hub {
         self.0.shards.iter().map(|shard| shard.inbox.calls())
     }
 
-    /// Begins to refuse newcomers and to close all clients, evenly over the window: the first at
+    /// Begins to refuse news and to close all clients, evenly over the window: the first at
     /// once, the last at its end. What is queued for a client goes out before its close frame.
     pub fn drain(&self, close: &Close, window: Duration) {
-        self.refuse_newcomers();
+        self.refuse_news();
         let pace = Pace::new(window, self.shard_stats().map(|stats| stats.clients.get()));
         for shard in &self.0.shards {
             shard.inbox.push(Command::Drain(close.clone(), pace.clone()));
         }
     }
 
-    /// Begins to refuse newcomers.
-    pub fn refuse_newcomers(&self) {
+    /// Begins to refuse news.
+    pub fn refuse_news(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
 
     /// Ends the shard threads; sockets that are left are dropped as they are.
     pub fn stop(&self) {
-        self.refuse_newcomers();
+        self.refuse_news();
         for shard in &self.0.shards {
             shard.inbox.push(Command::Stop);
         }

@@ -133,6 +133,7 @@ const RANGES: &[Range] = ranges! {
     "limits.addresses" Count 1..=16_777_216, |c| number(c.limits.addresses);
     "limits.client_messages" Count off 1..=4_294_967_295, |c| Some(c.limits.client_messages.into());
     "limits.client_bytes" Bytes off 1..=KIB * GIB, |c| Some(c.limits.client_bytes.0);
+    "limits.slow_client_grace" Time 0..=HOUR, |c| time(c.limits.slow_client_grace);
     "limits.close_wait" Time 1..=HOUR, |c| time(c.limits.close_wait);
     "grpc.max_message" Bytes 1024..=GIB, |c| Some(c.grpc.max_message.0);
     "grpc.max_memory" Bytes 1_048_576..=KIB * GIB, |c| amount(c.grpc.max_memory);

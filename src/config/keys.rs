@@ -101,6 +101,7 @@ pub const KEYS: &[(&str, Class)] = {
         ("limits.client_messages", Live),
         ("limits.client_bytes", Live),
         ("limits.slow_client", Live),
+        ("limits.slow_client_grace", Live),
         ("limits.close_wait", Live),
         ("grpc.listen", Live),
         ("grpc.allow", Live),

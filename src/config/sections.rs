@@ -203,6 +203,9 @@ pub struct Limits {
     pub client_bytes: Size,
     /// What happens to a client that does not keep up.
     pub slow_client: SlowClient,
+    /// Time that a client may be behind by more than its queue, from when its socket took no more.
+    #[serde(with = "span")]
+    pub slow_client_grace: Duration,
     /// Time a closing client has to answer the close frame, and a refused one to stop sending.
     #[serde(with = "span")]
     pub close_wait: Duration,
@@ -409,6 +412,7 @@ impl Default for Limits {
             client_messages: 0,
             client_bytes: Size(0),
             slow_client: SlowClient::Disconnect,
+            slow_client_grace: Duration::from_secs(1),
             close_wait: Duration::from_secs(5),
         }
     }

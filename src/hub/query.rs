@@ -19,7 +19,7 @@ use super::{
 use crate::{
     directory::{Names, STRIPES},
     ids::{ClientId, MAX_SLOTS, Name},
-    shard::{Clients, Command, Cost, Described, Found, Scan, Scanned, Search},
+    shard::{Command, Cost, Described, Found, Recipients, Scan, Scanned, Search},
 };
 
 /// Clients that a shard describes in one step: each costs it some microseconds.
@@ -79,7 +79,7 @@ impl Hub {
     /// Which of the clients are connected, in their order.
     pub async fn are_online(&self, clients: Vec<ClientId>) -> Result<Vec<bool>, HubError> {
         let mut online = vec![false; clients.len()];
-        let list = |ids: Vec<ClientId>, reply| Command::List(Clients::These(ids.into()), reply);
+        let list = |ids: Vec<ClientId>, reply| Command::List(Recipients::These(ids.into()), reply);
         for (indexes, answer) in self.by_shard(&clients, LOOKED_UP, list).await? {
             // The answer leaves out who is not there and keeps the order.
             let mut there = answer.into_iter().peekable();

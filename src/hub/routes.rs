@@ -9,11 +9,11 @@ use crate::{
     directory::{Directory, Names},
     ids::{ClientId, Name},
     message::{Selection, Target},
-    shard::Clients,
+    shard::Recipients,
 };
 
 /// The shards concerned, each once, and whom of their clients.
-pub(super) type Routes = SmallVec<[(usize, Clients); 4]>;
+pub(super) type Routes = SmallVec<[(usize, Recipients); 4]>;
 
 impl Hub {
     /// Which shards a target concerns, and which clients on each. The shards themselves know who is
@@ -21,12 +21,14 @@ impl Hub {
     pub(super) fn routes(&self, target: &Target) -> Routes {
         let directory = &self.0.directory;
         match target {
-            Target::All => self.everywhere(&Clients::All),
+            Target::All => self.everywhere(&Recipients::All),
             Target::Client(client) => self.route(*client).into_iter().collect(),
-            Target::User(uid) => named(&directory.users, uid, &Clients::User(uid.clone())),
-            Target::Group(group) => named(&directory.groups, group, &Clients::Group(group.clone())),
+            Target::User(uid) => named(&directory.users, uid, &Recipients::User(uid.clone())),
+            Target::Group(group) => {
+                named(&directory.groups, group, &Recipients::Group(group.clone()))
+            }
             Target::Selection(selection) => {
-                let clients = Clients::Selected(Arc::clone(selection));
+                let clients = Recipients::Selected(Arc::clone(selection));
                 if selection.all {
                     return self.everywhere(&clients);
                 }
@@ -41,13 +43,13 @@ impl Hub {
     }
 
     /// The shard that an id names; none if this gateway has no such shard.
-    pub(super) fn route(&self, client: ClientId) -> Option<(usize, Clients)> {
+    pub(super) fn route(&self, client: ClientId) -> Option<(usize, Recipients)> {
         let shard = usize::from(client.shard());
-        (shard < self.0.shards.len()).then(|| (shard, Clients::These(smallvec![client])))
+        (shard < self.0.shards.len()).then(|| (shard, Recipients::These(smallvec![client])))
     }
 
     /// All shards.
-    fn everywhere(&self, clients: &Clients) -> Routes {
+    fn everywhere(&self, clients: &Recipients) -> Routes {
         (0..self.0.shards.len()).map(|shard| (shard, clients.clone())).collect()
     }
 
@@ -68,7 +70,7 @@ impl Hub {
 }
 
 /// The shards that hold clients of a name.
-fn named(names: &Names, name: &Name, clients: &Clients) -> Routes {
+fn named(names: &Names, name: &Name, clients: &Recipients) -> Routes {
     let shards = names.shards(name.as_str()).into_iter();
     shards.map(|shard| (usize::from(shard), clients.clone())).collect()
 }

@@ -10,14 +10,14 @@ use tokio::sync::oneshot;
 use super::{Hub, HubError};
 use crate::{
     message::{Payload, Receipt, Target},
-    shard::{Clients, Command, Cost, Full},
+    shard::{Command, Cost, Full, Recipients},
 };
 
 /// What one shard has to send, and which of the messages these are.
 struct Share {
     shard: usize,
     indexes: Vec<usize>,
-    sends: Vec<(Clients, Payload)>,
+    sends: Vec<(Recipients, Payload)>,
 }
 
 /// A share under way: which of the messages it holds, and where the answer will come from.

@@ -2,160 +2,185 @@
 
 use std::io;
 
+use mio::{Interest, Registry, Token};
+
 use super::{
-    Newcomer,
-    door::Door,
-    outbound::{Frame, Sort},
-    run::Loop,
-    session::Session,
-    tunnel::Tunnel,
+    change::{change, send_to},
+    connection::Connection,
+    effect::{Effect, Effects},
+    guard::guarded,
+    new_connection::NewConnection,
+    receive::{arrived, read, watch},
+    slot::Slot,
+    socket::Socket,
+    state::State,
+    tls::TlsStream,
+    write_queue::{Frame, Sort},
 };
 use crate::{
     change::{Change, Subject},
     close::{Cause, Close, code},
-    ids::{ClientId, MAX_SLOTS},
+    ids::ClientId,
     message::Payload,
     wire,
 };
-use mio::{Interest, Token};
-
-impl Loop {
-    /// Takes a connection over: from here on it is a client.
-    pub(super) fn adopt(&mut self, mut newcomer: Newcomer) {
-        let leftover = std::mem::take(&mut newcomer.leftover);
-        let greeting = std::mem::take(&mut newcomer.greeting);
-        let change = newcomer.change.take();
-        match self.enter(newcomer) {
-            Ok(slot) => self.guard(slot, |shard| shard.greet(slot, change, greeting, leftover)),
-            // The socket is closed by being dropped; the client sees a broken connection.
-            Err(error) => {
-                tracing::warn!(shard = self.index, %error, "can't take over a connection");
-            }
-        }
-    }
-
-    fn enter(&mut self, newcomer: Newcomer) -> io::Result<u32> {
-        let entry = self.sessions.vacant_entry();
-        let slot = u32::try_from(entry.key()).ok().filter(|&slot| (slot as usize) < MAX_SLOTS);
-        let slot = slot.ok_or_else(|| io::Error::other("no slot is left"))?;
-        let random = self.random.next()?;
-        let mut stream = mio::net::TcpStream::from_std(newcomer.stream);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(&mut stream, Token(entry.key()), interest)?;
-        self.doors.hang(slot, Door::new(stream, newcomer.window, newcomer.tls.is_some()));
-        if let Some(tls) = newcomer.tls {
-            self.desk.tunnels.dig(slot, Tunnel::new(*tls));
-            self.desk.laden.grow_and_insert(slot as usize);
-        }
-        self.generation = self.generation.wrapping_add(1);
-        let id = ClientId::new(self.index, slot, self.generation, random);
-        let mut session = Session::new(id, newcomer.peer, newcomer.seat, self.desk.tick);
-        session.decoder = wire::Decoder::new(newcomer.window.is_some());
-        session.about = newcomer.about;
-        entry.insert(session);
-        let stats = &self.desk.stats;
-        stats.sockets.add(1);
-        stats.clients.add(1);
-        stats.opened.add(1);
-        if let Some(gauge) = newcomer.window.and_then(|window| stats.window(window)) {
-            gauge.add(1);
-        }
-        Ok(slot)
-    }
-
-    /// Makes of the client what it is to be, answers the upgrade, tells the client its id and what
-    /// else it is to be told first, and listens to what it has said already.
-    fn greet(
-        &mut self,
-        slot: u32,
-        change: Option<Box<Change>>,
-        mut greeting: Vec<u8>,
-        mut leftover: Vec<u8>,
-    ) {
-        self.schedule(slot);
-        let (messages, unfit) = match self.settle(slot, change) {
-            Ok(messages) => (messages, None),
-            Err(close) => (Vec::new(), Some(close)),
-        };
-        let Some(session) = self.sessions.get_mut(slot as usize) else {
-            return;
-        };
-        tracing::debug!(client = %session.id, peer = %session.peer(), "client connected");
-        if self.desk.caps.welcome && unfit.is_none() {
-            let id = session.id.text();
-            greeting.extend_from_slice(&wire::encode(
-                self.desk.caps.message_format,
-                id.as_str().as_bytes(),
-            ));
-        }
-        if !greeting.is_empty() {
-            let frame = Frame::new(greeting.into(), &self.desk.meter);
-            session.out.append(frame, Sort::Greeting, &self.desk.meter);
-            self.desk.mark_dirty(slot, session);
-        }
-        if !messages.is_empty() {
-            self.deliver_to(slot, &messages);
-        }
-        self.tell_opened(slot);
-        if let Some(close) = &unfit {
-            self.close(slot, close);
-        } else if let Some(drain) = &self.drain {
-            // What it has said is heard all the same: its close frame may be among that.
-            let close = drain.close.clone();
-            self.close(slot, &close);
-        }
-        if let Some(tunnel) = self.desk.tunnels.get(slot) {
-            // What the handshake opened and nobody has asked for yet.
-            if tunnel.open(&[], &mut leftover).is_err() {
-                return self.lost(slot);
-            }
-            tunnel.count(&mut self.partial);
-            self.desk.stats.partial_bytes.set(self.partial as u64);
-            self.watch(slot, false);
-        } else if leftover.is_empty() {
-            return;
-        }
-        if !self.arrived(slot, leftover.len()) {
-            return;
-        }
-        self.keep_back(slot, &leftover);
-        self.read(slot);
-    }
-}
-
-impl Loop {
-    /// Changes the client in the step in which it comes; gives the first messages to it, or the
-    /// close of one that can't stay.
-    fn settle(
-        &mut self,
-        slot: u32,
-        change: Option<Box<Change>>,
-    ) -> Result<Vec<Payload>, Box<Close>> {
-        let Some(session) = self.sessions.get(slot as usize) else { return Ok(Vec::new()) };
-        let client = session.id;
-        if !session.seat.seated(client) {
-            return Err(Box::new(Close::new(Cause::Replaced, code::REPLACED, REPLACED)));
-        }
-        let Some(mut change) = change else { return Ok(Vec::new()) };
-        let messages = std::mem::take(&mut change.messages);
-        let subject = Subject { client, of: None };
-        match self.change(&subject, &change) {
-            Ok(_) => Ok(messages),
-            // Its limits have become narrower since it was let in.
-            Err(refusal) => {
-                Err(Box::new(Close::new(Cause::Policy, code::POLICY, refusal.to_string())))
-            }
-        }
-    }
-}
 
 /// What a client reads that has to make room for another one.
 pub const REPLACED: &str = "replaced by a newer connection of the same user";
 
+/// Makes the ids of a shard's clients.
+#[derive(Default)]
+pub(super) struct ClientIds {
+    random: Random,
+    /// Tells apart the clients that use a slot one after the other.
+    generation: u32,
+}
+
+/// Takes a connection over: from here on it is a client. With `goodbye` it is closed as soon as it
+/// was told of.
+pub(super) fn adopt(
+    state: &mut State,
+    (ids, registry): (&mut ClientIds, &Registry),
+    mut new: NewConnection,
+    goodbye: Option<&Close>,
+    effects: &mut Effects,
+) {
+    let leftover = std::mem::take(&mut new.leftover);
+    let greeting = std::mem::take(&mut new.greeting);
+    let change = new.change.take();
+    match enter(state, ids, registry, new) {
+        Ok(slot) => {
+            guarded(slot, effects, |effects| {
+                greet(state, slot, change, greeting, goodbye, effects);
+                hear_leftover(state, slot, leftover, effects);
+            });
+        }
+        // The socket is closed by being dropped; the client sees a broken connection.
+        Err(error) => {
+            tracing::warn!(shard = state.context.index, %error, "can't take over a connection");
+        }
+    }
+}
+
+fn enter(
+    state: &mut State,
+    ids: &mut ClientIds,
+    registry: &Registry,
+    new: NewConnection,
+) -> io::Result<Slot> {
+    let State { context, connections, outbound, receiver, .. } = state;
+    let slot = connections.vacant().ok_or_else(|| io::Error::other("no slot is left"))?;
+    let random = ids.random.next()?;
+    let mut stream = mio::net::TcpStream::from_std(new.stream);
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    registry.register(&mut stream, Token(slot.index()), interest)?;
+    let socket = Socket::new(stream, new.window, new.tls.is_some());
+    let tls = new.tls.map(|tls| TlsStream::new(*tls, &receiver.memory));
+    if tls.is_some() {
+        outbound.set_backlogged(slot);
+    }
+    ids.generation = ids.generation.wrapping_add(1);
+    let id = ClientId::new(context.index, slot.number(), ids.generation, random);
+    let mut connection = Connection::new(id, new.peer, new.permit, context.tick);
+    connection.decoder = wire::Decoder::new(new.window.is_some());
+    connection.about = new.about;
+    connections.insert(connection, socket, tls);
+    let stats = &context.stats;
+    stats.sockets.add(1);
+    stats.clients.set(connections.count_open() as u64);
+    stats.opened.add(1);
+    if let Some(gauge) = new.window.and_then(|window| stats.window(window)) {
+        gauge.add(1);
+    }
+    Ok(slot)
+}
+
+/// Makes of the client what it is to be, answers the upgrade, tells the client its id and what else
+/// it is to be told first. Who listens is told that it is there before anything can close it.
+fn greet(
+    state: &mut State,
+    slot: Slot,
+    change: Option<Box<Change>>,
+    mut greeting: Vec<u8>,
+    goodbye: Option<&Close>,
+    effects: &mut Effects,
+) {
+    let (messages, unfit) = match settle(state, slot, change, effects) {
+        Ok(messages) => (messages, None),
+        Err(close) => (Vec::new(), Some(close)),
+    };
+    let State { context, connections, membership, outbound, timers, events, .. } = state;
+    let Some(connection) = connections.get_mut(slot) else { return };
+    timers.schedule(&context.settings, slot, connection);
+    tracing::debug!(client = %connection.id, peer = %connection.peer(), "client connected");
+    if context.settings.welcome && unfit.is_none() {
+        let id = connection.id.text();
+        let format = context.settings.message_format;
+        greeting.extend_from_slice(&wire::encode(format, id.as_str().as_bytes()));
+    }
+    if !greeting.is_empty() {
+        let frame = Frame::new(greeting.into(), &outbound.memory);
+        connection.out.append(frame, Sort::Greeting);
+        outbound.mark_dirty(slot, connection);
+    }
+    events.opened(membership, connection);
+    if let Some(close) = unfit.or_else(|| goodbye.map(|close| Box::new(close.clone()))) {
+        connection.flags.closing = true;
+        effects.push(Effect::Close(slot, close));
+    } else {
+        send_to(state, slot, &messages, effects);
+    }
+}
+
+/// Hears what the client has said already. That holds for who is closed at once, too: its close frame
+/// may be among that.
+fn hear_leftover(state: &mut State, slot: Slot, mut leftover: Vec<u8>, effects: &mut Effects) {
+    let Some(parts) = state.connections.parts(slot) else { return };
+    if let Some(tls) = parts.tls {
+        // What the handshake opened and nobody has asked for yet.
+        if tls.open(&[], &mut leftover).is_err() {
+            return effects.push(Effect::Lost(slot));
+        }
+        watch(state, slot, false);
+    } else if leftover.is_empty() {
+        return;
+    }
+    if !arrived(state, slot, leftover.len(), effects) {
+        return;
+    }
+    if let Some(connection) = state.connections.get_mut(slot) {
+        connection.keep_unread(&leftover, &state.receiver.memory);
+    }
+    read(state, slot, effects);
+}
+
+/// Changes the client in the step in which it comes; gives the first messages to it, or the close of
+/// one that can't stay.
+fn settle(
+    state: &mut State,
+    slot: Slot,
+    first: Option<Box<Change>>,
+    effects: &mut Effects,
+) -> Result<Vec<Payload>, Box<Close>> {
+    let Some(connection) = state.connections.get(slot) else { return Ok(Vec::new()) };
+    let client = connection.id;
+    if !connection.permit.on_open(client) {
+        return Err(Box::new(Close::new(Cause::Replaced, code::REPLACED, REPLACED)));
+    }
+    let Some(mut first) = first else { return Ok(Vec::new()) };
+    let messages = std::mem::take(&mut first.messages);
+    let subject = Subject { client, of: None };
+    match change(state, &subject, &first, effects) {
+        Ok(_) => Ok(messages),
+        // Its limits have become narrower since it was let in.
+        Err(refusal) => Err(Box::new(Close::new(Cause::Policy, code::POLICY, refusal.to_string()))),
+    }
+}
+
 /// Random numbers for client ids, fetched from the kernel many at a time: a system call for each
 /// would be a notable part of a connection's cost.
 #[derive(Default)]
-pub(super) struct Random {
+struct Random {
     stock: Vec<u64>,
 }
 

@@ -16,7 +16,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::run::Loop;
 use crate::{close::Close, ids::ClientId};
 
 /// When each client of a drain is closed.
@@ -80,6 +79,17 @@ pub(super) struct Draining {
 }
 
 impl Draining {
+    /// A drain that begins now, of the clients of a shard.
+    pub(super) fn new(
+        close: Close,
+        pace: Pace,
+        shard: u16,
+        clients: Vec<ClientId>,
+        since: Instant,
+    ) -> Self {
+        Self { close, pace, shard: usize::from(shard), clients, done: 0, since }
+    }
+
     /// When the next client is to be closed; none if all were.
     fn next(&self) -> Option<Instant> {
         let left = self.done < self.clients.len();
@@ -95,7 +105,7 @@ impl Draining {
     }
 
     /// The clients that are to be closed by now.
-    fn take_due(&mut self, now: Instant) -> Vec<ClientId> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<ClientId> {
         let begin = self.done;
         while self.next().is_some_and(|next| next <= now) {
             self.done += 1;
@@ -105,31 +115,6 @@ impl Draining {
             (self.clients, self.done) = (Vec::new(), 0);
         }
         due
-    }
-}
-
-impl Loop {
-    /// Begins to close all clients at this pace, and every newcomer.
-    pub(super) fn begin_drain(&mut self, close: Close, pace: Pace) {
-        let open = self.sessions.iter().filter(|(_, session)| session.is_open());
-        let clients = open.map(|(_, session)| session.id).collect();
-        let (shard, since) = (usize::from(self.index), self.desk.now);
-        self.drain = Some(Draining { close, pace, shard, clients, done: 0, since });
-    }
-
-    /// Closes the next clients of a drain that are due.
-    pub(super) fn close_next_of_drain(&mut self) {
-        let Some(drain) = self.drain.as_mut() else { return };
-        let due = drain.take_due(self.desk.now);
-        if due.is_empty() {
-            return;
-        }
-        let close = drain.close.clone();
-        for client in due {
-            if let Some(slot) = self.find(client) {
-                self.guard(slot, |shard| shard.close(slot, &close));
-            }
-        }
     }
 }
 

@@ -8,9 +8,10 @@
 use std::rc::Rc;
 
 use super::{
-    Clock,
-    caps::Caps,
-    outbound::{Frame, Meter, Waits},
+    clock::Clock,
+    memory::Budget,
+    settings::ShardSettings,
+    write_queue::{Frame, QueuePolicy},
 };
 use crate::{
     message::{Kind, Payload, WhenBehind},
@@ -28,19 +29,27 @@ pub(super) const WINDOWS: usize = 7;
 
 /// What compressing takes: a compressor per window size, and a place for what comes out.
 #[derive(Default)]
-pub(super) struct Press {
+pub(super) struct Compressor {
     deflater: Deflater,
     out: Vec<u8>,
 }
 
-impl Press {
+impl Compressor {
     /// The compressed frame, if it is worth it.
-    fn frame(&mut self, kind: Kind, bytes: &[u8], window: u8, caps: &Caps) -> Option<Box<[u8]>> {
-        let worth = caps.deflate && (caps.deflate_from..=caps.deflate_to).contains(&bytes.len());
+    fn frame(
+        &mut self,
+        kind: Kind,
+        bytes: &[u8],
+        window: u8,
+        settings: &ShardSettings,
+    ) -> Option<Box<[u8]>> {
+        let worth = settings.deflate
+            && (settings.deflate_from..=settings.deflate_to).contains(&bytes.len());
         if window == PLAIN || !worth {
             return None;
         }
-        let deflated = self.deflater.deflate(window, caps.deflate_level, bytes, &mut self.out)?;
+        let deflated =
+            self.deflater.deflate(window, settings.deflate_level, bytes, &mut self.out)?;
         let frame = wire::encode_with(kind.into(), true, deflated);
         wire::trim(&mut self.out);
         Some(frame)
@@ -50,7 +59,7 @@ impl Press {
 /// A message on its way to many clients.
 pub(super) struct Message<'a> {
     payload: &'a Payload,
-    waits: Waits,
+    waits: QueuePolicy,
     plain: Option<Rc<Frame>>,
     deflated: [Form; WINDOWS],
 }
@@ -76,7 +85,12 @@ impl<'a> Message<'a> {
         };
         // What lies beyond the reach of the clock is for ever.
         let until = payload.terms.ttl.and_then(|ttl| clock.now().checked_add(ttl));
-        Self { payload, waits: Waits { until, key }, plain: None, deflated: Default::default() }
+        Self {
+            payload,
+            waits: QueuePolicy { until, key },
+            plain: None,
+            deflated: Default::default(),
+        }
     }
 
     /// What happens to it if the client is behind.
@@ -88,17 +102,17 @@ impl<'a> Message<'a> {
     pub(super) fn frame(
         &mut self,
         window: u8,
-        caps: &Caps,
-        press: &mut Press,
-        meter: &Meter,
+        settings: &ShardSettings,
+        compressor: &mut Compressor,
+        memory: &Budget,
     ) -> Rc<Frame> {
-        let deflates = window != PLAIN && caps.deflate;
-        if deflates && let Some(frame) = self.deflated(window, caps, press, meter) {
+        let deflates = window != PLAIN && settings.deflate;
+        if deflates && let Some(frame) = self.deflated(window, settings, compressor, memory) {
             return frame;
         }
         let Self { payload, waits, plain, .. } = self;
         let plain = plain.get_or_insert_with(|| {
-            Frame::on_terms(wire::encode(payload.kind, &payload.bytes), waits, meter)
+            Frame::on_terms(wire::encode(payload.kind, &payload.bytes), waits, memory)
         });
         Rc::clone(plain)
     }
@@ -106,14 +120,14 @@ impl<'a> Message<'a> {
     fn deflated(
         &mut self,
         window: u8,
-        caps: &Caps,
-        press: &mut Press,
-        meter: &Meter,
+        settings: &ShardSettings,
+        compressor: &mut Compressor,
+        memory: &Budget,
     ) -> Option<Rc<Frame>> {
         let form = self.deflated.get_mut(usize::from(window.checked_sub(SMALLEST)?))?;
         if let Form::Unmade = form {
-            *form = match deflated(self.payload, window, caps, press) {
-                Some(frame) => Form::Made(Frame::on_terms(frame, &self.waits, meter)),
+            *form = match deflated(self.payload, window, settings, compressor) {
+                Some(frame) => Form::Made(Frame::on_terms(frame, &self.waits, memory)),
                 None => Form::Useless,
             };
         }
@@ -124,13 +138,18 @@ impl<'a> Message<'a> {
     }
 }
 
-fn deflated(payload: &Payload, window: u8, caps: &Caps, press: &mut Press) -> Option<Box<[u8]>> {
+fn deflated(
+    payload: &Payload,
+    window: u8,
+    settings: &ShardSettings,
+    compressor: &mut Compressor,
+) -> Option<Box<[u8]>> {
     let opcode = Opcode::from(payload.kind);
     let ahead = payload.deflated.iter().find(|(bits, _)| *bits == window);
     if let Some((_, deflated)) = ahead {
         return Some(wire::encode_with(opcode, true, deflated));
     }
-    press.frame(payload.kind, &payload.bytes, window, caps)
+    compressor.frame(payload.kind, &payload.bytes, window, settings)
 }
 
 /// The frame of a message to one client, as an echo is.
@@ -138,12 +157,12 @@ pub(super) fn frame_for_one(
     kind: Kind,
     bytes: &[u8],
     window: u8,
-    caps: &Caps,
-    press: &mut Press,
-    meter: &Meter,
+    settings: &ShardSettings,
+    compressor: &mut Compressor,
+    memory: &Budget,
 ) -> Rc<Frame> {
-    let frame = press.frame(kind, bytes, window, caps);
-    Frame::new(frame.unwrap_or_else(|| wire::encode(kind, bytes)), meter)
+    let frame = compressor.frame(kind, bytes, window, settings);
+    Frame::new(frame.unwrap_or_else(|| wire::encode(kind, bytes)), memory)
 }
 
 #[cfg(test)]
@@ -154,8 +173,8 @@ mod tests {
 
     const WINDOWS: std::ops::RangeInclusive<u8> = SMALLEST..=15;
 
-    fn caps() -> Caps {
-        Caps::new(&Arc::new(Config::default().into()), 1)
+    fn settings() -> ShardSettings {
+        ShardSettings::new(&Arc::new(Config::default().into()), 1)
     }
 
     fn text(size: usize) -> Payload {
@@ -173,85 +192,86 @@ mod tests {
         Payload { bytes: bytes.into(), ..Payload::from_text(Kind::Binary, String::new()) }
     }
 
-    /// A press that was never used owns nothing.
-    fn untouched(press: &Press) -> bool {
-        press.out.capacity() == 0
+    /// A compressor that was never used owns nothing.
+    fn untouched(compressor: &Compressor) -> bool {
+        compressor.out.capacity() == 0
     }
 
     #[test]
     fn all_receivers_of_a_window_share_one_frame() {
-        let (payload, caps, meter) = (text(50), caps(), Meter::default());
+        let (payload, settings, memory) = (text(50), settings(), Budget::default());
         let mut message = Message::new(&payload, &Clock::default());
-        let mut press = Press::default();
-        let plain = message.frame(PLAIN, &caps, &mut press, &meter);
-        assert!(untouched(&press), "nobody asked for it compressed");
+        let mut compressor = Compressor::default();
+        let plain = message.frame(PLAIN, &settings, &mut compressor, &memory);
+        assert!(untouched(&compressor), "nobody asked for it compressed");
         let mut frames = vec![plain];
         for window in WINDOWS {
-            frames.push(message.frame(window, &caps, &mut press, &meter));
+            frames.push(message.frame(window, &settings, &mut compressor, &memory));
         }
-        let made = meter.get();
+        let made = memory.used();
         assert_eq!(made, frames.iter().map(|frame| frame.len()).sum::<usize>());
         for _ in 0..100 {
             for (frame, window) in frames.iter().zip([PLAIN].into_iter().chain(WINDOWS)) {
-                let mut press = Press::default();
-                let again = message.frame(window, &caps, &mut press, &meter);
+                let mut compressor = Compressor::default();
+                let again = message.frame(window, &settings, &mut compressor, &memory);
                 assert!(Rc::ptr_eq(frame, &again), "window {window}");
-                assert!(untouched(&press), "window {window}");
+                assert!(untouched(&compressor), "window {window}");
             }
         }
-        assert_eq!(meter.get(), made);
+        assert_eq!(memory.used(), made);
     }
 
     #[test]
     fn what_gets_no_shorter_is_tried_once_and_shared_plain() {
-        let (payload, caps, meter) = (noise(2000), caps(), Meter::default());
+        let (payload, settings, memory) = (noise(2000), settings(), Budget::default());
         let mut message = Message::new(&payload, &Clock::default());
-        let mut press = Press::default();
-        let plain = message.frame(PLAIN, &caps, &mut press, &meter);
-        let first = message.frame(15, &caps, &mut press, &meter);
+        let mut compressor = Compressor::default();
+        let plain = message.frame(PLAIN, &settings, &mut compressor, &memory);
+        let first = message.frame(15, &settings, &mut compressor, &memory);
         assert!(Rc::ptr_eq(&plain, &first));
-        assert!(!untouched(&press));
-        let mut press = Press::default();
-        let again = message.frame(15, &caps, &mut press, &meter);
+        assert!(!untouched(&compressor));
+        let mut compressor = Compressor::default();
+        let again = message.frame(15, &settings, &mut compressor, &memory);
         assert!(Rc::ptr_eq(&plain, &again));
-        assert!(untouched(&press), "it was tried again");
+        assert!(untouched(&compressor), "it was tried again");
     }
 
     #[test]
     fn what_was_compressed_ahead_is_not_compressed_again() {
-        let (caps, meter) = (caps(), Meter::default());
+        let (settings, memory) = (settings(), Budget::default());
         let mut payload = text(50);
         let ahead = wire::compress_once(12, 1, &payload.bytes).unwrap();
         payload.deflated.push((12, ahead.into()));
         let mut message = Message::new(&payload, &Clock::default());
-        let mut press = Press::default();
-        let frame = message.frame(12, &caps, &mut press, &meter);
-        assert!(untouched(&press));
+        let mut compressor = Compressor::default();
+        let frame = message.frame(12, &settings, &mut compressor, &memory);
+        assert!(untouched(&compressor));
         assert!(frame.len() < payload.bytes.len() / 2);
-        assert!(Rc::ptr_eq(&frame, &message.frame(12, &caps, &mut press, &meter)));
+        assert!(Rc::ptr_eq(&frame, &message.frame(12, &settings, &mut compressor, &memory)));
     }
 
     #[test]
     fn the_settings_decide_what_is_compressed() {
-        let meter = Meter::default();
-        let plain = |payload: &Payload, caps: &Caps| {
-            let mut press = Press::default();
+        let memory = Budget::default();
+        let plain = |payload: &Payload, settings: &ShardSettings| {
+            let mut compressor = Compressor::default();
             let (kind, bytes) = (payload.kind, &payload.bytes);
-            let one = frame_for_one(kind, bytes, 15, caps, &mut press, &meter).len();
-            let shared =
-                Message::new(payload, &Clock::default()).frame(15, caps, &mut press, &meter).len();
+            let one = frame_for_one(kind, bytes, 15, settings, &mut compressor, &memory).len();
+            let shared = Message::new(payload, &Clock::default())
+                .frame(15, settings, &mut compressor, &memory)
+                .len();
             assert_eq!(one, shared);
-            assert_eq!(untouched(&press), shared > bytes.len());
-            untouched(&press)
+            assert_eq!(untouched(&compressor), shared > bytes.len());
+            untouched(&compressor)
         };
-        let caps = caps();
-        let off = Caps { deflate: false, ..caps.clone() };
-        let from = Caps { deflate_from: 1301, ..caps.clone() };
-        let to = Caps { deflate_to: 1299, ..caps.clone() };
-        let exactly = Caps { deflate_from: 1300, deflate_to: 1300, ..caps.clone() };
+        let settings = settings();
+        let off = ShardSettings { deflate: false, ..settings.clone() };
+        let from = ShardSettings { deflate_from: 1301, ..settings.clone() };
+        let to = ShardSettings { deflate_to: 1299, ..settings.clone() };
+        let exactly = ShardSettings { deflate_from: 1300, deflate_to: 1300, ..settings.clone() };
         let payload = text(100);
         assert_eq!(payload.bytes.len(), 1300);
-        assert!(!plain(&payload, &caps) && !plain(&payload, &exactly));
+        assert!(!plain(&payload, &settings) && !plain(&payload, &exactly));
         assert!(plain(&payload, &off) && plain(&payload, &from) && plain(&payload, &to));
     }
 }

@@ -13,9 +13,9 @@ use smallvec::SmallVec;
 use tokio::sync::{Notify, futures::Notified, oneshot};
 
 use super::{
-    Newcomer,
     drain::Pace,
-    query::{Described, Scan, Scanned},
+    new_connection::NewConnection,
+    question::{Described, Scan, Scanned},
 };
 use crate::{
     attributes::Attributes,
@@ -29,13 +29,13 @@ use crate::{
 /// What a shard is told or asked. Where a `Reply` is, the answer is sent when the step is done.
 pub(crate) enum Command {
     /// Take over a connection.
-    Adopt(Box<Newcomer>),
+    Adopt(Box<NewConnection>),
     /// Queue a message for each of the clients.
-    Send(Clients, Payload, Reply<Receipt>),
+    Send(Recipients, Payload, Reply<Receipt>),
     /// Queue several messages, in order; answers what became of each.
-    SendAll(Vec<(Clients, Payload)>, Reply<Vec<Receipt>>),
+    SendAll(Vec<(Recipients, Payload)>, Reply<Vec<Receipt>>),
     /// Begin to close each of the clients; answers how many there were.
-    Close(Clients, Close, Reply<usize>),
+    Close(Recipients, Close, Reply<usize>),
     /// Change each of the clients in the same way; answers what that changed, one by one.
     Change(Vec<Subject>, Arc<Change>, Reply<Vec<Result<Changed, Refusal>>>),
     /// Forget groups, members stay; answers how many members each had here.
@@ -45,7 +45,7 @@ pub(crate) enum Command {
     /// The attributes of a client; none if there is no such client.
     AttributesOf(ClientId, Reply<Option<Attributes>>),
     /// The ids of the clients.
-    List(Clients, Reply<Vec<ClientId>>),
+    List(Recipients, Reply<Vec<ClientId>>),
     /// The clients of each of the users.
     ClientsOfEach(Arc<[Name]>, Reply<Vec<Vec<ClientId>>>),
     /// Which of the users have a client in the group.
@@ -67,7 +67,7 @@ pub(crate) type Uid = Option<Name>;
 
 /// Which of a shard's clients.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Clients {
+pub(crate) enum Recipients {
     All,
     /// These, as far as they are still connected.
     These(SmallVec<[ClientId; 1]>),
@@ -77,7 +77,7 @@ pub(crate) enum Clients {
     Selected(Arc<Selection>),
 }
 
-impl Clients {
+impl Recipients {
     /// Memory of the list that it is, if it is one.
     pub(crate) fn bytes(&self) -> usize {
         match self {
@@ -102,7 +102,7 @@ impl Cost {
     pub(crate) const CALL: Self = Self { calls: 1, bytes: 0 };
 
     /// Several messages.
-    pub(crate) fn of(sends: &[(Clients, Payload)]) -> Self {
+    pub(crate) fn of(sends: &[(Recipients, Payload)]) -> Self {
         let bytes = sends.iter().map(|(clients, payload)| clients.bytes() + payload.bytes.len());
         Self { calls: sends.len(), bytes: bytes.sum() }
     }
@@ -174,7 +174,7 @@ pub(crate) struct Bounds {
 }
 
 /// A place for one command, taken but not yet filled.
-pub(crate) struct Place<'a> {
+pub(crate) struct Reservation<'a> {
     inbox: &'a Inbox,
     cost: Cost,
     filled: bool,
@@ -186,7 +186,7 @@ impl Inbox {
     }
 
     /// Takes a place for a command.
-    pub(crate) fn reserve(&self, cost: Cost, bounds: Bounds) -> Result<Place<'_>, Full> {
+    pub(crate) fn reserve(&self, cost: Cost, bounds: Bounds) -> Result<Reservation<'_>, Full> {
         let Cost { calls, bytes } = cost;
         let mut state = self.state();
         if state.closed {
@@ -202,7 +202,7 @@ impl Inbox {
         state.calls += calls;
         state.bytes += bytes;
         self.calls.set(state.calls as u64);
-        Ok(Place { inbox: self, cost, filled: false })
+        Ok(Reservation { inbox: self, cost, filled: false })
     }
 
     /// Completes when places have become free after this was called.
@@ -272,7 +272,7 @@ impl Inbox {
     }
 }
 
-impl Place<'_> {
+impl Reservation<'_> {
     /// Fills the place.
     pub(crate) fn commit(mut self, command: Command) {
         self.filled = true;
@@ -283,7 +283,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         if !self.filled {
             let mut state = self.inbox.state();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn question() -> Command {
-        Command::List(Clients::All, oneshot::channel().0)
+        Command::List(Recipients::All, oneshot::channel().0)
     }
 
     #[test]
@@ -340,13 +340,13 @@ mod tests {
     fn a_list_of_clients_counts_as_much_as_it_takes() {
         let ids: Vec<_> = (0..1000).map(|slot| ClientId::new(0, slot, 0, 0)).collect();
         let payload = || Payload::new(crate::message::Kind::Binary, vec![7; 100].into());
-        let one = Clients::These(ids[..1].into());
+        let one = Recipients::These(ids[..1].into());
         let names = vec![Name::new("u", 9).expect("a short name"); 10];
-        let many = Clients::These(ids.clone().into());
+        let many = Recipients::These(ids.clone().into());
         let filter = Filter::new(ids[..5].to_vec(), names.clone(), Attributes::default());
         let selection = Selection::of(ids[..10].to_vec(), names[..1].to_vec(), names, filter);
-        let selected = Clients::Selected(Arc::new(selection));
-        let listed = [(&one, 0), (&many, 16_000), (&selected, 576), (&Clients::All, 0)];
+        let selected = Recipients::Selected(Arc::new(selection));
+        let listed = [(&one, 0), (&many, 16_000), (&selected, 576), (&Recipients::All, 0)];
         for (clients, bytes) in listed {
             let send = Command::Send(clients.clone(), payload(), oneshot::channel().0);
             assert_eq!(send.cost(), cost(1, bytes + 100));
@@ -380,7 +380,7 @@ mod tests {
         let place = inbox
             .reserve(cost(1, 0), Bounds { calls: 1, bytes: 1 })
             .unwrap_or_else(|_| unreachable!());
-        place.commit(Command::List(Clients::All, reply));
+        place.commit(Command::List(Recipients::All, reply));
         inbox.close();
         assert!(
             answer.try_recv().is_err_and(|error| error == oneshot::error::TryRecvError::Closed)

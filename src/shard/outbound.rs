@@ -1,451 +1,186 @@
-//! What waits to be written to one socket, and the writing of it.
+//! What goes out of a shard: which sockets have something to be written, and the writing of it.
 //!
-//! ```text
-//!  append ─► [ head │ rest … ]   pong, ping ──┐ (go out before the rest, after a half-written head)
-//!              └── written: bytes of the head that are already on the socket
-//!                                    flush ───┴──► one send(2) or writev(2)
-//! ```
-//!
-//! Frames are shared: a message for a thousand clients is encoded once and queued a thousand times
-//! by reference. A client mostly has nothing or one frame waiting, so the first one lives in the
-//! session itself and the list is allocated only behind it.
+//! A client is *backlogged* if something waits in its queue. Only these can refuse a message, so only
+//! these are looked at before a call is answered; all others get it by one `send(2)` past the queue.
+//! A socket is *dirty* if it is to be written to at the end of the turn.
 
-mod rest;
+use std::rc::Rc;
 
-use std::{
-    cell::Cell,
-    io::{self, IoSlice, Write},
-    rc::Rc,
-    time::Instant,
+use fixedbitset::FixedBitSet;
+
+use super::{
+    connection::{Connection, ReadState},
+    connections::{Connections, Parts},
+    context::Context,
+    effect::{Effect, Effects},
+    encode::Compressor,
+    guard::guarded,
+    memory::Budget,
+    slot::Slot,
+    write_queue::{Flushed, Frame, State},
 };
+use crate::metrics::Drop;
 
-use crate::ids::Name;
-use rest::{KEYED_BYTES, Rest};
-
-/// Memory that the queues of one shard take: each frame once, plus its entries.
-///
-/// Frames outlive the step that made them and give their memory back when the last queue lets go,
-/// hence a shared cell.
-pub(super) type Meter = Rc<Cell<usize>>;
-
-/// One encoded WebSocket frame, shared by all queues it waits in.
-#[derive(Debug)]
-pub(super) struct Frame {
-    bytes: Box<[u8]>,
-    /// How it waits, if not on the usual terms.
-    waits: Option<Box<Waits>>,
-    meter: Meter,
-}
-
-/// How a frame waits in a queue.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Waits {
-    /// Until when it is worth being sent.
-    pub(super) until: Option<Instant>,
-    /// A later one with the same key takes its place.
-    pub(super) key: Option<Name>,
-}
-
-impl Frame {
-    pub(super) fn new(bytes: Box<[u8]>, meter: &Meter) -> Rc<Self> {
-        Self::on_terms(bytes, &Waits::default(), meter)
-    }
-
-    pub(super) fn on_terms(bytes: Box<[u8]>, waits: &Waits, meter: &Meter) -> Rc<Self> {
-        meter.set(meter.get() + bytes.len());
-        let waits = (*waits != Waits::default()).then(|| Box::new(waits.clone()));
-        Rc::new(Self { bytes, waits, meter: Rc::clone(meter) })
-    }
-
-    /// Whether it waits on the usual terms, as most do.
-    fn is_plain(&self) -> bool {
-        self.waits.is_none()
-    }
-
-    fn until(&self) -> Option<Instant> {
-        self.waits.as_ref()?.until
-    }
-
-    /// The key by which a later frame can take its place.
-    pub(super) fn key(&self) -> Option<&Name> {
-        self.waits.as_ref()?.key.as_ref()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        self.meter.set(self.meter.get() - self.bytes.len());
-    }
-}
-
-/// What a frame is, as far as the queue cares.
-///
-/// As wide as a number, so that an entry has no gaps and is moved in one piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub(super) enum Sort {
-    /// A message of the business system: counted, and droppable while none of it was written.
-    Message,
-    /// The answer to the upgrade and the welcome: without it a client takes nothing else for what
-    /// it is, so it goes out even when all else is discarded.
-    Greeting,
-    /// A ping or a pong: neither counted nor dropped.
-    Control,
-    /// The close frame; nothing follows it.
-    Close,
-}
-
-#[derive(Debug)]
-struct Entry {
-    frame: Rc<Frame>,
-    /// Among those behind the first; it means nothing before.
-    number: u32,
-    sort: Sort,
-}
-
-impl Entry {
-    fn new(frame: Rc<Frame>, sort: Sort) -> Self {
-        Self { frame, number: 0, sort }
-    }
-
-    /// Memory that it takes, the frame apart.
-    fn cost(&self) -> usize {
-        if self.frame.is_plain() {
-            return size_of::<Self>();
-        }
-        size_of::<Self>() + self.frame.key().map_or(0, |_| KEYED_BYTES)
-    }
-
-    fn has_key(&self, key: &Name) -> bool {
-        self.frame.key() == Some(key)
-    }
-}
-
-/// Frames handed to one `writev`. More save little: by then the system call is a small part.
-const BATCH: usize = 64;
-
-/// System calls one socket may use up in one turn before its neighbours have theirs.
-const WRITES_PER_TURN: usize = 8;
-
-/// The frames that wait for one socket.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Outbound {
-    head: Option<Entry>,
-    rest: Option<Box<Rest>>,
-    pong: Option<Rc<Frame>>,
-    ping: Option<Rc<Frame>>,
-    /// Bytes of the head that the socket has taken.
-    written: usize,
-    /// Bytes waiting, frames counted in full.
-    bytes: usize,
-    /// Messages waiting, the half-written one included.
-    messages: u32,
-    /// Of the bytes, those that were sealed and that the socket has not taken: they are no frames
-    /// any more.
-    held: u32,
-}
-
-/// What one flush achieved.
-#[derive(Debug, Default)]
-pub(super) struct Flushed {
-    pub(super) bytes: u64,
-    pub(super) messages: u64,
-    /// The close frame is on its way: nothing will follow.
-    pub(super) closed: bool,
-    pub(super) state: State,
-}
-
-/// How a flush left the queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum State {
-    /// All written.
-    #[default]
-    Empty,
-    /// The socket takes no more for now; it will tell when it does.
-    Blocked,
-    /// The socket would take more, but others have a turn too.
-    Unfinished,
-    /// The connection is broken: nothing of what is left will ever be written.
-    Broken,
+    /// Memory of the frames that wait, and of their places in the queues.
+    pub(super) memory: Budget,
+    pub(super) compressor: Compressor,
+    /// Sockets with something to write.
+    dirty: Vec<Slot>,
+    /// Every client with something in its queue. It may hold one whose queue was emptied in this
+    /// turn, but never lacks one. A client with TLS is in it as long as it lives: what is sent to it
+    /// has to pass its TLS stream.
+    backlogged: FixedBitSet,
+    /// What TLS records are sealed into.
+    sealed: Vec<u8>,
 }
 
 impl Outbound {
-    pub(super) fn is_empty(&self) -> bool {
-        self.head.is_none() && self.pong.is_none() && self.ping.is_none() && self.held == 0
+    /// A frame that waits on the usual terms.
+    pub(super) fn frame(&self, bytes: Box<[u8]>) -> Rc<Frame> {
+        Frame::new(bytes, &self.memory)
     }
 
-    /// Bytes waiting.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether nothing is to be written.
+    pub(super) fn is_idle(&self) -> bool {
+        self.dirty.is_empty()
     }
 
-    /// Frames waiting.
-    pub(super) fn len(&self) -> usize {
-        usize::from(self.head.is_some()) + self.rest.as_ref().map_or(0, |rest| rest.len())
+    pub(super) fn is_backlogged(&self, slot: Slot) -> bool {
+        self.backlogged.contains(slot.index())
     }
 
-    /// Messages waiting.
-    pub(super) fn messages(&self) -> u32 {
-        self.messages
+    /// The clients that are backlogged.
+    pub(super) fn backlogged(&self) -> Vec<Slot> {
+        self.backlogged.ones().map(Slot::at).collect()
     }
 
-    /// Appends a frame. The caller has looked at the limits.
-    pub(super) fn append(&mut self, frame: Rc<Frame>, sort: Sort, meter: &Meter) {
-        let entry = Entry::new(frame, sort);
-        meter.set(meter.get() + entry.cost());
-        self.bytes += entry.frame.len();
-        self.messages += u32::from(sort == Sort::Message);
-        if self.head.is_none() {
-            self.head = Some(entry);
-        } else {
-            self.rest.get_or_insert_default().push_back(entry);
+    /// From now on what is sent to the client goes through its queue.
+    pub(super) fn set_backlogged(&mut self, slot: Slot) {
+        self.backlogged.grow_and_insert(slot.index());
+    }
+
+    /// The connection is gone.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.backlogged.remove(slot.index());
+    }
+
+    /// Asks for the socket to be written to at the end of the turn: something was queued, or its
+    /// queue can go on.
+    pub(super) fn mark_dirty(&mut self, slot: Slot, connection: &mut Connection) {
+        if !connection.flags.dirty {
+            connection.flags.dirty = true;
+            self.dirty.push(slot);
+            self.set_backlogged(slot);
         }
     }
 
-    /// Takes over messages that were written to the socket past the queue, which was empty, as far
-    /// as the socket took them.
-    pub(super) fn go_on_with(
-        &mut self,
-        frames: &[Rc<Frame>],
-        taken: usize,
-        meter: &Meter,
-    ) -> Flushed {
-        let mut flushed = Flushed { state: State::Blocked, ..Flushed::default() };
-        for frame in frames {
-            self.append(Rc::clone(frame), Sort::Message, meter);
-        }
-        self.advance(taken, meter, &mut flushed);
-        flushed
-    }
-
-    /// Asks for a pong to be sent, in place of one that has not been begun: the newest is enough
-    /// (RFC 6455 §5.5.3).
-    pub(super) fn set_pong(&mut self, frame: Rc<Frame>) {
-        self.pong = Some(frame);
-    }
-
-    /// Asks for a ping to be sent, unless one is waiting already.
-    pub(super) fn set_ping(&mut self, frame: &Rc<Frame>) {
-        self.ping.get_or_insert_with(|| Rc::clone(frame));
-    }
-
-    /// Drops the oldest waiting message of which nothing was written yet; false if there is none.
-    pub(super) fn drop_oldest(&mut self, meter: &Meter) -> bool {
-        let droppable = |entry: &Entry| entry.sort == Sort::Message;
-        let dropped = if self.written == 0 && self.head.as_ref().is_some_and(droppable) {
-            let next = self.next_of_rest();
-            std::mem::replace(&mut self.head, next)
-        } else {
-            self.of_rest(|rest| rest.take_first(droppable))
+    /// Writes what the socket takes, and counts it, whatever became of the connection then.
+    pub(super) fn flush(&mut self, context: &Context, parts: &mut Parts<'_>) -> State {
+        let Parts { connection, socket, tls, .. } = parts;
+        drop_expired(context, connection);
+        let flushed = match tls {
+            Some(tls) => {
+                tls.flush(&mut &**socket, &mut connection.out, &self.memory, &mut self.sealed)
+            }
+            None if !socket.is_tls() => connection.out.flush(&mut &**socket),
+            // Without its TLS nothing may leave by a socket of TLS.
+            None => Flushed { state: State::Broken, ..Flushed::default() },
         };
-        dropped.map(|entry| self.forget(&entry, meter)).is_some()
+        connection.flags.blocked = flushed.state == State::Blocked;
+        connection.flags.writable = false;
+        connection.flags.sent_close |= flushed.closed;
+        if connection.out.is_empty() {
+            connection.behind_since = None;
+        } else if connection.flags.blocked {
+            connection.behind_since.get_or_insert(context.tick);
+        }
+        context.stats.bytes_out.add(flushed.bytes);
+        context.stats.messages_out.add(flushed.messages);
+        flushed.state
     }
 
-    /// Drops the messages that have waited for too long; answers how many that were.
-    pub(super) fn drop_expired(&mut self, now: Instant, meter: &Meter) -> u64 {
-        let is_over = |entry: &Entry| entry.frame.until().is_some_and(|until| until <= now);
-        self.drop_unsent(meter, is_over, |rest, taken| rest.take_expired(now, taken))
-    }
-
-    /// The messages with the key of which nothing was written yet: how many, and their bytes.
-    pub(super) fn unsent_with_key(&self, key: &Name) -> (usize, usize) {
-        let head = self.head.iter().filter(|head| self.written == 0 && head.has_key(key));
-        let rest = self.rest.iter().flat_map(|rest| rest.with_key(key));
-        head.chain(rest)
-            .fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.frame.len()))
-    }
-
-    /// Drops the messages with the key; answers how many that were.
-    pub(super) fn drop_with_key(&mut self, key: &Name, meter: &Meter) -> u64 {
-        let has_key = |entry: &Entry| entry.has_key(key);
-        self.drop_unsent(meter, has_key, |rest, taken| rest.take_with_key(key, taken))
-    }
-
-    /// Drops what is to go of the rest, and the head if it is to go and nothing of it was written
-    /// yet; answers how many that were.
-    fn drop_unsent(
+    /// Writes to every socket that has something to be written.
+    pub(super) fn flush_dirty(
         &mut self,
-        meter: &Meter,
-        head_goes: impl Fn(&Entry) -> bool,
-        take: impl FnOnce(&mut Rest, &mut dyn FnMut(Entry)),
-    ) -> u64 {
-        let before = self.messages;
-        if let Some(mut rest) = self.rest.take() {
-            take(&mut rest, &mut |entry| self.forget(&entry, meter));
-            self.rest = (!rest.is_empty()).then_some(rest);
+        context: &Context,
+        connections: &mut Connections,
+        effects: &mut Effects,
+    ) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            guarded(slot, effects, |effects| self.flush_one(context, connections, slot, effects));
         }
-        if self.written == 0 && self.head.as_ref().is_some_and(head_goes) {
-            let next = self.next_of_rest();
-            if let Some(entry) = std::mem::replace(&mut self.head, next) {
-                self.forget(&entry, meter);
+        // The list keeps its memory; on it are now those that have more to write next turn.
+        dirty.append(&mut self.dirty);
+        self.dirty = dirty;
+    }
+
+    fn flush_one(
+        &mut self,
+        context: &Context,
+        connections: &mut Connections,
+        slot: Slot,
+        effects: &mut Effects,
+    ) {
+        let Some(mut parts) = connections.parts(slot) else { return };
+        parts.connection.flags.dirty = false;
+        if parts.connection.may_write() {
+            match self.flush(context, &mut parts) {
+                State::Unfinished => self.mark_dirty(slot, parts.connection),
+                State::Empty | State::Blocked => {}
+                State::Broken => return effects.push(Effect::Lost(slot)),
             }
         }
-        u64::from(before - self.messages)
-    }
-
-    /// Drops everything of which nothing was written yet; answers how many messages that were.
-    pub(super) fn discard(&mut self, meter: &Meter) -> u64 {
-        (self.pong, self.ping) = (None, None);
-        let before = self.messages;
-        let greeting = self.head.as_ref().is_some_and(|head| head.sort == Sort::Greeting);
-        let half_written = if self.written > 0 || greeting { self.head.take() } else { None };
-        while let Some(entry) = self.head.take().or_else(|| self.next_of_rest()) {
-            self.forget(&entry, meter);
+        let Parts { connection, socket, tls, .. } = parts;
+        if connection.out.is_empty() && !socket.is_tls() {
+            self.backlogged.remove(slot.index());
         }
-        let kept = half_written.as_ref().is_some_and(|entry| entry.sort == Sort::Message);
-        self.head = half_written;
-        debug_assert_eq!(self.messages, u32::from(kept), "only a half-written message is left");
-        u64::from(before - self.messages)
-    }
-
-    /// Gives up the half-written frame too: the socket is gone. Answers how many messages that were.
-    pub(super) fn abandon(&mut self, meter: &Meter) -> u64 {
-        let mut dropped = self.discard(meter);
-        if let Some(head) = self.head.take() {
-            self.forget(&head, meter);
-            dropped += u64::from(head.sort == Sort::Message);
-        }
-        self.written = 0;
-        dropped
-    }
-
-    /// Bytes of a frame that has been begun and so can't be dropped any more, and of what is held.
-    pub(super) fn begun_bytes(&self) -> usize {
-        let begun = self.head.as_ref().filter(|_| self.written > 0);
-        begun.map_or(0, |head| head.frame.len()) + self.held as usize
-    }
-
-    /// Says how many bytes the socket has yet to take of what was sealed.
-    pub(super) fn hold(&mut self, bytes: usize) {
-        let held = u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.bytes = self.bytes - self.held as usize + held as usize;
-        self.held = held;
-    }
-
-    /// What is to be written next, frame by frame.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &[u8]> {
-        let head = self.head.iter().map(|head| &head.frame.bytes[self.written..]);
-        let rest = self.rest.iter().flat_map(|rest| rest.iter());
-        head.chain(rest.map(|entry| entry.frame.bytes()))
-    }
-
-    /// Writes as much as the socket takes in this turn. What was written before the connection
-    /// turned out to be broken is counted like everything else.
-    pub(super) fn flush(&mut self, socket: &mut impl Write, meter: &Meter) -> Flushed {
-        let mut flushed = Flushed::default();
-        self.promote(meter);
-        for _ in 0..WRITES_PER_TURN {
-            let Some(head) = &self.head else {
-                return flushed;
-            };
-            let (wanted, outcome) = match &self.rest {
-                None => {
-                    let bytes = &head.frame.bytes[self.written..];
-                    (bytes.len(), socket.write(bytes))
+        if connection.flags.sent_close {
+            if connection.flags.heard_close {
+                // The server is the first to close the TCP connection (RFC 6455 §7.1.1).
+                effects.push(Effect::Remove(slot));
+            } else if connection.flags.deaf {
+                // Bytes left unread would turn our goodbye into a reset: end our side, read on until
+                // the client ends its own or `limits.close_wait` is over.
+                if let Some(tls) = tls {
+                    tls.end(socket);
                 }
-                Some(rest) => {
-                    let mut slices = [IoSlice::new(&[]); BATCH];
-                    slices[0] = IoSlice::new(&head.frame.bytes[self.written..]);
-                    let mut wanted = slices[0].len();
-                    let mut count = 1;
-                    for (slice, entry) in slices[1..].iter_mut().zip(rest.iter()) {
-                        *slice = IoSlice::new(&entry.frame.bytes);
-                        wanted += entry.frame.len();
-                        count += 1;
-                    }
-                    (wanted, socket.write_vectored(&slices[..count]))
-                }
-            };
-            match outcome {
-                Ok(taken @ 1..) => {
-                    self.advance(taken, meter, &mut flushed);
-                    // A short write means a full socket buffer; the kernel has noted that we want
-                    // to hear of room, so the system call that would only say so can be saved.
-                    if taken < wanted {
-                        flushed.state = State::Blocked;
-                        return flushed;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    flushed.state = State::Blocked;
-                    return flushed;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => {
-                    flushed.state = State::Broken;
-                    return flushed;
-                }
+                socket.shut_write();
             }
-        }
-        if self.head.is_some() {
-            flushed.state = State::Unfinished;
-        }
-        flushed
-    }
-
-    /// Puts a waiting pong and ping in line: before everything of which nothing was written yet.
-    pub(super) fn promote(&mut self, meter: &Meter) {
-        for frame in [self.ping.take(), self.pong.take()].into_iter().flatten() {
-            let entry = Entry::new(frame, Sort::Control);
-            meter.set(meter.get() + entry.cost());
-            self.bytes += entry.frame.len();
-            let greeting = self.head.as_ref().is_some_and(|head| head.sort == Sort::Greeting);
-            if self.written > 0 || greeting {
-                self.rest.get_or_insert_default().push_front(entry);
-            } else if let Some(behind) = self.head.replace(entry) {
-                self.rest.get_or_insert_default().push_front(behind);
-            }
+        } else if connection.flags.reading == ReadState::Paused && has_drained(context, connection)
+        {
+            connection.flags.reading = ReadState::Reading;
+            effects.push(Effect::ReadAgain(slot));
         }
     }
 
-    /// Takes the bytes that were written off the queue.
-    pub(super) fn advance(&mut self, mut taken: usize, meter: &Meter, flushed: &mut Flushed) {
-        flushed.bytes += taken as u64;
-        while let Some(head) = &self.head {
-            let left = head.frame.len() - self.written;
-            if taken < left {
-                self.written += taken;
-                return;
-            }
-            taken -= left;
-            self.written = 0;
-            flushed.messages += u64::from(head.sort == Sort::Message);
-            flushed.closed |= head.sort == Sort::Close;
-            let next = self.next_of_rest();
-            if let Some(entry) = std::mem::replace(&mut self.head, next) {
-                self.forget(&entry, meter);
-            }
-        }
-    }
-
-    fn next_of_rest(&mut self) -> Option<Entry> {
-        self.of_rest(Rest::pop_front)
-    }
-
-    /// Takes something out of the rest, and gives its memory back if that was all.
-    fn of_rest<T>(&mut self, take: impl FnOnce(&mut Rest) -> Option<T>) -> Option<T> {
-        let rest = self.rest.as_deref_mut()?;
-        let taken = take(rest);
-        if rest.is_empty() {
-            self.rest = None;
-        }
-        taken
-    }
-
-    fn forget(&mut self, entry: &Entry, meter: &Meter) {
-        meter.set(meter.get() - entry.cost());
-        self.bytes -= entry.frame.len();
-        self.messages -= u32::from(entry.sort == Sort::Message);
+    /// Those who hold most of the memory of what waits, the longest queue first: whoever is closing
+    /// may hold as much as others.
+    pub(super) fn holders(connections: &Connections) -> Vec<Slot> {
+        let queues = connections.iter().filter(|(_, connection)| !connection.out.is_empty());
+        let mut queues: Vec<_> = queues.map(|(slot, it)| (it.out.bytes(), slot)).collect();
+        queues.sort_unstable_by(|a, b| b.cmp(a));
+        queues.into_iter().map(|(_, slot)| slot).collect()
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// Drops what waits for the client and is worth nothing any more.
+pub(super) fn drop_expired(context: &Context, connection: &mut Connection) {
+    let expired = connection.out.drop_expired(context.now);
+    context.stats.drop_messages(Drop::Expired, expired);
+}
+
+/// Whether nothing more fits into the client's queue.
+pub(super) fn is_full(context: &Context, connection: &Connection) -> bool {
+    let settings = &context.settings;
+    connection.out.bytes() >= settings.queue_bytes || connection.out.len() >= settings.queue_entries
+}
+
+/// Whether a paused client has taken enough of its answers to be read again.
+fn has_drained(context: &Context, connection: &Connection) -> bool {
+    let settings = &context.settings;
+    connection.out.bytes() <= settings.queue_bytes / 2
+        && connection.out.len() <= settings.queue_entries / 2
+}

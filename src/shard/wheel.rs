@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::slot::Slot;
+
 /// Points in time, in steps of [`STEP`] since the wheel was made.
 pub(super) type Tick = u32;
 
@@ -26,7 +28,7 @@ const BUCKETS: usize = ROUND as usize;
 #[derive(Debug)]
 pub(super) struct Wheel {
     start: Instant,
-    buckets: Vec<Vec<(u32, Tick)>>,
+    buckets: Vec<Vec<(Slot, Tick)>>,
     occupied: [u64; BUCKETS / 64],
     /// The tick that was handled last.
     reached: Tick,
@@ -65,7 +67,7 @@ impl Wheel {
 
     /// Asks for `slot` to be looked at when `tick` has begun, at the next turn if it is past.
     /// Answers the tick at which that will be.
-    pub(super) fn schedule(&mut self, slot: u32, tick: Tick) -> Tick {
+    pub(super) fn schedule(&mut self, slot: Slot, tick: Tick) -> Tick {
         let tick = tick.max(self.reached + 1);
         let bucket = tick as usize % BUCKETS;
         self.buckets[bucket].push((slot, tick));
@@ -80,7 +82,7 @@ impl Wheel {
     /// What is pending may come too early, and then asks again: so whose time is moved on and on
     /// takes one entry. Nothing is asked for further ahead than a round, which each entry is touched
     /// in anyhow: so whose time is moved back and back has one in each bucket at most.
-    pub(super) fn bring_forward(&mut self, slot: u32, pending: Tick, tick: Tick) -> Tick {
+    pub(super) fn bring_forward(&mut self, slot: Slot, pending: Tick, tick: Tick) -> Tick {
         let soonest = self.reached.saturating_add(1);
         let tick = tick.clamp(soonest, self.reached.saturating_add(ROUND));
         if (soonest..=tick).contains(&pending) {
@@ -96,7 +98,7 @@ impl Wheel {
     }
 
     /// Moves the wheel to `now` and puts what came due into `due`, as slot and tick.
-    pub(super) fn advance(&mut self, now: Tick, due: &mut Vec<(u32, Tick)>) {
+    pub(super) fn advance(&mut self, now: Tick, due: &mut Vec<(Slot, Tick)>) {
         // After a long sleep one round visits every bucket; more would find nothing new.
         let steps = (now.saturating_sub(self.reached) as usize).min(BUCKETS);
         for step in 0..steps {
@@ -159,8 +161,8 @@ mod tests {
             steps in prop::collection::vec(1u32..700, 1..40),
         ) {
             let mut wheel = Wheel::new(Instant::now());
-            let mut waiting: Vec<(u32, Tick)> = Vec::new();
-            for (slot, tick) in (0u32..).zip(ticks) {
+            let mut waiting: Vec<(Slot, Tick)> = Vec::new();
+            for (slot, tick) in (0..).map(Slot::new).zip(ticks) {
                 waiting.push((slot, wheel.schedule(slot, tick)));
             }
             let mut now = 0;
@@ -188,8 +190,8 @@ mod tests {
         let mut wheel = Wheel::new(Instant::now());
         let mut due = Vec::new();
         wheel.advance(1000, &mut due);
-        assert_eq!(wheel.schedule(7, 3), 1001);
+        assert_eq!(wheel.schedule(Slot::new(7), 3), 1001);
         wheel.advance(1001, &mut due);
-        assert_eq!(due, [(7, 1001)]);
+        assert_eq!(due, [(Slot::new(7), 1001)]);
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     config::Limits,
     metrics::{HandshakeStats, Shared},
     net::Address,
-    shard::Keepsake,
+    shard::ConnectionGuard,
 };
 
 /// Why an address may not connect now.
@@ -130,7 +130,7 @@ impl Addresses {
     }
 }
 
-impl Keepsake for Stay {}
+impl ConnectionGuard for Stay {}
 
 impl Drop for Stay {
     fn drop(&mut self) {

@@ -1,7 +1,7 @@
 //! Who may come in as whom: between a request that is right and its answer.
 //!
 //! ```text
-//!  token ─► identity ─► asked: the connect hook ─► place: seat, address, uid ─► 101
+//!  token ─► identity ─► asked: the connect hook ─► place: permit, address, uid ─► 101
 //! ```
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::{
     identity::Verified,
     message::Target,
     metrics::TokenFault,
-    shard::{REPLACED, Seat},
+    shard::{ConnectionPermit, REPLACED},
     status::Phase,
 };
 
@@ -49,26 +49,26 @@ pub(super) async fn place(
     change: Option<&Change>,
     context: &Context,
     config: &InForce,
-) -> Result<Seat, Refusal> {
-    let mut seat = seat(context)?;
-    caller.take(&mut seat);
+) -> Result<ConnectionPermit, Refusal> {
+    let mut permit = permit(context)?;
+    caller.take(&mut permit);
     let uid = change.and_then(|change| change.uid.as_ref()).and_then(Option::as_ref);
-    let Some(uid) = uid else { return Ok(seat) };
+    let Some(uid) = uid else { return Ok(permit) };
     let entered = context.uids.enter(uid, &config.auth).map_err(|_| Refusal::Uid)?;
-    let Some((hold, leaving)) = entered else { return Ok(seat) };
-    seat.keep(Arc::new(hold));
+    let Some((hold, leaving)) = entered else { return Ok(permit) };
+    permit.keep(Arc::new(hold));
     for client in leaving {
         let close = Close::new(Cause::Replaced, code::REPLACED, REPLACED);
         // One that is gone already is none to be closed; one that can't be told so is still there.
         let closed = context.hub.close(Target::Client(client), close).await;
         closed.map_err(|_| Refusal::Busy)?;
     }
-    Ok(seat)
+    Ok(permit)
 }
 
 /// A place under `limits.max_clients`; dropping it gives it back.
-pub(super) fn seat(context: &Context) -> Result<Seat, Refusal> {
-    context.hub.seat().map_err(|_| match context.lifecycle.phase() {
+pub(super) fn permit(context: &Context) -> Result<ConnectionPermit, Refusal> {
+    context.hub.permit().map_err(|_| match context.lifecycle.phase() {
         Phase::Ready => Refusal::Full,
         Phase::Starting | Phase::Draining | Phase::Stopping => Refusal::Closed,
     })

@@ -96,7 +96,7 @@ pub(super) async fn ask<B>(
     let mut offers = Vec::new();
     if is_on {
         // The back end isn't asked about who can't come anyway.
-        drop(admission::seat(context)?);
+        drop(admission::permit(context)?);
         offers.extend(
             token::subprotocols(request.headers(), &config.auth)
                 .filter_map(|offer| str::from_utf8(offer).ok())

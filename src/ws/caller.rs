@@ -23,7 +23,7 @@ use super::{
 use crate::{
     config::{Config, ProxyHeader},
     net::proxy::{self, Whom},
-    shard::Seat,
+    shard::ConnectionPermit,
 };
 
 /// One who connects, as far as is known.
@@ -109,10 +109,10 @@ impl Caller {
         self.peer
     }
 
-    /// Takes the seat: it counts for its address until the seat is given back.
-    pub(super) fn take(&self, seat: &mut Seat) {
+    /// Takes the permit: it counts for its address until the permit is given back.
+    pub(super) fn take(&self, permit: &mut ConnectionPermit) {
         if let Some(stay) = &self.stay {
-            seat.keep(Arc::<Stay>::clone(stay));
+            permit.keep(Arc::<Stay>::clone(stay));
         }
     }
 

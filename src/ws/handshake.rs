@@ -35,7 +35,7 @@ use crate::{
     change::Change,
     config::{Config, InForce},
     net::{PeerPermit, http::LEAST_HEAD},
-    shard::{About, Newcomer, Seat},
+    shard::{About, ConnectionPermit, NewConnection},
     wire,
 };
 
@@ -53,7 +53,7 @@ enum Outcome {
 /// A request that is about to become a client.
 struct Accepted {
     websocket: HyperWebsocket,
-    seat: Seat,
+    permit: ConnectionPermit,
     window: Option<u8>,
     about: Option<Arc<About>>,
     peer: SocketAddr,
@@ -178,11 +178,11 @@ async fn accept(
     let asking = asked::ask(&request, *peer, verified, &mut negotiated, context, config);
     let change = asking.await?;
     // The place first: an upgrade that is begun has a client's place to end in.
-    let seat = admission::place(&caller, change.as_deref(), context, config).await?;
+    let permit = admission::place(&caller, change.as_deref(), context, config).await?;
     let window = negotiated.deflate.map(wire::Agreed::window_bits);
     let about = context.abouts.of(&request, &negotiated, config);
     let (response, websocket) = begin(&mut request, negotiated)?;
-    Ok((response, Accepted { websocket, seat, window, about, peer: *peer, change }))
+    Ok((response, Accepted { websocket, permit, window, about, peer: *peer, change }))
 }
 
 fn count(no: &No, context: &Context) {
@@ -213,7 +213,7 @@ async fn say_goodbye(asked: Option<OnUpgrade>) {
 
 /// Takes the bare socket out of the finished upgrade and gives it to the hub.
 async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> {
-    let Accepted { websocket, seat, window, about, peer, change } = accepted;
+    let Accepted { websocket, permit, window, about, peer, change } = accepted;
     let upgraded: Upgraded = websocket.await?.into_inner().into_inner();
     let upgraded = upgraded.downcast::<TokioIo<Held<Connection>>>().map_err(|_| Broken::Foreign)?;
     let Parts { stream, unsent: greeting, unread } = upgraded.io.into_inner().into_parts();
@@ -221,7 +221,7 @@ async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> 
     // A copy, because a slice would keep hyper's whole buffer alive; nearly always of nothing.
     let mut leftover = upgraded.read_buf.to_vec();
     leftover.extend(unread);
-    context.hub.adopt(Newcomer {
+    context.hub.adopt(NewConnection {
         stream,
         tls,
         greeting,
@@ -229,7 +229,7 @@ async fn hand_over(accepted: Accepted, context: &Context) -> Result<(), Broken> 
         peer,
         window,
         about,
-        seat,
+        permit,
         change,
     });
     Ok(())

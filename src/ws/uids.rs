@@ -1,7 +1,7 @@
 //! How many clients may come with the same uid.
 //!
 //! ```text
-//!  enter ─┬─► Hold, which travels with the client's seat ─► retired, or dropped with the seat
+//!  enter ─┬─► Hold, which travels with the client's permit ─► on_close, or dropped with the permit
 //!         ├─► and the clients to be closed before the newcomer may be told its answer
 //!         └─► Full
 //! ```
@@ -18,7 +18,7 @@ use std::{
 use crate::{
     config::{Auth, WhenUidIsFull},
     ids::{ClientId, Name},
-    shard::Keepsake,
+    shard::ConnectionGuard,
 };
 
 /// The clients of each uid. While `auth.max_clients_per_uid` is off nobody is counted.
@@ -105,8 +105,8 @@ impl Hold {
     }
 }
 
-impl Keepsake for Hold {
-    fn seated(&self, client: ClientId) -> bool {
+impl ConnectionGuard for Hold {
+    fn on_open(&self, client: ClientId) -> bool {
         let mut table = self.uids.lock();
         let entries = table.known.get_mut(&self.uid);
         let mut entries = entries.into_iter().flatten();
@@ -115,7 +115,7 @@ impl Keepsake for Hold {
         !entry.leaves
     }
 
-    fn retired(&self) {
+    fn on_close(&self) {
         self.give_back();
     }
 }
@@ -151,8 +151,8 @@ mod tests {
         let second = enter("ada").unwrap();
         assert_eq!(enter("ada").unwrap_err(), Full);
         let _bob = enter("bob").unwrap();
-        assert!(first.seated(client(1)));
-        first.retired();
+        assert!(first.on_open(client(1)));
+        first.on_close();
         let third = enter("ada").unwrap();
         drop(first);
         assert_eq!(enter("ada").unwrap_err(), Full, "it is given back once");
@@ -168,15 +168,15 @@ mod tests {
         let (first, nobody) = enter();
         assert_eq!(nobody, []);
         let (second, _) = enter();
-        assert!(first.seated(client(1)) && second.seated(client(2)));
+        assert!(first.on_open(client(1)) && second.on_open(client(2)));
         let (third, leaving) = enter();
         assert_eq!(leaving, [client(1)]);
         let (_fourth, leaving) = enter();
         assert_eq!(leaving, [client(1), client(2)], "the first is there still");
-        first.retired();
+        first.on_close();
         let (_fifth, leaving) = enter();
         assert_eq!(leaving, [client(2)]);
-        assert!(!third.seated(client(3)), "it had to leave before it came");
+        assert!(!third.on_open(client(3)), "it had to leave before it came");
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
         let holds: Vec<_> = (1..=3)
             .map(|number| {
                 let (hold, _) = uids.enter(&name("ada"), &many).unwrap().unwrap();
-                assert!(hold.seated(client(number)));
+                assert!(hold.on_open(client(number)));
                 hold
             })
             .collect();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use gateway_websocket::{
     close::Cause,
     message::Kind,
-    shard::{Newcomer, Seat},
+    shard::{ConnectionPermit, NewConnection},
     sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
     status::Phase,
 };
@@ -299,13 +299,13 @@ async fn a_drain_delivers_what_is_queued_before_it_says_goodbye() {
 }
 
 /// A connection that was upgraded while the drain began; its leftover is what it has said already.
-fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpStream {
+fn newcomer(gateway: &Gateway, seat: ConnectionPermit, leftover: Vec<u8>) -> std::net::TcpStream {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (stream, peer) = listener.accept().unwrap();
     stream.set_nonblocking(true).unwrap();
     let greeting = Vec::new();
-    gateway.hub().adopt(Newcomer {
+    gateway.hub().adopt(NewConnection {
         stream,
         tls: None,
         greeting,
@@ -313,7 +313,7 @@ fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpSt
         peer,
         window: None,
         about: None,
-        seat,
+        permit: seat,
         change: None,
     });
     client
@@ -323,7 +323,7 @@ fn newcomer(gateway: &Gateway, seat: Seat, leftover: Vec<u8>) -> std::net::TcpSt
 async fn who_comes_during_a_drain_is_heard_to_its_end() {
     let sets = ["limits.close_wait=1h", "websocket.welcome=none", "shards=1"];
     let gateway = Gateway::with(&sets).await;
-    let places = [gateway.hub().seat().unwrap(), gateway.hub().seat().unwrap()];
+    let places = [gateway.hub().permit().unwrap(), gateway.hub().permit().unwrap()];
     gateway.handle().drain().await.unwrap();
     let goodbye = frame(CLOSE, &1001u16.to_be_bytes());
     let said = [[frame(TEXT, b"hello"), goodbye].concat(), b"\x81\x02hi".to_vec()];

@@ -9,7 +9,7 @@ use std::{
 
 use gateway_websocket::{
     close::{Cause, Close},
-    shard::{Clock, Newcomer},
+    shard::{Clock, NewConnection},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ async fn crowd(gateway: &Gateway, count: u64) -> Vec<std::net::TcpStream> {
         peers.push(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        gateway.hub().adopt(Newcomer {
+        gateway.hub().adopt(NewConnection {
             stream,
             tls: None,
             greeting: Vec::new(),
@@ -40,7 +40,7 @@ async fn crowd(gateway: &Gateway, count: u64) -> Vec<std::net::TcpStream> {
             peer,
             window: None,
             about: None,
-            seat: gateway.hub().seat().unwrap(),
+            permit: gateway.hub().permit().unwrap(),
             change: None,
         });
         // The next one goes to the shard that has the fewest by then.

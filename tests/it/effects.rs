@@ -67,8 +67,8 @@ const CASES: &[&str] = cases! {
     limits: limits_max_message, limits_max_fragments, limits_message_deadline, limits_names,
         limits_groups_per_client, limits_client_messages, limits_client_bytes,
         limits_partial_bytes, limits_close_wait;
-    queues: limits_queue_bytes, limits_queue_messages, limits_slow_client, limits_queued_bytes,
-        limits_inbox, websocket_send_buffer;
+    queues: limits_queue_bytes, limits_queue_messages, limits_slow_client,
+        limits_slow_client_grace, limits_queued_bytes, limits_inbox, websocket_send_buffer;
     tls: tls_listen, tls_certificate, tls_key, grpc_certificate, grpc_key, grpc_client_ca;
     websocket: websocket_listen, websocket_messages, websocket_welcome, websocket_message_format,
         websocket_heartbeat_timeout, websocket_ping_interval;

@@ -241,7 +241,7 @@ async fn who_waited_in_the_backlog_has_the_small_buffer_too() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = "websocket.send_buffer = \"16KiB\"\nlimits.slow_client = \"drop-newest\"\n\
-                limits.queue_messages = 1\n";
+                limits.queue_messages = 1\nlimits.slow_client_grace = \"0s\"\n";
     std::fs::write(&file, toml).unwrap();
     let gateway = Gateway::inheriting(&file, vec![(Surface::WebSocket, listener)]).await;
     for waiting in waiting {

@@ -243,7 +243,7 @@ fn source(path: &str, text: &str) -> Source {
 #[test]
 fn the_checks_see_what_they_look_for() {
     let bad = [
-        source("src/wire/frame.rs", "//! x\nuse crate::{close::code, shard::Seat};\n"),
+        source("src/wire/frame.rs", "//! x\nuse crate::{close::code, shard::ConnectionPermit};\n"),
         source("src/ws.rs", "//! x\nfn f() { crate::grpc::serve() }\n"),
         source(
             "src/hub/x.rs",

@@ -213,7 +213,11 @@ async fn a_conflated_message_takes_the_place_of_the_earlier_one_at_the_end() {
 
 #[tokio::test]
 async fn a_message_that_is_refused_replaces_nothing() {
-    let sets = ["limits.slow_client=drop-newest", "limits.queue_bytes=64KiB"];
+    let sets = [
+        "limits.slow_client=drop-newest",
+        "limits.slow_client_grace=0s",
+        "limits.queue_bytes=64KiB",
+    ];
     let (gateway, mut raw, id, sent) = behind(&Clock::default(), &sets).await;
     let conflated = |text: &str| SendRequest {
         when_behind: Some(WhenBehind::ConflateKey("price".to_owned())),
@@ -253,7 +257,7 @@ async fn what_a_full_queue_does_is_in_the_numbers() {
     let policies = [("disconnect", "closed"), ("drop-newest", "full"), ("drop-oldest", "queued")];
     for (policy, becomes) in policies {
         let policy = format!("limits.slow_client={policy}");
-        let sets = [policy.as_str(), "limits.queue_messages=2"];
+        let sets = [policy.as_str(), "limits.slow_client_grace=0s", "limits.queue_messages=2"];
         let (gateway, _raw, id, _) = behind(&Clock::default(), &sets).await;
         let reader = gateway.connect().await;
         let both = clients([&id, reader.id()]);

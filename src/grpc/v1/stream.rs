@@ -263,7 +263,7 @@ mod tests {
     use super::*;
     use crate::{
         grpc::proto::v1::{Message, Target},
-        shard::{Clock, Newcomer},
+        shard::{Clock, NewConnection},
         sink::{Ear, EventSink, NoSink, Opened, Wake},
     };
 
@@ -347,7 +347,7 @@ mod tests {
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, peer) = listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        hub.adopt(Newcomer {
+        hub.adopt(NewConnection {
             stream,
             tls: None,
             greeting: Vec::new(),
@@ -356,7 +356,7 @@ mod tests {
             window: None,
             about: None,
             change: None,
-            seat: hub.seat().unwrap(),
+            permit: hub.permit().unwrap(),
         });
         stuck.recv().unwrap();
         let first = Payload::from_text(crate::message::Kind::Text, "first".to_owned());

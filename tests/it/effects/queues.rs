@@ -8,6 +8,7 @@ use crate::{
 
 const SMALL: (&str, &str) = ("websocket.send_buffer", "\"16 KiB\"");
 const KEEP: (&str, &str) = ("limits.slow_client", "\"drop-newest\"");
+const AT_ONCE: (&str, &str) = ("limits.slow_client_grace", "\"0s\"");
 
 fn message() -> String {
     "m".repeat(4096)
@@ -33,7 +34,7 @@ async fn fill(stage: &Stage, id: &str) -> usize {
 
 #[tokio::test]
 pub(super) async fn limits_queue_bytes() {
-    let settings = [SMALL, KEEP, ("limits.queue_bytes", "\"64 KiB\"")];
+    let settings = [SMALL, KEEP, AT_ONCE, ("limits.queue_bytes", "\"64 KiB\"")];
     let mut stage = Stage::new(&settings).await;
     let (_stuck, id) = narrow(&stage).await;
     fill(&stage, &id).await;
@@ -46,7 +47,7 @@ pub(super) async fn limits_queue_bytes() {
 
 #[tokio::test]
 pub(super) async fn limits_queue_messages() {
-    let mut stage = Stage::new(&[SMALL, KEEP, ("limits.queue_messages", "10")]).await;
+    let mut stage = Stage::new(&[SMALL, KEEP, AT_ONCE, ("limits.queue_messages", "10")]).await;
     let (_stuck, id) = narrow(&stage).await;
     fill(&stage, &id).await;
     stage.change("limits.queue_messages", "15").await;
@@ -56,7 +57,7 @@ pub(super) async fn limits_queue_messages() {
 
 #[tokio::test]
 pub(super) async fn limits_slow_client() {
-    let mut stage = Stage::new(&[SMALL, KEEP, ("limits.queue_messages", "10")]).await;
+    let mut stage = Stage::new(&[SMALL, KEEP, AT_ONCE, ("limits.queue_messages", "10")]).await;
     let (_stuck, id) = narrow(&stage).await;
     fill(&stage, &id).await;
     assert!(stage.gateway.client_is_online(id.as_str()).await.isonline);
@@ -65,6 +66,18 @@ pub(super) async fn limits_slow_client() {
     stage.change("limits.slow_client", "\"disconnect\"").await;
     assert!(!takes(&stage, &id).await);
     assert!(!stage.gateway.client_is_online(id.as_str()).await.isonline);
+    stage.everybody_is_served().await;
+}
+
+#[tokio::test]
+pub(super) async fn limits_slow_client_grace() {
+    let hour = ("limits.slow_client_grace", "\"1h\"");
+    let mut stage = Stage::new(&[SMALL, KEEP, hour, ("limits.queue_messages", "10")]).await;
+    let (_stuck, id) = narrow(&stage).await;
+    // Sixteen times the queue, and what the kernel takes besides.
+    assert!(fill(&stage, &id).await >= 160);
+    stage.change("limits.slow_client_grace", "\"0s\"").await;
+    assert!(!takes(&stage, &id).await);
     stage.everybody_is_served().await;
 }
 

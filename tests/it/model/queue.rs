@@ -40,6 +40,8 @@ pub fn settings(policy: Policy) -> Vec<String> {
     };
     vec![
         format!("limits.slow_client={slow_client}"),
+        // The model has no clock.
+        "limits.slow_client_grace=0s".to_owned(),
         format!("limits.queue_messages={LONGEST_QUEUE}"),
         format!("limits.queue_bytes={LARGEST_QUEUE}B"),
         format!("websocket.send_buffer={SEND_BUFFER}B"),
