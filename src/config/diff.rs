@@ -128,7 +128,7 @@ mod tests {
                 client_messages: 9,
                 client_bytes: Size(9),
                 slow_client: SlowClient::DropOldest,
-                slow_client_grace: second,
+                slow_client_grace: second * 2,
                 close_wait: second,
             },
             grpc: Grpc {

@@ -190,7 +190,13 @@ async fn one_stuck_member_of_a_large_group_costs_the_others_nothing() {
         // gateway fall behind; a quarter of all messages is room enough for them, and too little
         // for the one that never reads.
         let queue = format!("limits.queue_messages={}", messages / 4);
-        let gateway = Gateway::with(&[&queue, "limits.queue_bytes=64MiB", "shards=2"]).await;
+        let gateway = Gateway::with(&[
+            &queue,
+            "limits.queue_bytes=64MiB",
+            "limits.slow_client_grace=0s",
+            "shards=2",
+        ])
+        .await;
         let mut readers = Vec::new();
         for _ in usize::from(stuck)..members {
             let (member, id) = Raw::welcomed(gateway.websocket()).await;
