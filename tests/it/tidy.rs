@@ -1,6 +1,9 @@
 //! The house rules that a machine can check: imports go down the layers, files are small and say
 //! what they are for, and nothing unfinished or unsafe slips in.
 
+mod circles;
+mod methods;
+
 use std::{
     collections::BTreeSet,
     fs,
