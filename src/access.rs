@@ -5,6 +5,7 @@
 
 mod algorithm;
 mod jwk;
+mod key;
 mod keys;
 mod secret;
 mod tokens;
@@ -12,7 +13,8 @@ mod tokens;
 use std::{fmt, net::SocketAddr, sync::Arc};
 
 pub use algorithm::Algorithm;
-pub use keys::{KeyError, KeyProblem, Keys, Verdict};
+pub use key::KeyProblem;
+pub use keys::{KeyError, Keys, Verdict};
 pub use secret::Secret;
 pub use tokens::{TokenError, TokenId, Tokens};
 

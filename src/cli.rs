@@ -4,6 +4,7 @@
 //! over its control socket. What they print is in `render`, and nothing here knows how a client,
 //! a shard or a call works.
 
+mod announcement;
 mod check;
 mod client;
 mod given;

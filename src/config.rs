@@ -11,6 +11,7 @@
 pub mod base;
 pub mod check;
 pub mod diff;
+mod fault;
 pub mod keys;
 pub mod load;
 pub mod machine;
@@ -27,11 +28,9 @@ use tokio::sync::watch::{Receiver, Sender};
 
 pub use base::leave_directory;
 pub use diff::{Carried, Change, carry_over, diff};
+pub use fault::{Fault, Faults, MOST_TOLD, Origin};
 pub use keys::Class;
-pub use load::{
-    Fault, Faults, Loaded, MOST_TOLD, Origin, Overridden, Source, control_socket, load, load_again,
-    load_to_run,
-};
+pub use load::{Loaded, Overridden, Source, control_socket, load, load_again, load_to_run};
 pub use material::Material;
 pub use print::to_toml;
 pub use sections::{

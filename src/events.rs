@@ -9,11 +9,13 @@
 //! It knows nothing of gRPC: `grpc/` carries deliveries to subscribers and brings back what they
 //! acknowledge.
 
-mod consumers;
+mod consumer_group;
 mod ear;
 mod event;
 mod group;
 mod keeper;
+mod links;
+mod seat;
 mod subscription;
 
 use std::{
@@ -26,17 +28,19 @@ use arc_swap::ArcSwap;
 use tokio::{sync::Notify, time::Instant};
 
 pub use event::{Delivered, Delivery, Event, Newly, Partitions, What};
-pub use group::{Stats, partition_of};
-pub use subscription::{Ended, SubscribeError, Subscription, Wish, WrongAck};
+pub use group::{Stats, SubscribeOptions, partition_of};
+pub use seat::Ended;
+pub use subscription::{SubscribeError, Subscription, WrongAck};
 
 use crate::{
     config::{self, Config, Live},
     ids::Name,
     sink::{Ear, EventSink, Wake},
 };
-use consumers::Consumers;
-use ear::{Links, List, ShardEar};
-use group::{Bounds, Terms};
+use consumer_group::ConsumerGroup;
+use ear::{List, ShardEar};
+use group::Bounds;
+use links::Links;
 
 /// What clients do, for those who subscribe. Cheap to clone.
 #[derive(Clone)]
@@ -73,7 +77,7 @@ impl Events {
         let bounds = Bounds::from(&config.events);
         let groups: List = named
             .iter()
-            .map(|name| Arc::new(Consumers::new(name.clone(), bounds, Arc::clone(&links))))
+            .map(|name| Arc::new(ConsumerGroup::new(name.clone(), bounds, Arc::clone(&links))))
             .collect();
         let book = Book { config: config.events.clone(), named, stopped: false };
         let shared = Arc::new(Shared {
@@ -94,7 +98,11 @@ impl Events {
     }
 
     /// Joins a consumer group. No window is wider than `events.max_unacknowledged`.
-    pub fn subscribe(&self, group: &Name, wish: Wish) -> Result<Subscription, SubscribeError> {
+    pub fn subscribe(
+        &self,
+        group: &Name,
+        options: SubscribeOptions,
+    ) -> Result<Subscription, SubscribeError> {
         let shared = &self.0;
         let config = shared.live.snapshot();
         let mut book = shared.book();
@@ -115,11 +123,11 @@ impl Events {
             None => shared.make(group, &config.events),
         };
         let most = config.events.max_unacknowledged;
-        let window = wish.window.map_or(most, |window| window.clamp(1, most));
+        let window = options.window.map_or(most, |window| window.clamp(1, most));
         let limit = config.events.max_subscribers;
-        let terms = Terms { window, snapshots: wish.snapshots };
+        let options = SubscribeOptions { window: Some(window), ..options };
         let (key, seat) =
-            found.join(terms, limit).ok_or(SubscribeError::TooManySubscribers { limit })?;
+            found.join(options, limit).ok_or(SubscribeError::TooManySubscribers { limit })?;
         drop(book);
         shared.keeper.notify_one();
         let keeper = Arc::clone(&shared.keeper);
@@ -147,7 +155,7 @@ impl Events {
     /// How it stands with each group, by name.
     pub fn stats(&self) -> Vec<(Name, Stats)> {
         let (book, groups) = (self.0.book(), self.0.groups.load());
-        let of = |group: &Arc<Consumers>| {
+        let of = |group: &Arc<ConsumerGroup>| {
             let configured = book.named.contains(group.name());
             (group.name().clone(), Stats { configured, ..group.stats() })
         };
@@ -162,15 +170,15 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, name: &Name) -> Option<Arc<Consumers>> {
+    fn find(&self, name: &Name) -> Option<Arc<ConsumerGroup>> {
         self.groups.load().iter().find(|group| group.name() == name).cloned()
     }
 
     /// Makes a group. Shards will name the clients that are there already.
-    fn make(&self, name: &Name, config: &config::Events) -> Arc<Consumers> {
+    fn make(&self, name: &Name, config: &config::Events) -> Arc<ConsumerGroup> {
         let links = Arc::clone(&self.links);
         let shards = links.count();
-        let made = Consumers::late(name.clone(), Bounds::from(config), links, shards);
+        let made = ConsumerGroup::late(name.clone(), Bounds::from(config), links, shards);
         let made = Arc::new(made);
         let mut groups = List::clone(&self.groups.load());
         groups.push(Arc::clone(&made));
@@ -180,7 +188,7 @@ impl Shared {
     }
 
     /// Ends the groups that it is said of why.
-    fn end(&self, why: impl Fn(&Consumers) -> Option<Ended>) {
+    fn end(&self, why: impl Fn(&ConsumerGroup) -> Option<Ended>) {
         let groups = self.groups.load_full();
         let (ending, staying): (List, List) =
             groups.iter().cloned().partition(|group| why(group).is_some());
@@ -227,7 +235,7 @@ impl Shared {
         for group in self.groups.load().iter() {
             group.tend(now).into_iter().for_each(&mut look_at);
         }
-        let expiry = |group: &Consumers| {
+        let expiry = |group: &ConsumerGroup| {
             let vacant = group.vacant().filter(|_| !book.named.contains(group.name()))?;
             Some(vacant + book.config.new_group_expiry)
         };

@@ -16,6 +16,7 @@ mod addresses;
 mod admission;
 mod asked;
 mod caller;
+mod elements;
 mod forwarded;
 mod handshake;
 mod held;

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     Algorithm,
-    keys::{Key, KeyProblem, Keys, Kind, unmarked},
+    key::{Key, KeyProblem, Kind, unmarked},
 };
 
 /// What becomes of the secrets in a set.
@@ -48,7 +48,7 @@ struct Jwk {
 }
 
 /// Reads a set.
-pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
+pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Vec<Key>, KeyProblem> {
     let bytes = unmarked(bytes);
     // What is said of the text is where it broke off, and never what stands there.
     let no_set = |line: usize| KeyProblem::NoSet(format!("line {line} is something else"));
@@ -71,7 +71,7 @@ pub(super) fn set(bytes: &[u8], secrets: Secrets) -> Result<Keys, KeyProblem> {
     if keys.is_empty() {
         return Err(KeyProblem::Useless);
     }
-    Ok(Keys::of(keys))
+    Ok(keys)
 }
 
 impl Jwk {

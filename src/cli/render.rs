@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 
-use super::start::Announcement;
+use super::announcement::Announcement;
 use crate::config::{MOST_TOLD, value::Size};
 use crate::lifecycle::{ChangedKey, Drained, Reloaded};
 use crate::status::{CertificateStatus, DrainStatus, Listeners, Phase, Status, counted, grouped};

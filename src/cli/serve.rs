@@ -4,7 +4,8 @@ use std::fs::OpenOptions;
 use std::io;
 use std::time::Duration;
 
-use super::{Exit, complain, complain_of, start};
+use super::announcement::{Announcement, Word};
+use super::{Exit, complain, complain_of};
 use crate::app::{Gateway, Options, RunError, StartError};
 use crate::config::{self, Loaded, Source, machine};
 use crate::control::PlaceError;
@@ -49,7 +50,7 @@ pub(super) fn run(mut source: Source, detached: bool) -> Exit {
         }))) = &outcome
     {
         telemetry.flush();
-        announce(&start::Word::AlreadyRunning { pid: *pid });
+        announce(&Word::AlreadyRunning { pid: *pid });
         return Exit::Failed;
     }
     if let Err(error) = &outcome {
@@ -130,15 +131,14 @@ fn let_go(gateway: &Gateway) -> io::Result<()> {
     let nowhere = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     // Standard error first: once the line below is read, nobody reads it any more.
     rustix::stdio::dup2_stderr(&nowhere)?;
-    let announcement =
-        start::Announcement { pid: std::process::id(), listeners: gateway.listeners() };
-    announce(&start::Word::Ready(announcement));
+    let announcement = Announcement { pid: std::process::id(), listeners: gateway.listeners() };
+    announce(&Word::Ready(announcement));
     rustix::stdio::dup2_stdout(&nowhere)?;
     Ok(())
 }
 
 /// Says the line that `start` waits for.
-fn announce(word: &start::Word) {
+fn announce(word: &Word) {
     // It has no key that could fail to be written.
     super::say(&serde_json::to_string(word).unwrap_or_default());
 }

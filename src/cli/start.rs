@@ -19,31 +19,10 @@ use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use serde::{Deserialize, Serialize};
 
+use super::announcement::{Announcement, Word};
 use super::{Exit, Global, client, complain, complain_of, render, say};
 use crate::config::{self, Source};
-use crate::status::Listeners;
-
-/// What a detached gateway says when it is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Announcement {
-    pub(super) pid: u32,
-    pub(super) listeners: Listeners,
-}
-
-/// The line that a detached gateway says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Word {
-    /// It is ready.
-    Ready(Announcement),
-    /// It ends, as another one was faster.
-    AlreadyRunning {
-        /// The other one.
-        pid: u32,
-    },
-}
 
 /// A gateway is ready within milliseconds; what takes longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -224,6 +203,7 @@ fn read_text(mut from: impl Read) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Listeners;
 
     fn shell(script: &str, patience: Duration) -> Outcome {
         let mut command = Command::new("/bin/sh");

@@ -9,7 +9,6 @@
 //!
 //! Nothing stops at the first fault: who mistyped three keys reads of three.
 
-mod fault;
 mod layer;
 mod legacy;
 
@@ -24,9 +23,9 @@ use figment::error::Kind;
 use figment::providers::Serialized;
 use figment::value::{Dict, Value};
 
-pub use fault::{Fault, Faults, MOST_TOLD, Origin};
 pub(super) use layer::read_toml;
 
+use super::fault::{Fault, Faults, MOST_TOLD, Origin};
 use super::keys::KEYS;
 use super::{Config, InForce, Material, base, check, diff};
 use crate::file::{self, Unread};

@@ -6,10 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Weak},
     time::SystemTime,
 };
 
@@ -17,8 +14,9 @@ use arc_swap::{ArcSwap, Cache};
 use bytes::Bytes;
 
 use super::{
-    consumers::Consumers,
+    consumer_group::ConsumerGroup,
     event::{Event, Newly, What},
+    links::{Leaving, Link, Links},
 };
 use crate::{
     ids::ClientId,
@@ -27,86 +25,12 @@ use crate::{
 };
 
 /// The groups there are.
-pub(super) type List = Vec<Arc<Consumers>>;
+pub(super) type List = Vec<Arc<ConsumerGroup>>;
 
 /// Events that are collected at most before they are passed on.
 const MOST_EVENTS: usize = 256;
 /// Bytes that are.
 const MOST_BYTES: usize = 64 << 10;
-
-/// The ears of all shards, to be woken.
-#[derive(Default)]
-pub(super) struct Links {
-    ears: Mutex<Vec<Arc<Link>>>,
-    /// Clients of all shards whose end waits for acknowledgements.
-    leaving: AtomicUsize,
-}
-
-/// An ear, as others see it.
-pub(super) struct Link {
-    wake: Wake,
-    /// Whether it has refused a message.
-    refused: AtomicBool,
-    /// Clients of the shard whose end waits for acknowledgements.
-    leaving: AtomicUsize,
-}
-
-/// A client's end waits: one of those that are counted.
-struct Leaving {
-    links: Arc<Links>,
-    link: Arc<Link>,
-}
-
-impl Leaving {
-    fn new(links: &Arc<Links>, link: &Arc<Link>) -> Self {
-        links.leaving.fetch_add(1, Ordering::SeqCst);
-        link.leaving.fetch_add(1, Ordering::SeqCst);
-        Self { links: Arc::clone(links), link: Arc::clone(link) }
-    }
-}
-
-impl Drop for Leaving {
-    fn drop(&mut self) {
-        self.link.leaving.fetch_sub(1, Ordering::SeqCst);
-        self.links.leaving.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl Links {
-    /// How many ears there are.
-    pub(super) fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Makes all shards take a turn.
-    pub(super) fn wake_all(&self) {
-        for link in self.lock().iter() {
-            (link.wake)();
-        }
-    }
-
-    /// Makes those shards take a turn whose clients wait for room.
-    pub(super) fn wake_refused(&self) {
-        for link in self.lock().iter().filter(|link| link.refused.swap(false, Ordering::SeqCst)) {
-            (link.wake)();
-        }
-    }
-
-    /// Makes those shards take a turn in which the end of clients waits for acknowledgements.
-    pub(super) fn wake_leaving(&self) {
-        // Nobody pays for this where nobody waits.
-        if self.leaving.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        for link in self.lock().iter().filter(|link| link.leaving.load(Ordering::SeqCst) > 0) {
-            (link.wake)();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Listens to the clients of one shard.
 pub(super) struct ShardEar {
@@ -126,7 +50,7 @@ pub(super) struct ShardEar {
 
 /// A roll call.
 struct Call {
-    group: Arc<Consumers>,
+    group: Arc<ConsumerGroup>,
     /// The first slot that it has not come to.
     next: u32,
 }
@@ -134,9 +58,7 @@ struct Call {
 impl ShardEar {
     /// To be called while no group is made.
     pub(super) fn new(links: Arc<Links>, groups: Arc<ArcSwap<List>>, wake: Wake) -> Self {
-        let (refused, leaving) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let link = Arc::new(Link { wake, refused, leaving });
-        links.lock().push(Arc::clone(&link));
+        let link = links.add(wake);
         let known = groups.load_full();
         let cache = Cache::new(Arc::clone(&groups));
         Self {
@@ -199,13 +121,13 @@ impl ShardEar {
         if !pauses() {
             return false;
         }
-        self.link.refused.store(true, Ordering::SeqCst);
+        self.link.refuse();
         // It may have become otherwise before that was seen.
         pauses()
     }
 }
 
-fn is_in(groups: &List, group: &Arc<Consumers>) -> bool {
+fn is_in(groups: &List, group: &Arc<ConsumerGroup>) -> bool {
     groups.iter().any(|other| Arc::ptr_eq(other, group))
 }
 
@@ -289,7 +211,7 @@ impl Ear for ShardEar {
         call.group.named();
         self.calls.pop_front();
         if !self.calls.is_empty() {
-            (self.link.wake)();
+            self.link.wake();
         }
     }
 
@@ -305,6 +227,6 @@ impl Drop for ShardEar {
         self.pass_on();
         // Nobody waits for clients that are gone.
         self.calls.drain(..).for_each(|call| call.group.named());
-        self.links.lock().retain(|link| !Arc::ptr_eq(link, &self.link));
+        self.links.remove(&self.link);
     }
 }

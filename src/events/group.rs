@@ -35,8 +35,8 @@ pub(super) use numbers::Bounds;
 use numbers::Held;
 pub use numbers::Stats;
 pub use partition::partition_of;
-use partition::{Entry, PARTITIONS, Partition, Place, place_of};
-pub(super) use share::{Future, Terms};
+use partition::{Entry, PARTITIONS, Partition, PartitionId, place_of};
+pub(super) use share::UnknownCursor;
 
 use super::event::{Event, What};
 use crate::{config::WhenFull, ids::ClientId};
@@ -49,12 +49,22 @@ const FIRST: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
 
+/// What a subscriber asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SubscribeOptions {
+    /// Items that may be under way without being acknowledged; none: as many as may be.
+    pub window: Option<usize>,
+    /// Whether each partition begins with a snapshot when it comes to it, and not only when it is told
+    /// of for the first time.
+    pub snapshots: bool,
+}
+
 /// A consumer group.
 #[derive(Debug)]
 pub(super) struct Group {
     partitions: Box<[Partition]>,
     /// The partitions that are unclear, see [`flight`].
-    unclear: FixedBitSet,
+    needs_snapshot: FixedBitSet,
     subscribers: BTreeMap<Key, flight::Subscriber>,
     /// The last cursor that was given out.
     last: u64,
@@ -68,7 +78,7 @@ pub(super) struct Group {
     /// Whether there is no room for messages.
     full: bool,
     /// Shards that have not named all their clients yet. Until they have, nothing is given.
-    unnamed: usize,
+    shards_pending: usize,
     stats: Stats,
     /// Who found nothing to take and may now.
     stirred: Vec<Key>,
@@ -77,11 +87,11 @@ pub(super) struct Group {
 impl Group {
     /// A group of which the clients have yet to connect. What it tells first is a snapshot.
     pub(super) fn new(bounds: Bounds) -> Self {
-        let mut unclear = FixedBitSet::with_capacity(PARTITIONS);
-        unclear.insert_range(..);
+        let mut needs_snapshot = FixedBitSet::with_capacity(PARTITIONS);
+        needs_snapshot.insert_range(..);
         Self {
             partitions: std::iter::repeat_with(Partition::new).take(PARTITIONS).collect(),
-            unclear,
+            needs_snapshot,
             subscribers: BTreeMap::new(),
             last: FIRST,
             is_new: true,
@@ -90,7 +100,7 @@ impl Group {
             messages: Held::default(),
             changes: Held::default(),
             full: false,
-            unnamed: 0,
+            shards_pending: 0,
             stats: Stats::default(),
             stirred: Vec::new(),
         }
@@ -98,21 +108,21 @@ impl Group {
 
     /// A group that begins when clients may be connected already, which so many shards will name.
     pub(super) fn late(bounds: Bounds, shards: usize) -> Self {
-        Self { unnamed: shards, ..Self::new(bounds) }
+        Self { shards_pending: shards, ..Self::new(bounds) }
     }
 
     /// These clients of a shard are connected. Nothing was appended of them yet.
     pub(super) fn name(&mut self, clients: &[ClientId]) {
         for client in clients {
-            self.partitions[usize::from(place_of(*client))].base.insert(*client);
+            self.partitions[usize::from(place_of(*client))].connected.insert(*client);
         }
     }
 
     /// A shard has named all its clients.
     pub(super) fn named(&mut self) {
-        self.unnamed = self.unnamed.saturating_sub(1);
-        if self.unnamed == 0 {
-            for place in Place::MIN..=Place::MAX {
+        self.shards_pending = self.shards_pending.saturating_sub(1);
+        if self.shards_pending == 0 {
+            for place in PartitionId::MIN..=PartitionId::MAX {
                 self.offer(place);
             }
         }
@@ -137,7 +147,7 @@ impl Group {
         self.offer(place);
     }
 
-    fn append_message(&mut self, place: Place, entry: Entry) {
+    fn append_message(&mut self, place: PartitionId, entry: Entry) {
         let weight = entry.event.weight();
         let room = self.bounds.when_full == WhenFull::Pause || {
             weight <= self.bounds.bytes && self.make_room_for_messages(Held::one(weight))
@@ -147,13 +157,13 @@ impl Group {
             self.partitions[usize::from(place)].push(entry);
         } else {
             self.partitions[usize::from(place)].miss(entry.cursor, true);
-            self.unclear.insert(usize::from(place));
+            self.needs_snapshot.insert(usize::from(place));
             self.count_missed(true);
         }
         self.refill();
     }
 
-    fn append_change(&mut self, place: Place, entry: Entry) {
+    fn append_change(&mut self, place: PartitionId, entry: Entry) {
         let (cursor, weight) = (entry.cursor, entry.event.weight());
         let room = weight <= self.bounds.bytes && self.make_room_for_changes(Held::one(weight));
         // One that there is no room for is counted and dropped with all before it.
@@ -171,7 +181,7 @@ impl Group {
         while !self.messages.has_room(more, self.bounds.messages, self.bounds.bytes) {
             let Some(place) = self.oldest(Partition::oldest_message) else { return false };
             if let Some(entry) = self.partitions[usize::from(place)].miss_message() {
-                self.unclear.insert(usize::from(place));
+                self.needs_snapshot.insert(usize::from(place));
                 self.forget(&entry.event);
                 self.count_missed(true);
             }
@@ -191,18 +201,18 @@ impl Group {
     }
 
     /// Drops what waits in a partition, up to this cursor.
-    fn drop_up_to(&mut self, place: Place, cursor: u64) {
+    fn drop_up_to(&mut self, place: PartitionId, cursor: u64) {
         while let Some(entry) = self.partitions[usize::from(place)].miss_up_to(cursor) {
             self.forget(&entry.event);
             self.count_missed(entry.event.is_message());
         }
-        self.unclear.insert(usize::from(place));
+        self.needs_snapshot.insert(usize::from(place));
         self.offer(place);
     }
 
     /// The partition in which the oldest waits.
-    fn oldest(&self, of: impl Fn(&Partition) -> Option<u64>) -> Option<Place> {
-        let heads = (Place::MIN..=Place::MAX).zip(&self.partitions);
+    fn oldest(&self, of: impl Fn(&Partition) -> Option<u64>) -> Option<PartitionId> {
+        let heads = (PartitionId::MIN..=PartitionId::MAX).zip(&self.partitions);
         let waiting = heads.filter_map(|(place, partition)| Some((of(partition)?, place)));
         waiting.min().map(|(_, place)| place)
     }
@@ -246,7 +256,7 @@ impl Group {
         self.full = false;
         self.fit();
         // A window may be wider now.
-        for place in Place::MIN..=Place::MAX {
+        for place in PartitionId::MIN..=PartitionId::MAX {
             self.offer(place);
         }
     }

@@ -1,25 +1,16 @@
 //! One subscriber's place in a consumer group.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use tokio::sync::Notify;
 
 use super::{
-    Delivery,
-    consumers::{Consumers, Seat},
+    consumer_group::ConsumerGroup,
+    event::Delivery,
     group::Key,
+    seat::{Ended, Seat},
 };
-use crate::{config::value::span, ids::Name};
-
-/// What a subscriber wishes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
-    /// Items that may be under way without being acknowledged; none: as many as may be.
-    pub window: Option<usize>,
-    /// Whether each partition begins with a snapshot when it comes to it, and not only when it is told
-    /// of for the first time.
-    pub snapshots: bool,
-}
+use crate::ids::Name;
 
 /// Why nobody can subscribe.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,28 +41,6 @@ pub enum SubscribeError {
     Stopped,
 }
 
-/// Why a subscription is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ended {
-    /// An item was not acknowledged in time.
-    #[error(
-        "the event at cursor {cursor} was not acknowledged within events.ack_timeout ({})",
-        span::format(*timeout)
-    )]
-    Overdue {
-        /// The cursor of the oldest item that was not acknowledged.
-        cursor: u64,
-        /// The time that there was.
-        timeout: Duration,
-    },
-    /// The configuration no longer names the group.
-    #[error("the consumer group was removed from events.groups")]
-    Gone,
-    /// The gateway stops.
-    #[error("the gateway is stopping")]
-    Stopped,
-}
-
 /// What is wrong with an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongAck {
@@ -85,7 +54,7 @@ pub enum WrongAck {
     },
     /// No event has had that cursor yet.
     #[error("no event has cursor {cursor} yet, the last is {last}")]
-    Future {
+    UnknownCursor {
         /// The cursor that was acknowledged.
         cursor: u64,
         /// The last that was given to an event of the group.
@@ -96,7 +65,7 @@ pub enum WrongAck {
 /// One subscriber's place in a consumer group. Dropping it leaves the group: what was not
 /// acknowledged goes to others.
 pub struct Subscription {
-    pub(super) group: Arc<Consumers>,
+    pub(super) group: Arc<ConsumerGroup>,
     pub(super) key: Key,
     pub(super) seat: Arc<Seat>,
     pub(super) window: usize,
@@ -152,7 +121,7 @@ impl Subscription {
             return Ok(());
         }
         let last = self.group.last();
-        if cursor > last { Err(WrongAck::Future { cursor, last }) } else { Ok(()) }
+        if cursor > last { Err(WrongAck::UnknownCursor { cursor, last }) } else { Ok(()) }
     }
 
     /// Takes note that an item, and all that came before it on this subscription, were done. One that
@@ -166,7 +135,7 @@ impl Subscription {
             return Ok(());
         }
         let done = self.group.acknowledge(self.key, cursor);
-        done.map_err(|future| WrongAck::Future { cursor, last: future.last })
+        done.map_err(|future| WrongAck::UnknownCursor { cursor, last: future.last })
     }
 }
 

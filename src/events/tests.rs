@@ -8,7 +8,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::{
-    Delivered, Delivery, Ended, Events, SubscribeError, Subscription, What, Wish, WrongAck,
+    Delivered, Delivery, Ended, Events, SubscribeError, SubscribeOptions, Subscription, What,
+    WrongAck,
 };
 use crate::{
     close::Cause,
@@ -88,7 +89,7 @@ fn told(delivery: &Delivery) -> String {
 
 /// Subscribes to a group that was there before any client, and hears that first.
 async fn subscribe(events: &Events, group: &str) -> Subscription {
-    let mut subscription = events.subscribe(&name(group), Wish::default()).unwrap();
+    let mut subscription = events.subscribe(&name(group), SubscribeOptions::default()).unwrap();
     let first = subscription.take(1, 1).await.unwrap();
     assert_eq!((told(&first[0]), first[0].cursor), ("there are []".to_owned(), 1));
     subscription.acknowledge(events.epoch(), 1).unwrap();
@@ -110,8 +111,10 @@ async fn each_group_gets_everything_and_a_subscriber_sleeps_until_there_is_somet
     let (events, _live) = events(|config| config.groups.0.push("h".into()));
     let mut ear = ear(&events);
     let mut both = [
-        events.subscribe(&name("g"), Wish::default()).unwrap(),
-        events.subscribe(&name("h"), Wish { window: Some(7), snapshots: false }).unwrap(),
+        events.subscribe(&name("g"), SubscribeOptions::default()).unwrap(),
+        events
+            .subscribe(&name("h"), SubscribeOptions { window: Some(7), snapshots: false })
+            .unwrap(),
     ];
     assert_eq!(both.each_ref().map(Subscription::window), [1024, 7]);
     for subscription in &mut both {
@@ -144,7 +147,7 @@ async fn who_does_not_acknowledge_in_time_loses_its_place_to_others() {
     ear.end_turn();
     assert_eq!(next(&mut slow).await, ["1 opened", "1 said hello"]);
     slow.acknowledge(events.epoch(), 2).unwrap();
-    let mut other = events.subscribe(&name("g"), Wish::default()).unwrap();
+    let mut other = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
     sleep(Duration::from_secs(29)).await;
     assert_eq!(events.stats()[0].1.subscribers, 2);
     sleep(Duration::from_secs(2)).await;
@@ -189,7 +192,7 @@ async fn a_wrong_acknowledgement_names_both() {
     let wrong = subscription.acknowledge(theirs, 1);
     assert_eq!(wrong, Err(WrongAck::Epoch { theirs, ours }));
     let wrong = subscription.acknowledge(ours, 3);
-    assert_eq!(wrong, Err(WrongAck::Future { cursor: 3, last: 2 }));
+    assert_eq!(wrong, Err(WrongAck::UnknownCursor { cursor: 3, last: 2 }));
     // One that was not given to it is nothing to it.
     assert_eq!(subscription.acknowledge(ours, 2), Ok(()));
     assert_eq!(next(&mut subscription).await, ["1 opened"]);
@@ -203,12 +206,12 @@ async fn a_wrong_acknowledgement_names_both() {
 async fn a_new_group_is_forgotten_some_time_after_its_last_subscriber() {
     let (events, live) = events(|config| config.allow_new_groups = true);
     let groups = || events.stats().iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
-    let first = events.subscribe(&name("new"), Wish::default()).unwrap();
+    let first = events.subscribe(&name("new"), SubscribeOptions::default()).unwrap();
     sleep(Duration::from_hours(1)).await;
     assert_eq!(groups(), ["g", "new"]);
     drop(first);
     sleep(Duration::from_mins(9)).await;
-    let again = events.subscribe(&name("new"), Wish::default()).unwrap();
+    let again = events.subscribe(&name("new"), SubscribeOptions::default()).unwrap();
     sleep(Duration::from_mins(9)).await;
     drop(again);
     sleep(Duration::from_mins(9)).await;
@@ -216,7 +219,7 @@ async fn a_new_group_is_forgotten_some_time_after_its_last_subscriber() {
     sleep(Duration::from_mins(2)).await;
     assert_eq!(groups(), ["g"]);
     live.swap(configured(|_| {}));
-    let unknown = events.subscribe(&name("new"), Wish::default()).map(drop);
+    let unknown = events.subscribe(&name("new"), SubscribeOptions::default()).map(drop);
     assert_eq!(unknown, Err(SubscribeError::UnknownGroup { group: name("new") }));
 }
 
@@ -226,13 +229,13 @@ async fn a_reload_makes_and_ends_groups() {
     let mut ear = ear(&events);
     open(&mut *ear, 1);
     ear.end_turn();
-    let mut old = events.subscribe(&name("g"), Wish::default()).unwrap();
+    let mut old = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
     assert_eq!(next(&mut old).await, ["there are []", "1 opened"]);
     live.swap(configured(|config| config.groups = Words(vec!["h".into()])));
     assert_eq!(old.take(1, 1).await, Err(Ended::Gone));
     assert_eq!(old.acknowledge(events.epoch(), 1), Ok(()));
-    let mut new = events.subscribe(&name("h"), Wish::default()).unwrap();
-    assert!(events.subscribe(&name("g"), Wish::default()).is_err());
+    let mut new = events.subscribe(&name("h"), SubscribeOptions::default()).unwrap();
+    assert!(events.subscribe(&name("g"), SubscribeOptions::default()).is_err());
     assert!(is_quiet(&mut new).await, "nobody was named yet");
     assert_eq!(ear.roll_call(), Some(0));
     ear.present(&[client(1)], None);
@@ -244,13 +247,13 @@ async fn groups_and_subscribers_are_counted() {
     let (events, _live) = events(|config| {
         (config.allow_new_groups, config.max_groups, config.max_subscribers) = (true, 2, 1);
     });
-    let first = events.subscribe(&name("g"), Wish::default()).unwrap();
-    let refused = events.subscribe(&name("g"), Wish::default()).map(drop);
+    let first = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
+    let refused = events.subscribe(&name("g"), SubscribeOptions::default()).map(drop);
     assert_eq!(refused, Err(SubscribeError::TooManySubscribers { limit: 1 }));
     drop(first);
-    let _again = events.subscribe(&name("g"), Wish::default()).unwrap();
-    let _second = events.subscribe(&name("h"), Wish::default()).unwrap();
-    let refused = events.subscribe(&name("i"), Wish::default()).map(drop);
+    let _again = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
+    let _second = events.subscribe(&name("h"), SubscribeOptions::default()).unwrap();
+    let refused = events.subscribe(&name("i"), SubscribeOptions::default()).map(drop);
     assert_eq!(refused, Err(SubscribeError::TooManyGroups { limit: 2 }));
 }
 
@@ -262,7 +265,7 @@ async fn a_stop_ends_all_subscriptions() {
     tokio::task::yield_now().await;
     events.stop();
     assert_eq!(waiting.await.unwrap(), Err(Ended::Stopped));
-    let refused = events.subscribe(&name("g"), Wish::default()).map(drop);
+    let refused = events.subscribe(&name("g"), SubscribeOptions::default()).map(drop);
     assert_eq!(refused, Err(SubscribeError::Stopped));
     assert!(!ear(&events).listens());
 }

@@ -7,7 +7,7 @@ use hyper::{
     header::{AUTHORIZATION, COOKIE, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
 };
 
-use super::upgrade::elements;
+use super::elements::elements;
 use crate::{config::Auth, metrics::TokenFault};
 
 /// The sub-protocol that says that the next one offered is a token: browsers can set no other header.

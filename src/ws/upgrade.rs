@@ -14,7 +14,7 @@ use hyper::{
     },
 };
 
-use super::{addresses::Over, origin, token};
+use super::{addresses::Over, elements::elements, origin, token};
 use crate::{
     config::{Auth, Config},
     metrics::TokenFault,
@@ -209,15 +209,6 @@ fn challenge(fault: TokenFault) -> HeaderValue {
         _ => format!("Bearer error=\"invalid_token\", error_description=\"{fault}\""),
     };
     HeaderValue::try_from(challenge).unwrap_or(HeaderValue::from_static("Bearer"))
-}
-
-/// The elements of a comma-separated header, over all its lines.
-pub(super) fn elements<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'h [u8]> {
-    let lines = headers.get_all(name).into_iter();
-    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::access::keys::MAX_KEYS;
+use crate::access::{Keys, keys::MAX_KEYS};
 
 const POINT: &str = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
 const OTHER: &str = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
@@ -24,7 +24,7 @@ fn key(changes: &Value) -> Value {
 fn of(keys: &[Value]) -> Result<usize, String> {
     let text = json!({ "keys": keys, "more": 1 }).to_string();
     let keys = set(text.as_bytes(), Secrets::Taken);
-    keys.map(|keys| keys.len()).map_err(|error| error.to_string())
+    keys.map(|keys| Keys::of(keys).len()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn rsa_keys_have_a_size_and_an_exponent_that_make_sense() {
 
 #[test]
 fn the_whole_must_be_a_set_of_no_unusual_size() {
-    let said = |text: &[u8]| set(text, Secrets::Taken).unwrap_err().to_string();
+    let said = |text: &[u8]| set(text, Secrets::Taken).err().unwrap().to_string();
     let deep = format!("{{\"keys\":{}1{}}}", "[".repeat(999), "]".repeat(999));
     for text in
         [&b""[..], b"<html><body>Sign in</body></html>", b"[]", b"{}", b"\xff", &deep.into_bytes()]
@@ -120,7 +120,7 @@ fn the_whole_must_be_a_set_of_no_unusual_size() {
     assert_eq!(of(&vec![key(&json!({})); MAX_KEYS]), Ok(MAX_KEYS));
     // What is of no use takes nobody's place.
     let many = [vec![json!({"kty": "AKP"}); 40], vec![key(&json!({})); MAX_KEYS + 2]].concat();
-    let keys = set(json!({ "keys": many }).to_string().as_bytes(), Secrets::Taken).unwrap();
+    let keys = Keys::fetched(json!({ "keys": many }).to_string().as_bytes()).unwrap();
     assert_eq!((keys.len(), keys.left_out()), (MAX_KEYS, 2));
 }
 

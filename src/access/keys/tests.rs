@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
+use ring::hmac;
 use serde_json::Value;
 
 use super::*;

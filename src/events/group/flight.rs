@@ -25,8 +25,8 @@ use std::{
 
 use super::{
     super::event::{Delivered, Delivery, Partitions},
-    FIRST, Group, Key, Terms,
-    partition::{Entry, Gap, PARTITIONS, Partition, Place, number_of},
+    FIRST, Group, Key, SubscribeOptions,
+    partition::{Entry, Gap, PARTITIONS, Partition, PartitionId, number_of},
 };
 
 /// Clients that one snapshot names at most, unless they are all of one partition.
@@ -39,12 +39,12 @@ const PAID: usize = 16;
 /// One that takes part.
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    pub(super) terms: Terms,
+    pub(super) options: SubscribeOptions,
     /// What it was given and has not acknowledged, in that order.
-    pub(super) flight: VecDeque<Flown>,
+    pub(super) flight: VecDeque<InFlight>,
     /// For each of its clear partitions in which something waits, the cursor of the head, or of an
     /// earlier one that is gone.
-    pub(super) heads: BinaryHeap<Reverse<(u64, Place)>>,
+    pub(super) heads: BinaryHeap<Reverse<(u64, PartitionId)>>,
     /// Names that it was told and that events have not paid for yet.
     owes: usize,
     /// Whether it found nothing to take.
@@ -53,7 +53,7 @@ pub(super) struct Subscriber {
 
 /// An item in flight.
 #[derive(Debug)]
-pub(super) struct Flown {
+pub(super) struct InFlight {
     pub(super) cursor: u64,
     pub(super) sent: Instant,
     pub(super) item: Item,
@@ -62,26 +62,26 @@ pub(super) struct Flown {
 /// What it holds on to.
 #[derive(Debug)]
 pub(super) enum Item {
-    Event(Place, Entry),
-    Missed(Vec<(Place, Gap)>),
-    Named(Vec<Place>),
+    Event(PartitionId, Entry),
+    Missed(Vec<(PartitionId, Gap)>),
+    Snapshot(Vec<PartitionId>),
 }
 
 impl Subscriber {
-    pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
+    pub(super) fn new(options: SubscribeOptions) -> Self {
+        Self { options, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
     }
 
     /// Events in flight, the last first.
     pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
         self.flight.iter_mut().rev().filter_map(|flown| match &mut flown.item {
             Item::Event(_, entry) => Some(entry),
-            Item::Missed(_) | Item::Named(_) => None,
+            Item::Missed(_) | Item::Snapshot(_) => None,
         })
     }
 
     /// Keeps the head of one of its partitions in mind, if there is one and it isn't yet.
-    pub(super) fn look_at(&mut self, place: Place, partition: &mut Partition) {
+    pub(super) fn look_at(&mut self, place: PartitionId, partition: &mut Partition) {
         if let Some(head) = partition.head().filter(|_| !partition.offered) {
             self.heads.push(Reverse((head.cursor, place)));
             partition.offered = true;
@@ -90,12 +90,15 @@ impl Subscriber {
 
     /// How many more items it can be given.
     pub(super) fn room(&self, most: usize) -> usize {
-        self.terms.window.min(most).saturating_sub(self.flight.len())
+        self.options
+            .window
+            .map_or(most, |window| window.min(most))
+            .saturating_sub(self.flight.len())
     }
 }
 
 /// Items that are being gathered for one subscriber.
-struct Hand {
+struct TakeBuffer {
     key: Key,
     now: Instant,
     most: usize,
@@ -114,7 +117,7 @@ enum Given {
     Nothing,
 }
 
-impl Hand {
+impl TakeBuffer {
     /// Whether an item of this size goes with the others; one always goes.
     fn has_room(&self, bytes: usize) -> bool {
         self.taken.is_empty()
@@ -136,17 +139,18 @@ impl Group {
         // It is put back below: what is done meanwhile concerns nobody else.
         let Some(mut subscriber) = self.subscribers.remove(&key) else { return Vec::new() };
         let most = most.max(1).min(subscriber.room(self.bounds.window));
-        let all_clear = self.unclear.is_clear();
-        let mut hand = Hand { key, now, most, most_bytes, bytes: 0, all_clear, taken: Vec::new() };
-        if self.unnamed == 0 && most > 0 {
-            while self.give(&mut subscriber, &mut hand) == Given::Something {}
+        let all_clear = self.needs_snapshot.is_clear();
+        let mut buffer =
+            TakeBuffer { key, now, most, most_bytes, bytes: 0, all_clear, taken: Vec::new() };
+        if self.shards_pending == 0 && most > 0 {
+            while self.give(&mut subscriber, &mut buffer) == Given::Something {}
         }
-        subscriber.idle = hand.taken.is_empty();
-        self.stats.delivered += hand.taken.len() as u64;
-        let again = hand.taken.iter().filter(|delivery| delivery.redelivered);
+        subscriber.idle = buffer.taken.is_empty();
+        self.stats.delivered += buffer.taken.len() as u64;
+        let again = buffer.taken.iter().filter(|delivery| delivery.redelivered);
         self.stats.redelivered += again.count() as u64;
         self.subscribers.insert(key, subscriber);
-        hand.taken
+        buffer.taken
     }
 
     /// Whether `key` has all that its window allows.
@@ -156,27 +160,27 @@ impl Group {
     }
 
     /// Gives something more, if there is something and room for it.
-    fn give(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
-        if hand.all_clear || to.owes > 0 {
-            let given = self.give_event(to, hand);
-            if hand.all_clear || given != Given::Nothing {
+    fn give(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer) -> Given {
+        if buffer.all_clear || to.owes > 0 {
+            let given = self.give_event(to, buffer);
+            if buffer.all_clear || given != Given::Nothing {
                 return given;
             }
         }
-        match self.clear_up(to, hand) {
+        match self.clear_up(to, buffer) {
             Given::Nothing => {
-                hand.all_clear = true;
-                self.give_event(to, hand)
+                buffer.all_clear = true;
+                self.give_event(to, buffer)
             }
             given => given,
         }
     }
 
     /// The event with the smallest cursor.
-    fn give_event(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
+    fn give_event(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer) -> Given {
         while let Some(Reverse((cursor, place))) = to.heads.peek().copied() {
             let partition = &mut self.partitions[usize::from(place)];
-            let can_go = partition.can_go_to(hand.key) && !partition.is_unclear();
+            let can_go = partition.can_go_to(buffer.key) && !partition.needs_snapshot();
             let head = partition.head().filter(|_| can_go);
             let Some((at, bytes)) = head.map(|entry| (entry.cursor, entry.event.weight())) else {
                 partition.offered = false;
@@ -188,49 +192,49 @@ impl Group {
                 to.heads.push(Reverse((at, place)));
                 continue;
             }
-            if !hand.has_room(bytes) {
+            if !buffer.has_room(bytes) {
                 return Given::NoRoom;
             }
             partition.offered = false;
             to.heads.pop();
-            self.give_head(to, hand, place);
+            self.give_head(to, buffer, place);
             return Given::Something;
         }
         Given::Nothing
     }
 
     /// The event at the head of this partition.
-    fn give_head(&mut self, to: &mut Subscriber, hand: &mut Hand, place: Place) {
+    fn give_head(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer, place: PartitionId) {
         let partition = &mut self.partitions[usize::from(place)];
         let Some(entry) = partition.pop() else { return };
-        partition.hold(hand.key);
+        partition.hold(buffer.key);
         to.look_at(place, partition);
         to.owes = to.owes.saturating_sub(PAID);
-        hand.bytes += entry.event.weight();
+        buffer.bytes += entry.event.weight();
         let what = Delivered::Event(Arc::clone(&entry.event));
         let (cursor, redelivered) = (entry.cursor, entry.redelivered);
-        let flown = Flown { cursor, sent: hand.now, item: Item::Event(place, entry) };
+        let flown = InFlight { cursor, sent: buffer.now, item: Item::Event(place, entry) };
         to.flight.push_back(flown);
-        hand.taken.push(Delivery { cursor, redelivered, what });
+        buffer.taken.push(Delivery { cursor, redelivered, what });
     }
 
     /// Clears up some partitions: what is missing, who is connected, and the next event.
-    fn clear_up(&mut self, to: &mut Subscriber, hand: &mut Hand) -> Given {
-        let places = self.next_unclear(hand.key);
-        let partition = |place: &Place| &self.partitions[usize::from(*place)];
-        let names = places.iter().map(|place| partition(place).base.len()).sum::<usize>();
+    fn clear_up(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer) -> Given {
+        let places = self.next_unclear(buffer.key);
+        let partition = |place: &PartitionId| &self.partitions[usize::from(*place)];
+        let names = places.iter().map(|place| partition(place).connected.len()).sum::<usize>();
         let heads = places.iter().filter_map(|place| Some((partition(place).head()?, *place)));
         let next = heads.min_by_key(|(head, _)| head.cursor);
         let (next, bytes) = next.map_or((None, 0), |(head, at)| (Some(at), head.event.weight()));
         if places.is_empty() {
             return Given::Nothing;
         }
-        if !hand.has_room(names * NAME_BYTES + bytes) {
+        if !buffer.has_room(names * NAME_BYTES + bytes) {
             return Given::NoRoom;
         }
-        hand.bytes += names * NAME_BYTES;
-        self.give_missed(to, hand, &places);
-        self.give_snapshot(to, hand, &places);
+        buffer.bytes += names * NAME_BYTES;
+        self.give_missed(to, buffer, &places);
+        self.give_snapshot(to, buffer, &places);
         // One event more than is to pay for them: it leaves the place to one of the clear partitions,
         // which would wait as long as something is missing of others.
         to.owes += names.max(1) + PAID;
@@ -238,7 +242,7 @@ impl Group {
             to.look_at(place, &mut self.partitions[usize::from(place)]);
         }
         if let Some(place) = next {
-            self.give_head(to, hand, place);
+            self.give_head(to, buffer, place);
         }
         Given::Something
     }
@@ -246,29 +250,35 @@ impl Group {
     /// Unclear partitions that can go to `key`, no more than have so many clients: first those in
     /// which nothing waits or is missing, which only have to be named, then those in which something
     /// has waited for longest.
-    fn next_unclear(&self, key: Key) -> Vec<Place> {
-        let unclear = self.unclear.ones().filter_map(|place| Place::try_from(place).ok());
-        let mut places: Vec<(u64, Place)> = unclear
+    fn next_unclear(&self, key: Key) -> Vec<PartitionId> {
+        let unclear =
+            self.needs_snapshot.ones().filter_map(|place| PartitionId::try_from(place).ok());
+        let mut places: Vec<(u64, PartitionId)> = unclear
             .map(|place| (&self.partitions[usize::from(place)], place))
             .filter(|(partition, _)| partition.can_go_to(key))
             .map(|(partition, place)| (partition.since(), place))
             .collect();
         places.sort_unstable();
         let mut names = 0;
-        let fits = |(index, (_, place)): &(usize, (u64, Place))| {
-            names += self.partitions[usize::from(*place)].base.len();
+        let fits = |(index, (_, place)): &(usize, (u64, PartitionId))| {
+            names += self.partitions[usize::from(*place)].connected.len();
             *index == 0 || names <= NAMED
         };
         places.into_iter().enumerate().take_while(fits).map(|(_, (_, place))| place).collect()
     }
 
     /// What is missing of these partitions, if something is.
-    fn give_missed(&mut self, to: &mut Subscriber, hand: &mut Hand, places: &[Place]) {
+    fn give_missed(
+        &mut self,
+        to: &mut Subscriber,
+        buffer: &mut TakeBuffer,
+        places: &[PartitionId],
+    ) {
         let mut gaps = Vec::new();
         for place in places {
             let partition = &mut self.partitions[usize::from(*place)];
             if let Some(gap) = partition.gap.take() {
-                partition.hold(hand.key);
+                partition.hold(buffer.key);
                 gaps.push((*place, gap));
             }
         }
@@ -276,29 +286,34 @@ impl Group {
         let Gap { first, last, messages, changes, told, .. } = all;
         let partitions = scope(gaps.iter().map(|(place, _)| *place));
         let what = Delivered::Missed { partitions, first, last, messages, changes };
-        self.hand_over(to, hand, (what, told), Item::Missed(gaps));
+        self.hand_over(to, buffer, (what, told), Item::Missed(gaps));
     }
 
     /// Who is connected, of these partitions.
-    fn give_snapshot(&mut self, to: &mut Subscriber, hand: &mut Hand, places: &[Place]) {
+    fn give_snapshot(
+        &mut self,
+        to: &mut Subscriber,
+        buffer: &mut TakeBuffer,
+        places: &[PartitionId],
+    ) {
         let mut clients = Vec::new();
         for place in places {
             let partition = &mut self.partitions[usize::from(*place)];
-            partition.hold(hand.key);
+            partition.hold(buffer.key);
             partition.needs_snapshot = false;
-            self.unclear.remove(usize::from(*place));
-            clients.extend(&partition.base);
+            self.needs_snapshot.remove(usize::from(*place));
+            clients.extend(&partition.connected);
         }
         let partitions = scope(places.iter().copied());
         let what = Delivered::Snapshot { partitions, clients };
-        self.hand_over(to, hand, (what, false), Item::Named(places.to_vec()));
+        self.hand_over(to, buffer, (what, false), Item::Snapshot(places.to_vec()));
     }
 
     /// An item that has no cursor yet.
     fn hand_over(
         &mut self,
         to: &mut Subscriber,
-        hand: &mut Hand,
+        buffer: &mut TakeBuffer,
         (what, redelivered): (Delivered, bool),
         item: Item,
     ) {
@@ -308,13 +323,13 @@ impl Group {
             self.last += 1;
             self.last
         };
-        to.flight.push_back(Flown { cursor, sent: hand.now, item });
-        hand.taken.push(Delivery { cursor, redelivered, what });
+        to.flight.push_back(InFlight { cursor, sent: buffer.now, item });
+        buffer.taken.push(Delivery { cursor, redelivered, what });
     }
 }
 
 /// These partitions, as subscribers know them.
-fn scope(places: impl ExactSizeIterator<Item = Place>) -> Partitions {
+fn scope(places: impl ExactSizeIterator<Item = PartitionId>) -> Partitions {
     if places.len() == PARTITIONS {
         return Partitions::All;
     }

@@ -24,17 +24,17 @@ pub(super) const PARTITIONS: usize = 256;
 const KEPT: usize = 64;
 
 /// A partition's number.
-pub(super) type Place = u8;
+pub(super) type PartitionId = u8;
 
 /// The partition of a client, the same in each group.
-pub(super) fn place_of(client: ClientId) -> Place {
+pub(super) fn place_of(client: ClientId) -> PartitionId {
     let [upper, lower] = client.halves();
     // One byte is as good as any.
     mix(upper ^ mix(lower)).to_be_bytes()[7]
 }
 
 /// The number by which subscribers know a partition, from 1.
-pub(super) fn number_of(place: Place) -> u16 {
+pub(super) fn number_of(place: PartitionId) -> u16 {
     u16::from(place) + 1
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Partition {
     messages: VecDeque<Entry>,
     changes: VecDeque<Entry>,
     /// The clients that are connected as of the head of the queue.
-    pub(super) base: HashSet<ClientId>,
+    pub(super) connected: HashSet<ClientId>,
     /// What is to be told before the queue goes on.
     pub(super) gap: Option<Gap>,
     /// Whether the base is to be told before the queue goes on.
@@ -158,12 +158,12 @@ impl Partition {
         let change = self.head().is_some_and(|entry| !entry.event.is_message());
         let entry = if change { pop(&mut self.changes) } else { pop(&mut self.messages) }?;
         match entry.event.what {
-            What::Opened(_) => self.base.insert(entry.event.client),
-            What::Closed(_) => self.base.remove(&entry.event.client),
+            What::Opened(_) => self.connected.insert(entry.event.client),
+            What::Closed(_) => self.connected.remove(&entry.event.client),
             What::Message { .. } => false,
         };
-        if change && self.base.capacity() > KEPT.max(8 * self.base.len()) {
-            self.base.shrink_to(2 * self.base.len());
+        if change && self.connected.capacity() > KEPT.max(8 * self.connected.len()) {
+            self.connected.shrink_to(2 * self.connected.len());
         }
         Some(entry)
     }
@@ -190,8 +190,8 @@ impl Partition {
             return Back::Missed;
         }
         match entry.event.what {
-            What::Opened(_) => self.base.remove(&entry.event.client),
-            What::Closed(_) => self.base.insert(entry.event.client),
+            What::Opened(_) => self.connected.remove(&entry.event.client),
+            What::Closed(_) => self.connected.insert(entry.event.client),
             What::Message { .. } => false,
         };
         entry.redelivered = true;
@@ -214,7 +214,7 @@ impl Partition {
     }
 
     /// Whether what is missing, or who is connected, is to be told before the queue goes on.
-    pub(super) fn is_unclear(&self) -> bool {
+    pub(super) fn needs_snapshot(&self) -> bool {
         self.needs_snapshot
     }
 

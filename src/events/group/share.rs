@@ -7,34 +7,25 @@
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{
-    Group, Key,
+    Group, Key, SubscribeOptions,
     flight::{Item, Subscriber},
     mix,
-    partition::{Back, Place},
+    partition::{Back, PartitionId},
 };
-
-/// On which terms a subscriber takes part.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::events) struct Terms {
-    /// Items that it can have in flight.
-    pub(in crate::events) window: usize,
-    /// Whether each partition that comes to it begins with a snapshot.
-    pub(in crate::events) snapshots: bool,
-}
 
 /// Nothing has had that cursor yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::events) struct Future {
+pub(in crate::events) struct UnknownCursor {
     /// The last that was given out.
     pub(in crate::events) last: u64,
 }
 
 impl Group {
     /// Lets one more take part.
-    pub(in crate::events) fn join(&mut self, terms: Terms) -> Key {
+    pub(in crate::events) fn join(&mut self, options: SubscribeOptions) -> Key {
         self.keys += 1;
         let key = Key(self.keys);
-        self.subscribers.insert(key, Subscriber::new(terms));
+        self.subscribers.insert(key, Subscriber::new(options));
         self.share();
         key
     }
@@ -51,9 +42,13 @@ impl Group {
     }
 
     /// Takes note that the item at `cursor`, and what `key` was given before it, were done.
-    pub(in crate::events) fn acknowledge(&mut self, key: Key, cursor: u64) -> Result<(), Future> {
+    pub(in crate::events) fn acknowledge(
+        &mut self,
+        key: Key,
+        cursor: u64,
+    ) -> Result<(), UnknownCursor> {
         if cursor > self.last {
-            return Err(Future { last: self.last });
+            return Err(UnknownCursor { last: self.last });
         }
         let Some(subscriber) = self.subscribers.get_mut(&key) else { return Ok(()) };
         let Some(at) = subscriber.flight.iter().position(|flown| flown.cursor == cursor) else {
@@ -94,7 +89,7 @@ impl Group {
                 self.release(place);
             }
             Item::Missed(gaps) => gaps.into_iter().for_each(|(place, _)| self.release(place)),
-            Item::Named(places) => places.into_iter().for_each(|place| self.release(place)),
+            Item::Snapshot(places) => places.into_iter().for_each(|place| self.release(place)),
         }
     }
 
@@ -115,23 +110,23 @@ impl Group {
                     let partition = &mut self.partitions[usize::from(place)];
                     partition.release();
                     partition.miss_all(gap);
-                    self.unclear.insert(usize::from(place));
+                    self.needs_snapshot.insert(usize::from(place));
                 }
             }
-            Item::Named(places) => places.into_iter().for_each(|place| self.name_again(place)),
+            Item::Snapshot(places) => places.into_iter().for_each(|place| self.name_again(place)),
         }
     }
 
     /// A snapshot of this partition was not acknowledged.
-    fn name_again(&mut self, place: Place) {
+    fn name_again(&mut self, place: PartitionId) {
         let partition = &mut self.partitions[usize::from(place)];
         partition.release();
         partition.needs_snapshot = true;
-        self.unclear.insert(usize::from(place));
+        self.needs_snapshot.insert(usize::from(place));
     }
 
     /// Something of the partition was done: it may go to its new owner now.
-    fn release(&mut self, place: Place) {
+    fn release(&mut self, place: PartitionId) {
         if self.partitions[usize::from(place)].release() {
             self.offer(place);
         }
@@ -142,13 +137,13 @@ impl Group {
         for subscriber in self.subscribers.values_mut() {
             subscriber.heads.clear();
         }
-        for place in Place::MIN..=Place::MAX {
+        for place in PartitionId::MIN..=PartitionId::MAX {
             let heaviest = self.subscribers.keys().max_by_key(|key| weight(**key, place));
             let partition = &mut self.partitions[usize::from(place)];
             let moves = heaviest.filter(|owner| partition.owner != Some(**owner));
-            if moves.is_some_and(|to| self.subscribers[to].terms.snapshots) {
+            if moves.is_some_and(|to| self.subscribers[to].options.snapshots) {
                 partition.needs_snapshot = true;
-                self.unclear.insert(usize::from(place));
+                self.needs_snapshot.insert(usize::from(place));
             }
             partition.owner = heaviest.copied();
             partition.offered = false;
@@ -157,12 +152,12 @@ impl Group {
     }
 
     /// Lets the owner of a partition know what it can have of it.
-    pub(super) fn offer(&mut self, place: Place) {
+    pub(super) fn offer(&mut self, place: PartitionId) {
         let partition = &mut self.partitions[usize::from(place)];
         let Some(owner) = partition.owner.filter(|owner| partition.can_go_to(*owner)) else {
             return;
         };
-        let unclear = partition.is_unclear();
+        let unclear = partition.needs_snapshot();
         if partition.head().is_none() && !unclear {
             return;
         }
@@ -184,6 +179,6 @@ impl Group {
     }
 }
 
-fn weight(key: Key, place: Place) -> u64 {
+fn weight(key: Key, place: PartitionId) -> u64 {
     mix(mix(key.0) ^ u64::from(place))
 }

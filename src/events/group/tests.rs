@@ -4,7 +4,7 @@ mod model;
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use super::{Bounds, Group, Key, PARTITIONS, Terms};
+use super::{Bounds, Group, Key, PARTITIONS, SubscribeOptions};
 use crate::{
     config::{self, WhenFull},
     events::{Delivered, Delivery, Partitions, partition_of},
@@ -18,8 +18,8 @@ fn group(change: impl FnOnce(&mut Bounds)) -> Group {
 }
 
 /// A subscriber that wants no more snapshots than it needs.
-fn plain(window: usize) -> Terms {
-    Terms { window, snapshots: false }
+fn plain(window: usize) -> SubscribeOptions {
+    SubscribeOptions { window: Some(window), snapshots: false }
 }
 
 fn client(slot: u32) -> ClientId {
@@ -201,7 +201,7 @@ fn who_wants_it_learns_who_is_connected_in_what_comes_to_it() {
     }
     let last = take(&mut group, first).pop().unwrap();
     group.acknowledge(first, last.cursor).unwrap();
-    let second = group.join(Terms { window: 1000, snapshots: true });
+    let second = group.join(SubscribeOptions { window: Some(1000), snapshots: true });
     let moved = |group: &Group| -> HashSet<u16> {
         let mine = group.partitions.iter().zip(1..);
         mine.filter(|(it, _)| it.owner == Some(second)).map(|(_, number)| number).collect()

@@ -24,7 +24,7 @@ async fn nothing_is_collected_for_nobody() {
     assert_eq!(say(&mut *ear, 1, "hello"), Heard::Taken);
     assert_eq!(ear.roll_call(), None);
     live.swap(configured(|_| {}));
-    let mut subscription = events.subscribe(&name("g"), Wish::default()).unwrap();
+    let mut subscription = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
     assert!(ear.listens());
     ear.end_turn();
     assert_eq!(ear.roll_call(), Some(0));
@@ -65,7 +65,7 @@ async fn a_roll_call_divides_what_a_new_group_is_told_from_what_it_is_not() {
     for slot in 0..6 {
         open(&mut *ear, slot);
     }
-    let mut new = events.subscribe(&name("new"), Wish::default()).unwrap();
+    let mut new = events.subscribe(&name("new"), SubscribeOptions::default()).unwrap();
     assert_eq!([&woken, &other_woken].map(|woken| woken.load(Ordering::SeqCst)), [1, 1]);
     // Before the first slot is named, nothing concerns it.
     close(&mut *ear, 0);
@@ -114,14 +114,14 @@ async fn roll_calls_come_one_after_the_other_and_end_with_their_group() {
     open(&mut *ear, 1);
     for names in [&["g", "h"][..], &["g", "h", "i"]] {
         live.swap(groups(names));
-        drop(events.subscribe(&name("g"), Wish::default()).unwrap());
+        drop(events.subscribe(&name("g"), SubscribeOptions::default()).unwrap());
     }
     assert_eq!(ear.roll_call(), Some(0));
     ear.present(&[client(1)], Some(100));
     assert_eq!(ear.roll_call(), Some(100));
     // The group goes before the answer comes, which then is for nobody.
     live.swap(groups(&["g", "i"]));
-    let mut last = events.subscribe(&name("i"), Wish::default()).unwrap();
+    let mut last = events.subscribe(&name("i"), SubscribeOptions::default()).unwrap();
     open(&mut *ear, 2);
     ear.present(&[], None);
     assert_eq!(ear.roll_call(), Some(0));
@@ -159,7 +159,7 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
     assert_eq!(say(&mut *ear, 2, "d"), Heard::NoRoom);
     // Another policy is room, too.
     live.swap(configured(|config| config.buffer_messages = 4));
-    drop(events.subscribe(&name("g"), Wish::default()));
+    drop(events.subscribe(&name("g"), SubscribeOptions::default()));
     assert_eq!(woken.load(Ordering::SeqCst), 2);
     assert_eq!(say(&mut *ear, 2, "d"), Heard::Taken);
 }

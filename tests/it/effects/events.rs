@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use gateway_websocket::{
-    events::{Delivered, Delivery, Ended, Stats, SubscribeError, Subscription, What, Wish},
+    events::{
+        Delivered, Delivery, Ended, Stats, SubscribeError, SubscribeOptions, Subscription, What,
+    },
     ids::Name,
 };
 
@@ -17,7 +19,9 @@ const GROUP: (&str, &str) = ("events.groups", "[\"g\"]");
 
 impl Stage {
     fn subscribe(&self, group: &str) -> Result<Subscription, SubscribeError> {
-        self.gateway.events().subscribe(&Name::new(group, 256).unwrap(), Wish::default())
+        self.gateway
+            .events()
+            .subscribe(&Name::new(group, 256).unwrap(), SubscribeOptions::default())
     }
 
     fn stats(&self) -> Stats {

@@ -2,6 +2,7 @@
 //! parts; room runs out. A plain list of what has happened says what each may be told.
 
 mod peer;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,12 +12,12 @@ use std::{
 
 use self::peer::Peer;
 use super::{
-    super::{Bounds, Group, Key, PARTITIONS, Terms, mix, partition_of},
+    super::{Bounds, Group, Key, PARTITIONS, SubscribeOptions, mix, partition_of},
     event,
 };
 use crate::{
     config::WhenFull,
-    events::{Delivered, Delivery, Event, Partitions, What},
+    events::{Delivered, Event, What},
     ids::ClientId,
 };
 
@@ -130,7 +131,7 @@ impl Walk {
             36 if self.peers.len() < 6 => {
                 let window = 1 + self.draw(40);
                 let snapshots = self.draw(2) == 0;
-                self.join(Terms { window, snapshots });
+                self.join(SubscribeOptions { window: Some(window), snapshots });
             }
             37 if self.draw(2) == 0 && !self.peers.is_empty() => {
                 let at = self.draw(self.peers.len());
@@ -159,7 +160,7 @@ impl Walk {
 
     /// Goes on with the roll call.
     fn name_some(&mut self) {
-        if self.group.unnamed == 0 {
+        if self.group.shards_pending == 0 {
             return;
         }
         let some = self.unnamed.len().min(200);
@@ -200,10 +201,10 @@ impl Walk {
         self.log.insert(cursor, Record { event, fate: Fate::Kept, told: false });
     }
 
-    fn join(&mut self, terms: Terms) -> Key {
+    fn join(&mut self, options: SubscribeOptions) -> Key {
         let owners = self.owners();
-        let key = self.group.join(terms);
-        self.peers.push(Peer::new(key, terms));
+        let key = self.group.join(options);
+        self.peers.push(Peer::new(key, options));
         self.note_moves(&owners);
         key
     }
@@ -252,92 +253,6 @@ impl Walk {
             self.told(at, &delivery, &later);
             self.peers[at].flight.push_back(delivery);
         }
-    }
-
-    /// Judges what a subscriber is told, before what is told it later.
-    fn told(&mut self, at: usize, delivery: &Delivery, later: &BTreeSet<u64>) {
-        let key = self.peers[at].key;
-        match &delivery.what {
-            Delivered::Event(event) => {
-                let partition = partition_of(event.client);
-                assert!(self.peers[at].unclear.is_empty(), "something is missing, and no snapshot");
-                let unknown = self.peers[at].unknown.contains(&partition);
-                assert!(self.cleared.contains(&partition) && !unknown, "who is connected?");
-                let pending = self.pending.entry(event.client).or_default();
-                let earlier: Vec<u64> = pending.range(..delivery.cursor).copied().collect();
-                for cursor in earlier {
-                    let record = self.log.get_mut(&cursor).unwrap();
-                    match record.fate {
-                        Fate::Kept => record.fate = Fate::Passed,
-                        fate => assert!(fate == Fate::InFlight(key), "{cursor} is {fate:?}"),
-                    }
-                    if record.fate == Fate::Passed {
-                        pending.remove(&cursor);
-                    }
-                }
-                let record = self.log.get_mut(&delivery.cursor).unwrap();
-                assert_eq!(record.fate, Fate::Kept, "{} is told again", delivery.cursor);
-                assert!(Arc::ptr_eq(&record.event, event));
-                assert_eq!(record.told, delivery.redelivered);
-                (record.fate, record.told) = (Fate::InFlight(key), true);
-            }
-            Delivered::Missed { partitions, first, last, messages, changes } => {
-                assert!(self.peers[at].unclear.is_empty(), "what is missing, and no snapshot");
-                self.peers[at].unclear = self.numbers(key, partitions);
-                assert!(messages + changes > 0 && first <= last);
-                assert!(last - first + 1 >= messages + changes);
-            }
-            Delivered::Snapshot { partitions, clients } => {
-                let numbers = self.numbers(key, partitions);
-                let missing = std::mem::take(&mut self.peers[at].unclear);
-                assert!(missing.is_subset(&numbers), "of others than those that were missing");
-                assert!(clients.len() <= 1000 || numbers.len() == 1);
-                let named: BTreeSet<ClientId> = clients.iter().copied().collect();
-                assert_eq!(named.len(), clients.len(), "somebody is named twice");
-                assert_eq!(named, self.connected(&numbers, later));
-                self.peers[at].unknown.retain(|number| !numbers.contains(number));
-                self.cleared.extend(numbers);
-                self.snapshots += 1;
-            }
-        }
-    }
-
-    /// The partitions, all of which can be told to `key`.
-    fn numbers(&self, key: Key, partitions: &Partitions) -> BTreeSet<u16> {
-        let numbers: BTreeSet<u16> = match partitions {
-            Partitions::All => (1..=256).collect(),
-            Partitions::These(numbers) => numbers.iter().copied().collect(),
-        };
-        let partition = |number: &u16| &self.group.partitions[usize::from(*number) - 1];
-        assert!(!numbers.is_empty() && numbers.iter().all(|it| partition(it).can_go_to(key)));
-        numbers
-    }
-
-    /// Who is connected before what waits, or was just taken, of these partitions.
-    fn connected(&self, numbers: &BTreeSet<u16>, taken: &BTreeSet<u64>) -> BTreeSet<ClientId> {
-        let mut waiting: BTreeSet<u64> = taken.clone();
-        for partition in &self.group.partitions {
-            waiting.extend(partition.changes().map(|entry| entry.cursor));
-        }
-        let mut connected = BTreeSet::new();
-        for (client, changes) in &self.changes {
-            let number = partition_of(*client);
-            if !numbers.contains(&number) {
-                continue;
-            }
-            let partition = &self.group.partitions[usize::from(number) - 1];
-            let over = changes.iter().rev().find(|(cursor, _)| !waiting.contains(cursor));
-            let Some((cursor, is_there)) = over else { continue };
-            // Nothing of it is told later that came before.
-            let late = partition
-                .entries()
-                .find(|entry| entry.event.client == *client && entry.cursor < *cursor);
-            assert!(late.is_none(), "{late:?} is told after {cursor}");
-            if *is_there {
-                connected.insert(*client);
-            }
-        }
-        connected
     }
 
     fn acknowledge(&mut self, at: usize) {
@@ -395,16 +310,16 @@ impl Walk {
         }
         let acknowledged = |record: &&Record| record.fate == Fate::Acknowledged;
         assert_eq!(self.log.values().filter(acknowledged).count() as u64, done);
-        for peer in self.peers.iter().filter(|peer| peer.idle && self.group.unnamed == 0) {
+        for peer in self.peers.iter().filter(|peer| peer.idle && self.group.shards_pending == 0) {
             let has_room = peer.flight.len() < peer.window;
             let waits = self.group.partitions.iter().any(|partition| {
                 partition.can_go_to(peer.key)
-                    && (partition.is_unclear() || partition.head().is_some())
+                    && (partition.needs_snapshot() || partition.head().is_some())
             });
             assert!(!(has_room && waits), "{:?} is not told that there is something", peer.key);
         }
         for (place, partition) in self.group.partitions.iter().enumerate() {
-            assert_eq!(partition.is_unclear(), self.group.unclear.contains(place));
+            assert_eq!(partition.needs_snapshot(), self.group.needs_snapshot.contains(place));
         }
         let heads = self.group.subscribers.values().flat_map(|subscriber| &subscriber.heads);
         let mut offered: Vec<usize> = heads.map(|head| usize::from(head.0.1)).collect();
@@ -415,13 +330,13 @@ impl Walk {
 
     /// One subscriber is left and does everything; then nothing is left.
     fn finish(&mut self) {
-        while self.group.unnamed > 0 {
+        while self.group.shards_pending > 0 {
             self.name_some();
         }
         while !self.peers.is_empty() {
             self.leave(0);
         }
-        let key = self.join(Terms { window: 64, snapshots: false });
+        let key = self.join(SubscribeOptions { window: Some(64), snapshots: false });
         loop {
             self.take(0, 64);
             let Some(last) = self.peers[0].flight.back().map(|delivery| delivery.cursor) else {
@@ -450,8 +365,12 @@ impl Walk {
         for partition in &self.group.partitions {
             assert_eq!((partition.in_flight, partition.holder), (0, None));
         }
-        let based: BTreeSet<ClientId> =
-            self.group.partitions.iter().flat_map(|partition| partition.base.clone()).collect();
+        let based: BTreeSet<ClientId> = self
+            .group
+            .partitions
+            .iter()
+            .flat_map(|partition| partition.connected.clone())
+            .collect();
         assert_eq!(based, self.clients.iter().copied().collect());
     }
 }

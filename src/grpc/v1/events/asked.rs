@@ -19,7 +19,7 @@ use super::super::{
 use crate::{
     change::Change,
     config::{Config, Live, value::span},
-    events::Wish,
+    events::SubscribeOptions,
     ids::{ClientId, Name},
     message::{Payload, Target},
 };
@@ -66,7 +66,7 @@ impl Asked {
     }
 
     /// Waits for the first request: the group, and what is wished.
-    pub(super) async fn start(&mut self) -> Result<(Name, Wish), Status> {
+    pub(super) async fn start(&mut self) -> Result<(Name, SubscribeOptions), Status> {
         let first = self.stream.next().await.transpose();
         let config = self.live.snapshot();
         let first = first.map_err(|status| fault::unread(status, &config))?;
@@ -135,7 +135,10 @@ pub(super) fn late(time: Duration) -> Status {
     Status::with_error_details(tonic::Code::DeadlineExceeded, text, details)
 }
 
-fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name, Wish)> {
+fn read_start(
+    reading: &mut Reading<'_>,
+    start: &SubscribeStart,
+) -> Option<(Name, SubscribeOptions)> {
     let group = reading.name("start.group", &start.group);
     let window = usize::try_from(start.window);
     if window.is_err() {
@@ -143,7 +146,7 @@ fn read_start(reading: &mut Reading<'_>, start: &SubscribeStart) -> Option<(Name
     }
     let (group, window) = group.zip(window.ok())?;
     let window = Some(window).filter(|window| *window > 0);
-    Some((group, Wish { window, snapshots: start.snapshots }))
+    Some((group, SubscribeOptions { window, snapshots: start.snapshots }))
 }
 
 fn read(request: SubscribeRequest, config: &Config) -> Result<Step, Faults> {

@@ -161,7 +161,7 @@ fn no_group(text: String, group: &str) -> Status {
 pub(super) fn wrong(why: &WrongAck) -> Status {
     let field = match why {
         WrongAck::Epoch { .. } => "acknowledgement.epoch",
-        WrongAck::Future { .. } => "acknowledgement.cursor",
+        WrongAck::UnknownCursor { .. } => "acknowledgement.cursor",
     };
     let mut faults = Faults::default();
     faults.add(field, why);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Key, Terms};
+use super::{Key, SubscribeOptions};
 use crate::events::Delivery;
 
 /// A subscriber, as it sees itself.
@@ -21,9 +21,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(key: Key, terms: Terms) -> Self {
-        let Terms { window, snapshots } = terms;
+    pub(super) fn new(key: Key, options: SubscribeOptions) -> Self {
+        let SubscribeOptions { window, snapshots } = options;
         let (flight, unclear, unknown) = (VecDeque::new(), BTreeSet::new(), BTreeSet::new());
+        let window = window.unwrap_or(usize::MAX);
         Self { key, window, flight, idle: false, unclear, snapshots, unknown }
     }
 

@@ -6,23 +6,23 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use super::{
-    Ended,
-    ear::Links,
     event::{Delivery, Event},
-    group::{Bounds, Future, Group, Key, Stats, Terms},
+    group::{Bounds, Group, Key, Stats, SubscribeOptions, UnknownCursor},
+    links::Links,
+    seat::{Ended, Seat},
 };
 use crate::ids::{ClientId, Name};
 
 /// A consumer group and its subscribers.
-pub(super) struct Consumers {
+pub(super) struct ConsumerGroup {
     name: Name,
     links: Arc<Links>,
     /// Whether messages find no room; changed under the lock, read without it.
@@ -39,21 +39,7 @@ struct State {
     over: bool,
 }
 
-/// Where a subscriber sleeps.
-#[derive(Debug, Default)]
-pub(super) struct Seat {
-    pub(super) stirred: Notify,
-    pub(super) ended: OnceLock<Ended>,
-}
-
-impl Seat {
-    fn end(&self, why: Ended) {
-        let _ = self.ended.set(why);
-        self.stirred.notify_one();
-    }
-}
-
-impl Consumers {
+impl ConsumerGroup {
     /// A group that is there before any client.
     pub(super) fn new(name: Name, bounds: Bounds, links: Arc<Links>) -> Self {
         Self::of(name, Group::new(bounds), links)
@@ -101,12 +87,12 @@ impl Consumers {
     }
 
     /// Lets one more subscribe, if there are fewer than `most`.
-    pub(super) fn join(&self, terms: Terms, most: usize) -> Option<(Key, Arc<Seat>)> {
+    pub(super) fn join(&self, options: SubscribeOptions, most: usize) -> Option<(Key, Arc<Seat>)> {
         self.change(|state| {
             if state.seats.len() >= most {
                 return None;
             }
-            let (key, seat) = (state.group.join(terms), Arc::new(Seat::default()));
+            let (key, seat) = (state.group.join(options), Arc::new(Seat::default()));
             state.seats.insert(key, Arc::clone(&seat));
             state.vacant = None;
             Some((key, seat))
@@ -130,7 +116,7 @@ impl Consumers {
     }
 
     /// Takes note of what a subscriber has done.
-    pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), Future> {
+    pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), UnknownCursor> {
         let done = self.change(|state| state.group.acknowledge(key, cursor));
         self.links.wake_leaving();
         done

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use figment::value::Value;
 
-use super::super::print::literal;
+use super::print::literal;
 
 /// Where a value was set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
