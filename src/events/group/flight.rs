@@ -26,7 +26,8 @@ use std::{
 use super::{
     super::event::{Delivered, Delivery, Partitions},
     FIRST, Group, Key, SubscribeOptions,
-    partition::{Entry, Gap, PARTITIONS, Partition, PartitionId, number_of},
+    entry::{Entry, PARTITIONS, PartitionId, number_of},
+    partition::{Gap, Partition},
 };
 
 /// Clients that one snapshot names at most, unless they are all of one partition.
@@ -70,14 +71,6 @@ pub(super) enum Item {
 impl Subscriber {
     pub(super) fn new(options: SubscribeOptions) -> Self {
         Self { options, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
-    }
-
-    /// Events in flight, the last first.
-    pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.flight.iter_mut().rev().filter_map(|flown| match &mut flown.item {
-            Item::Event(_, entry) => Some(entry),
-            Item::Missed(_) | Item::Snapshot(_) => None,
-        })
     }
 
     /// Keeps the head of one of its partitions in mind, if there is one and it isn't yet.
@@ -156,11 +149,17 @@ impl Group {
     /// Whether `key` has all that its window allows.
     pub(in crate::events) fn is_full(&self, key: Key) -> bool {
         let subscriber = self.subscribers.get(&key);
-        subscriber.is_some_and(|subscriber| subscriber.room(self.bounds.window) == 0)
+        subscriber.is_some_and(|subscriber| {
+            subscriber.room(self.bounds.window) == 0
+                || self.is_crowded() && !subscriber.flight.is_empty()
+        })
     }
 
     /// Gives something more, if there is something and room for it.
     fn give(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer) -> Given {
+        if self.is_crowded() && !to.flight.is_empty() {
+            return Given::NoRoom;
+        }
         if buffer.all_clear || to.owes > 0 {
             let given = self.give_event(to, buffer);
             if buffer.all_clear || given != Given::Nothing {
@@ -209,6 +208,10 @@ impl Group {
         let Some(entry) = partition.pop() else { return };
         partition.hold(buffer.key);
         to.look_at(place, partition);
+        self.waits_no_more(place, &entry);
+        if entry.event.is_message() {
+            self.in_flight_bytes += entry.event.weight();
+        }
         to.owes = to.owes.saturating_sub(PAID);
         buffer.bytes += entry.event.weight();
         let what = Delivered::Event(Arc::clone(&entry.event));

@@ -4,13 +4,13 @@
 //! one more or one less moves only what has to move. It goes to its new owner once nothing of it is
 //! in flight to the old one.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{collections::VecDeque, time::Instant};
 
 use super::{
     Group, Key, SubscribeOptions,
+    entry::{Entry, PartitionId},
     flight::{Item, Subscriber},
     mix,
-    partition::{Back, PartitionId},
 };
 
 /// Nothing has had that cursor yet.
@@ -39,6 +39,7 @@ impl Group {
         }
         self.share();
         self.fit();
+        self.stir_all();
     }
 
     /// Takes note that the item at `cursor`, and what `key` was given before it, were done.
@@ -54,6 +55,7 @@ impl Group {
         let Some(at) = subscriber.flight.iter().position(|flown| flown.cursor == cursor) else {
             return Ok(());
         };
+        let was_crowded = self.is_crowded();
         self.stats.acknowledged += at as u64 + 1;
         for _ in 0..=at {
             let flight = self.subscribers.get_mut(&key).map(|subscriber| &mut subscriber.flight);
@@ -63,6 +65,9 @@ impl Group {
         }
         self.refill();
         self.stir(key);
+        if was_crowded && !self.is_crowded() {
+            self.stir_all();
+        }
         Ok(())
     }
 
@@ -85,7 +90,8 @@ impl Group {
     fn settle(&mut self, item: Item) {
         match item {
             Item::Event(place, entry) => {
-                self.forget(&entry.event);
+                self.lands(&entry);
+                self.forget(&entry);
                 self.release(place);
             }
             Item::Missed(gaps) => gaps.into_iter().for_each(|(place, _)| self.release(place)),
@@ -96,13 +102,9 @@ impl Group {
     fn put_back(&mut self, item: Item) {
         match item {
             Item::Event(place, entry) => {
-                let event = Arc::clone(&entry.event);
-                let partition = &mut self.partitions[usize::from(place)];
-                partition.release();
-                if matches!(partition.put_back(entry), Back::Missed) {
-                    self.forget(&event);
-                    self.count_missed(event.is_message());
-                }
+                self.partitions[usize::from(place)].release();
+                self.lands(&entry);
+                self.wait_again(place, entry);
             }
             Item::Missed(gaps) => {
                 for (place, mut gap) in gaps {
@@ -165,6 +167,21 @@ impl Group {
             subscriber.look_at(place, partition);
         }
         self.stir(owner);
+    }
+
+    /// An event is in flight no more.
+    fn lands(&mut self, entry: &Entry) {
+        if entry.event.is_message() {
+            self.in_flight_bytes -= entry.event.weight();
+        }
+    }
+
+    /// There is room again for what is in flight.
+    fn stir_all(&mut self) {
+        let keys: Vec<Key> = self.subscribers.keys().copied().collect();
+        for key in keys {
+            self.stir(key);
+        }
     }
 
     /// Who found nothing to take is told that there may be something.

@@ -1,6 +1,7 @@
 //! What a consumer group promises, case by case; [`model`] walks at random.
 
 mod model;
+mod shares;
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 

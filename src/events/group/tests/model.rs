@@ -2,6 +2,7 @@
 //! parts; room runs out. A plain list of what has happened says what each may be told.
 
 mod peer;
+mod room;
 mod told;
 
 use std::{
@@ -117,7 +118,8 @@ impl Walk {
                 self.append(event::opened(client));
             }
             10..28 if !self.clients.is_empty() => {
-                let at = self.draw(self.clients.len());
+                // Now and then one that says more than others.
+                let at = self.draw(self.clients.len()) * usize::from(self.draw(3) > 0);
                 let size = self.draw(8) * 100;
                 if !self.group.pauses() {
                     self.append(event::message(self.clients[at], size));
@@ -179,6 +181,7 @@ impl Walk {
         let before = self.group.stats();
         let event = Arc::new(event);
         let weight = event.weight() as u64;
+        let waiting = self.waiting();
         self.group.append(&event);
         let cursor = self.group.last;
         match event.what {
@@ -197,6 +200,7 @@ impl Walk {
             assert_eq!(self.bounds.when_full, WhenFull::DropOldest);
             let full = before.held_messages >= self.bounds.messages as u64;
             assert!(full || before.held_bytes + weight > bytes, "a message is dropped for nothing");
+            self.judge_victims(waiting, &event);
         }
         self.log.insert(cursor, Record { event, fate: Fate::Kept, told: false });
     }
@@ -311,7 +315,8 @@ impl Walk {
         let acknowledged = |record: &&Record| record.fate == Fate::Acknowledged;
         assert_eq!(self.log.values().filter(acknowledged).count() as u64, done);
         for peer in self.peers.iter().filter(|peer| peer.idle && self.group.shards_pending == 0) {
-            let has_room = peer.flight.len() < peer.window;
+            let crowded = self.group.is_crowded() && !peer.flight.is_empty();
+            let has_room = peer.flight.len() < peer.window && !crowded;
             let waits = self.group.partitions.iter().any(|partition| {
                 partition.can_go_to(peer.key)
                     && (partition.needs_snapshot() || partition.head().is_some())
