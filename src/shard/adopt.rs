@@ -85,11 +85,11 @@ fn enter(
     connection.decoder = wire::Decoder::new(new.window.is_some());
     connection.about = new.about;
     connections.insert(connection, socket, tls);
-    let stats = &context.stats;
-    stats.sockets.add(1);
-    stats.clients.set(connections.count_open() as u64);
-    stats.opened.add(1);
-    if let Some(gauge) = new.window.and_then(|window| stats.window(window)) {
+    let metrics = &context.stats;
+    metrics.sockets.add(1);
+    metrics.clients.set(connections.count_open() as u64);
+    metrics.opened.add(1);
+    if let Some(gauge) = new.window.and_then(|window| metrics.window(window)) {
         gauge.add(1);
     }
     Ok(slot)

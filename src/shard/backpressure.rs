@@ -91,22 +91,6 @@ impl Backpressure {
         }
     }
 
-    /// Whether a client is read from now on; who waits here is counted.
-    pub(super) fn set_reading(
-        &self,
-        context: &Context,
-        connection: &mut Connection,
-        reading: ReadState,
-    ) {
-        let waited = connection.waits();
-        connection.flags.reading = reading;
-        match (waited, connection.waits()) {
-            (false, true) => context.stats.waiting_clients.add(1),
-            (true, false) => context.stats.waiting_clients.sub(1),
-            _ => {}
-        }
-    }
-
     /// Puts a client at the end, with the time it has waited before and was not measured by.
     pub(super) fn push(
         &mut self,
@@ -119,7 +103,7 @@ impl Backpressure {
             self.waited.insert(slot, credit);
         }
         let Some(connection) = connections.get_mut(slot) else { return };
-        self.set_reading(context, connection, ReadState::Waiting);
+        set_reading(context, connection, ReadState::Waiting);
         self.places.push_back((connection.id, context.tick));
         let clients = connections.len();
         close_ranks(&mut self.places, clients, |client| waiting(connections, client).is_some());
@@ -141,7 +125,7 @@ impl Backpressure {
             let Some(slot) = waiting(connections, client) else { continue };
             let connection = connections.get_mut(slot)?;
             (self.turn, self.taken) = (Some(slot), false);
-            self.set_reading(context, connection, ReadState::Reading);
+            set_reading(context, connection, ReadState::Reading);
             // What answers a ping may have come long ago.
             connection.asked = None;
             if context.settings.rates != Rates::default() {
@@ -171,9 +155,20 @@ impl Backpressure {
     }
 }
 
+/// Whether a client is read from now on; clients in the backpressure queue are counted.
+pub(super) fn set_reading(context: &Context, connection: &mut Connection, reading: ReadState) {
+    let waited = connection.waits();
+    connection.flags.reading = reading;
+    match (waited, connection.waits()) {
+        (false, true) => context.stats.waiting_clients.add(1),
+        (true, false) => context.stats.waiting_clients.sub(1),
+        _ => {}
+    }
+}
+
 /// The slot of a client, if it still waits.
 fn waiting(connections: &Connections, client: ClientId) -> Option<Slot> {
-    connections.find(client).filter(|&slot| connections.get(slot).is_some_and(|it| it.waits()))
+    connections.find(client).filter(|&slot| connections.get(slot).is_some_and(Connection::waits))
 }
 
 /// Takes those out of a queue who have gone, if there may be many of them: clients came, waited, were

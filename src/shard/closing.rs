@@ -14,8 +14,8 @@
 use std::rc::Rc;
 
 use super::{
-    batch::Batch, connection::ReadState, connections::Removed, encode::PLAIN, outbound::Outbound,
-    slot::Slot, socket::Socket, state::State, write_queue::Sort,
+    backpressure::set_reading, batch::Batch, connection::ReadState, connections::Removed,
+    encode::PLAIN, outbound::Outbound, slot::Slot, socket::Socket, state::State, write_queue::Sort,
 };
 use crate::{
     close::{Cause, Close},
@@ -46,7 +46,7 @@ pub(super) fn close_after(
     if matches!(close.cause, Cause::Budget | Cause::Policy) {
         stop_reading(state, slot);
     }
-    let State { context, connections, outbound, receiver, backpressure, timers, .. } = state;
+    let State { context, connections, outbound, receiver, timers, .. } = state;
     let Some(parts) = connections.parts(slot) else { return };
     let (connection, window) = (parts.connection, parts.socket.window());
     if close.drop_pending || !reads(close.cause) {
@@ -64,7 +64,7 @@ pub(super) fn close_after(
     connection.out.append(frame, Sort::Close);
     // Read again, if only for the client's own close frame.
     if !connection.is_read() {
-        backpressure.set_reading(context, connection, ReadState::Reading);
+        set_reading(context, connection, ReadState::Reading);
         receiver.read_again(slot, connection);
     }
     outbound.mark_dirty(slot, connection);
@@ -102,7 +102,7 @@ pub(super) fn remove(state: &mut State, slot: Slot) {
     let State { context, connections, outbound, backpressure, .. } = state;
     let Some(Removed { mut connection, socket, tls }) = connections.remove(slot) else { return };
     outbound.forget(slot);
-    backpressure.set_reading(context, &mut connection, ReadState::Reading);
+    set_reading(context, &mut connection, ReadState::Reading);
     backpressure.forget(slot);
     let mut dropped = connection.out.abandon();
     if let (Some(socket), Some(mut tls)) = (socket, tls) {
@@ -117,13 +117,13 @@ pub(super) fn remove(state: &mut State, slot: Slot) {
 /// Takes the client off every list and count; no code is no close frame.
 fn retire(state: &mut State, slot: Slot, cause: Cause, code: Option<u16>) {
     let State { context, connections, membership, events, .. } = state;
-    let stats = &context.stats;
-    stats.clients.set(connections.count_open() as u64);
+    let metrics = &context.stats;
+    metrics.clients.set(connections.count_open() as u64);
     let window = connections.sockets.get(slot).map_or(PLAIN, Socket::window);
-    if let Some(gauge) = stats.window(window) {
+    if let Some(gauge) = metrics.window(window) {
         gauge.sub(1);
     }
-    stats.close(cause, code);
+    metrics.close(cause, code);
     let uid = connections.get(slot).and_then(|it| it.uid.clone());
     membership.bind(connections, slot, None);
     membership.leave_all(connections, slot);

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use super::{
     adopt::{ClientIds, adopt},
+    backpressure::set_reading,
     batch::Batch,
     change::change,
     closing::{close, cut_off, lost, remove, stop_reading},
@@ -111,12 +112,12 @@ impl EventLoop {
         let (clock, now) = (world.clock.clone(), world.clock.now());
         let shards = world.shards;
         let context = Context { index, shards, clock, now, tick: 0, settings, stats };
-        let state = State::new(context, &world.directory, ear);
+        let owners = State::new(context, &world.directory, ear);
         Self {
             poll,
             inbox,
             reader,
-            state,
+            state: owners,
             effects: Effects::default(),
             jobs: Jobs::default(),
             ids: ClientIds::default(),
@@ -283,7 +284,7 @@ impl EventLoop {
             other => match queries::answer(&mut self.state, &self.calendar, other) {
                 Ok(worth) => return worth,
                 // A message, which is a job of its own.
-                Err(command) => self.jobs.push(command),
+                Err(command) => self.jobs.push(*command),
             },
         }
         0
@@ -351,7 +352,9 @@ impl EventLoop {
         let Some(drain) = self.drain.as_mut() else { return };
         let due = drain.take_due(self.state.context.now);
         let goodbye = drain.close.clone();
-        due.into_iter().for_each(|client| self.close(client, &goodbye));
+        for client in due {
+            self.close(client, &goodbye);
+        }
     }
 
     /// Closes those whose last words were answered, once the jobs are done that came before.
@@ -370,14 +373,14 @@ impl EventLoop {
 
     /// Begins to close the client as soon as what it said was answered, and the answers carried out.
     fn close_when_answered(&mut self, slot: Slot, goodbye: Box<Close>) {
-        let State { context, connections, backpressure, events, .. } = &mut self.state;
+        let State { context, connections, events, .. } = &mut self.state;
         let Some(connection) = connections.get_mut(slot).filter(|it| it.is_open()) else { return };
         let settings = &context.settings;
         let wait = settings.answer_wait.filter(|_| settings.messages != Messages::Drop);
         let Some(wait) = wait.filter(|_| !connection.flags.closing) else {
             return close(&mut self.state, slot, &goodbye);
         };
-        backpressure.set_reading(context, connection, ReadState::Leaving);
+        set_reading(context, connection, ReadState::Leaving);
         let unanswered = events.unanswered(connection.id);
         let until = context.tick.saturating_add(wait);
         self.deferred.defer(connection.id, goodbye, until, unanswered);

@@ -95,7 +95,7 @@ pub(super) fn answer(
     state: &mut State,
     calendar: &Calendar,
     command: Command,
-) -> Result<usize, Command> {
+) -> Result<usize, Box<Command>> {
     let State { connections, membership, .. } = &*state;
     // Who asked may be gone.
     Ok(match command {
@@ -136,7 +136,7 @@ pub(super) fn answer(
             let _ = reply.send(scan(state, calendar, &step));
             SLOTS as usize / LISTED_PER_DELIVERY
         }
-        other => return Err(other),
+        other => return Err(Box::new(other)),
     })
 }
 

@@ -22,7 +22,7 @@ use crate::net::traffic::{Traffic, traffic};
 
 /// The socket of one connection, and what is known of it without looking at the connection.
 pub(super) struct Socket {
-    socket: TcpStream,
+    stream: TcpStream,
     /// The window size for compressed messages; [`PLAIN`] for none.
     window: u8,
     /// The client can be sent to: it is not on its way out.
@@ -32,8 +32,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(socket: TcpStream, window: Option<u8>, is_tls: bool) -> Self {
-        Self { socket, window: window.unwrap_or(PLAIN), open: true, is_tls }
+    pub(super) fn new(stream: TcpStream, window: Option<u8>, is_tls: bool) -> Self {
+        Self { stream, window: window.unwrap_or(PLAIN), open: true, is_tls }
     }
 
     /// Whether its client can be sent to.
@@ -56,38 +56,38 @@ impl Socket {
 
     /// What went through it so far.
     pub(super) fn traffic(&self) -> io::Result<Traffic> {
-        traffic(&self.socket)
+        traffic(&self.stream)
     }
 
     /// Ends our side of the stream; the client's goes on.
     pub(super) fn shut_write(&self) {
         // Fails only on a connection that has ended altogether, which the poll tells too.
-        let _ = self.socket.shutdown(Shutdown::Write);
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Makes the end of the socket a reset, so that the kernel doesn't go on sending to somebody
     /// who doesn't read.
     pub(super) fn end_with_reset(&self) {
         // If it fails, the kernel tries for longer than it should; nobody else notices.
-        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 }
 
 impl Read for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = recv(&self.socket, buffer, RecvFlags::empty())?;
+        let (count, _) = recv(&self.stream, buffer, RecvFlags::empty())?;
         Ok(count)
     }
 }
 
 impl Write for &Socket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(send(&self.socket, bytes, SendFlags::NOSIGNAL)?)
+        Ok(send(&self.stream, bytes, SendFlags::NOSIGNAL)?)
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         // It has no way to forbid SIGPIPE; Rust programs ignore that from the start.
-        Ok(rustix::io::writev(&self.socket, slices)?)
+        Ok(rustix::io::writev(&self.stream, slices)?)
     }
 
     fn flush(&mut self) -> io::Result<()> {
