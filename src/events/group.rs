@@ -15,13 +15,17 @@
 //! # Invariants
 //!
 //! * What is in flight of a partition is in flight to one subscriber.
-//! * A partition's base holds who is connected as of the head of its queue. So a dropped `opened`
+//! * A partition knows who is connected as of the head of its queue. So a dropped `opened`
 //!   or `closed` takes with it all that waited before it, and what was in flight before it isn't
 //!   told again.
 
+mod accounts;
+mod entry;
 mod flight;
 mod numbers;
 mod partition;
+mod queue;
+mod room;
 mod share;
 
 use std::{
@@ -31,14 +35,17 @@ use std::{
 
 use fixedbitset::FixedBitSet;
 
+use accounts::Accounts;
+pub use entry::partition_of;
+use entry::{PARTITIONS, PartitionId, partition_id_of};
 pub(super) use numbers::Bounds;
 use numbers::Held;
 pub use numbers::Stats;
-pub use partition::partition_of;
-use partition::{Entry, PARTITIONS, Partition, PartitionId, place_of};
-pub(super) use share::UnknownCursor;
+use partition::Partition;
+use room::Oldest;
+pub(super) use share::{Acknowledgement, UnknownCursor};
 
-use super::event::{Event, What};
+use super::event::Event;
 use crate::{config::WhenFull, ids::ClientId};
 
 /// The cursor of what a group tells first, which is no event: kept for it, so that it is before what
@@ -75,6 +82,10 @@ pub(super) struct Group {
     bounds: Bounds,
     messages: Held,
     changes: Held,
+    /// Bytes of the messages that are in flight.
+    in_flight_bytes: usize,
+    accounts: Accounts,
+    oldest_changes: Oldest,
     /// Whether there is no room for messages.
     full: bool,
     /// Shards that have not named all their clients yet. Until they have, nothing is given.
@@ -82,6 +93,8 @@ pub(super) struct Group {
     stats: Stats,
     /// Who found nothing to take and may now.
     stirred: Vec<Key>,
+    /// Events that are kept no longer.
+    gone: Vec<Arc<Event>>,
 }
 
 impl Group {
@@ -99,10 +112,14 @@ impl Group {
             bounds,
             messages: Held::default(),
             changes: Held::default(),
+            in_flight_bytes: 0,
+            accounts: Accounts::new(),
+            oldest_changes: Oldest::new(),
             full: false,
             shards_pending: 0,
             stats: Stats::default(),
             stirred: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -114,7 +131,7 @@ impl Group {
     /// These clients of a shard are connected. Nothing was appended of them yet.
     pub(super) fn name(&mut self, clients: &[ClientId]) {
         for client in clients {
-            self.partitions[usize::from(place_of(*client))].connected.insert(*client);
+            self.partitions[usize::from(partition_id_of(*client))].connected.insert(*client);
         }
     }
 
@@ -128,146 +145,14 @@ impl Group {
         }
     }
 
-    /// Takes note of what a client did.
-    pub(super) fn append(&mut self, event: &Arc<Event>) {
-        self.last += 1;
-        match event.what {
-            What::Opened(_) => self.stats.opened += 1,
-            What::Message { .. } => self.stats.messages += 1,
-            What::Closed(_) => self.stats.closed += 1,
-        }
-        let place = place_of(event.client);
-        let (cursor, event) = (self.last, Arc::clone(event));
-        let entry = Entry { cursor, redelivered: false, event, kept: None };
-        if entry.event.is_message() {
-            self.append_message(place, entry);
-        } else {
-            self.append_change(place, entry);
-        }
-        self.offer(place);
-    }
-
-    fn append_message(&mut self, place: PartitionId, entry: Entry) {
-        let weight = entry.event.weight();
-        let room = self.bounds.when_full == WhenFull::Pause || {
-            weight <= self.bounds.bytes && self.make_room_for_messages(Held::one(weight))
-        };
-        if room {
-            self.messages.add(weight);
-            self.partitions[usize::from(place)].push(entry);
-        } else {
-            self.partitions[usize::from(place)].miss(entry.cursor, true);
-            self.needs_snapshot.insert(usize::from(place));
-            self.count_missed(true);
-        }
-        self.refill();
-    }
-
-    fn append_change(&mut self, place: PartitionId, entry: Entry) {
-        let (cursor, weight) = (entry.cursor, entry.event.weight());
-        let room = weight <= self.bounds.bytes && self.make_room_for_changes(Held::one(weight));
-        // One that there is no room for is counted and dropped with all before it.
-        self.changes.add(weight);
-        self.partitions[usize::from(place)].push(entry);
-        if !room {
-            self.drop_up_to(place, cursor);
-        }
-        // Messages may have gone with changes.
-        self.refill();
-    }
-
-    /// Drops the oldest messages that wait until there is room for these too.
-    fn make_room_for_messages(&mut self, more: Held) -> bool {
-        while !self.messages.has_room(more, self.bounds.messages, self.bounds.bytes) {
-            let Some(place) = self.oldest(Partition::oldest_message) else { return false };
-            if let Some(entry) = self.partitions[usize::from(place)].miss_message() {
-                self.needs_snapshot.insert(usize::from(place));
-                self.forget(&entry.event);
-                self.count_missed(true);
-            }
-            self.offer(place);
-        }
-        true
-    }
-
-    /// Drops the oldest changes that wait until there is room for these too.
-    fn make_room_for_changes(&mut self, more: Held) -> bool {
-        while !self.changes.has_room(more, self.bounds.changes, self.bounds.bytes) {
-            let Some(place) = self.oldest(Partition::oldest_change) else { return false };
-            let change = self.partitions[usize::from(place)].oldest_change();
-            self.drop_up_to(place, change.unwrap_or_default());
-        }
-        true
-    }
-
-    /// Drops what waits in a partition, up to this cursor.
-    fn drop_up_to(&mut self, place: PartitionId, cursor: u64) {
-        while let Some(entry) = self.partitions[usize::from(place)].miss_up_to(cursor) {
-            self.forget(&entry.event);
-            self.count_missed(entry.event.is_message());
-        }
-        self.needs_snapshot.insert(usize::from(place));
-        self.offer(place);
-    }
-
-    /// The partition in which the oldest waits.
-    fn oldest(&self, of: impl Fn(&Partition) -> Option<u64>) -> Option<PartitionId> {
-        let heads = (PartitionId::MIN..=PartitionId::MAX).zip(&self.partitions);
-        let waiting = heads.filter_map(|(place, partition)| Some((of(partition)?, place)));
-        waiting.min().map(|(_, place)| place)
-    }
-
-    /// An event is kept no longer.
-    fn forget(&mut self, event: &Event) {
-        let held = if event.is_message() { &mut self.messages } else { &mut self.changes };
-        held.remove(event.weight());
-    }
-
-    fn count_missed(&mut self, is_message: bool) {
-        self.stats.missed_messages += u64::from(is_message);
-        self.stats.missed_changes += u64::from(!is_message);
-    }
-
-    /// Looks anew whether there is room for messages.
-    fn refill(&mut self) {
-        let Bounds { messages, bytes, .. } = self.bounds;
-        self.full = self.messages.is_full(self.full, messages, bytes);
-    }
-
-    /// Watches the last that a client did, if it is still kept: what is acknowledged last of it.
+    /// Watches what is kept of a client, if anything is: what is acknowledged last of it, ends that.
     pub(super) fn watch(&mut self, client: ClientId) -> Option<Weak<()>> {
-        let partition = &mut self.partitions[usize::from(place_of(client))];
-        let mine = |entry: &&mut Entry| entry.event.client == client;
-        if let Some(entry) = partition.latest().find(mine) {
-            return Some(entry.watch());
-        }
-        let holder = self.subscribers.get_mut(&partition.holder?)?;
-        holder.latest().find(mine).map(Entry::watch)
+        self.accounts.watch(client)
     }
 
     /// The last cursor that was given out.
     pub(super) fn last(&self) -> u64 {
         self.last
-    }
-
-    /// Puts other bounds in force.
-    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
-        self.bounds = bounds;
-        self.full = false;
-        self.fit();
-        // A window may be wider now.
-        for place in PartitionId::MIN..=PartitionId::MAX {
-            self.offer(place);
-        }
-    }
-
-    /// Drops what has no room, now that it can be: bounds are tighter, or what was in flight waits.
-    fn fit(&mut self) {
-        if self.bounds.when_full == WhenFull::DropOldest {
-            self.make_room_for_messages(Held::default());
-        }
-        self.make_room_for_changes(Held::default());
-        self.refill();
     }
 
     /// Whether clients have to wait until there is room for their messages.
@@ -278,6 +163,11 @@ impl Group {
     /// What is in force.
     pub(super) fn bounds(&self) -> &Bounds {
         &self.bounds
+    }
+
+    /// Events that are kept no longer, to be dropped when nobody waits for the group.
+    pub(super) fn gone(&mut self) -> Vec<Arc<Event>> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Who found nothing to take and should look again.

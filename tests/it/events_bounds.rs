@@ -7,6 +7,7 @@ use crate::{
     client::{Client, soon},
     events_acks::to_nobody,
     gateway::Gateway,
+    scrape::Page,
     site::until,
     subscriber::{Subscriber, closed, missed, opened, said, snapshot},
     v1::{all, clients, send},
@@ -220,6 +221,39 @@ async fn what_there_is_no_room_for_is_told_and_followed_by_who_is_there() {
     subscriber.done().await;
     say_numbers(&mut ada, 25..26).await;
     assert_eq!(said(&subscriber.hear().await), "25");
+}
+
+#[tokio::test]
+async fn one_that_floods_takes_no_room_from_others() {
+    let gateway = Gateway::with(&["events.groups=all", "events.buffer_bytes=64KiB"]).await;
+    let mut others = gateway.connect_n::<10>().await;
+    for (number, client) in others.iter_mut().enumerate() {
+        client.say(&number.to_string()).await;
+        client.say("ping").await;
+        assert_eq!(client.next_text().await, "pong");
+    }
+    let mut greedy = gateway.connect().await;
+    for _ in 0..500 {
+        greedy.say(&"x".repeat(1000)).await;
+    }
+    greedy.say("ping").await;
+    assert_eq!(greedy.next_text().await, "pong");
+    gateway.mark(greedy.id()).await;
+
+    let mut subscriber = Subscriber::of(&gateway, "all").await;
+    let mut heard = Vec::new();
+    while heard.len() < 10 {
+        let event = subscriber.hear().await;
+        if let Some(What::Message(message)) = &event.what
+            && message.data.len() < 1000
+        {
+            heard.push(said(&event));
+        }
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
+    let over_share = Page::of(&gateway).await.get(r#"events_over_share_total{group="all"}"#);
+    assert!(over_share > 400.0, "{over_share}");
 }
 
 #[tokio::test]

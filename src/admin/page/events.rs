@@ -50,7 +50,13 @@ fn counters(sheet: &mut Sheet<'_>, groups: &Groups) -> fmt::Result {
         &[("message", |stats| stats.missed_messages), ("change", |stats| stats.missed_changes)];
     let help = "Events that were dropped for want of room, by kind.";
     let mut rows = sheet.counters("events_missed", None, help)?;
-    by_kind(groups, kinds, |labels, value| rows.row(labels, value))
+    by_kind(groups, kinds, |labels, value| rows.row(labels, value))?;
+    let help = "Messages that were dropped as their client held more than its share of the room.";
+    let mut rows = sheet.counters("events_over_share", None, help)?;
+    for (group, stats) in groups {
+        rows.row(&[("group", group)], sum(stats, |stats| stats.over_share))?;
+    }
+    Ok(())
 }
 
 fn gauges(sheet: &mut Sheet<'_>, groups: &Groups) -> fmt::Result {

@@ -26,7 +26,8 @@ use std::{
 use super::{
     super::event::{Delivered, Delivery, Partitions},
     FIRST, Group, Key, SubscribeOptions,
-    partition::{Entry, Gap, PARTITIONS, Partition, PartitionId, number_of},
+    entry::{Entry, PARTITIONS, PartitionId, number_of},
+    partition::{Gap, Partition},
 };
 
 /// Clients that one snapshot names at most, unless they are all of one partition.
@@ -49,6 +50,8 @@ pub(super) struct Subscriber {
     owes: usize,
     /// Whether it found nothing to take.
     pub(super) idle: bool,
+    /// Whether what it has is being put back.
+    pub(super) leaves: bool,
 }
 
 /// An item in flight.
@@ -69,15 +72,8 @@ pub(super) enum Item {
 
 impl Subscriber {
     pub(super) fn new(options: SubscribeOptions) -> Self {
-        Self { options, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
-    }
-
-    /// Events in flight, the last first.
-    pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.flight.iter_mut().rev().filter_map(|flown| match &mut flown.item {
-            Item::Event(_, entry) => Some(entry),
-            Item::Missed(_) | Item::Snapshot(_) => None,
-        })
+        let (flight, heads) = (VecDeque::new(), BinaryHeap::new());
+        Self { options, flight, heads, owes: 0, idle: false, leaves: false }
     }
 
     /// Keeps the head of one of its partitions in mind, if there is one and it isn't yet.
@@ -142,7 +138,7 @@ impl Group {
         let all_clear = self.needs_snapshot.is_clear();
         let mut buffer =
             TakeBuffer { key, now, most, most_bytes, bytes: 0, all_clear, taken: Vec::new() };
-        if self.shards_pending == 0 && most > 0 {
+        if self.shards_pending == 0 && most > 0 && !subscriber.leaves {
             while self.give(&mut subscriber, &mut buffer) == Given::Something {}
         }
         subscriber.idle = buffer.taken.is_empty();
@@ -156,11 +152,17 @@ impl Group {
     /// Whether `key` has all that its window allows.
     pub(in crate::events) fn is_full(&self, key: Key) -> bool {
         let subscriber = self.subscribers.get(&key);
-        subscriber.is_some_and(|subscriber| subscriber.room(self.bounds.window) == 0)
+        subscriber.is_some_and(|subscriber| {
+            subscriber.room(self.bounds.window) == 0
+                || self.is_crowded() && !subscriber.flight.is_empty()
+        })
     }
 
     /// Gives something more, if there is something and room for it.
     fn give(&mut self, to: &mut Subscriber, buffer: &mut TakeBuffer) -> Given {
+        if self.is_crowded() && !to.flight.is_empty() {
+            return Given::NoRoom;
+        }
         if buffer.all_clear || to.owes > 0 {
             let given = self.give_event(to, buffer);
             if buffer.all_clear || given != Given::Nothing {
@@ -209,6 +211,10 @@ impl Group {
         let Some(entry) = partition.pop() else { return };
         partition.hold(buffer.key);
         to.look_at(place, partition);
+        self.waits_no_more(place, &entry);
+        if entry.event.is_message() {
+            self.in_flight_bytes += entry.event.weight();
+        }
         to.owes = to.owes.saturating_sub(PAID);
         buffer.bytes += entry.event.weight();
         let what = Delivered::Event(Arc::clone(&entry.event));

@@ -93,6 +93,8 @@ pub struct Stats {
     pub acknowledged: u64,
     /// Messages that there was no room for.
     pub missed_messages: u64,
+    /// Those of them whose client held more than an even share of the room.
+    pub over_share: u64,
     /// `opened` and `closed` that there was no room for.
     pub missed_changes: u64,
     /// Messages that wait or are in flight now.

@@ -3,63 +3,19 @@
 //! ```text
 //!   told, acknowledged │ in flight │ gap │ messages and changes that wait, by cursor
 //!                                        ▲
-//!                                        base: who is connected here
+//!                                        connected: here
 //! ```
 //!
-//! Messages and changes wait in a queue each, so that the oldest of either is at hand when room is
-//! needed; together they are one queue in the order of their cursors.
+//! Messages and changes wait in a queue each, as room is made among each; together they are one queue
+//! in the order of their cursors.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::{Arc, Weak},
-};
+use std::collections::{HashSet, VecDeque};
 
-use super::{super::event::Event, super::event::What, Key, mix};
+use super::{super::event::What, Key, entry::Entry, queue::MessageQueue};
 use crate::ids::ClientId;
-
-/// How many there are: enough to share them out among subscribers evenly, few enough to look at all.
-pub(super) const PARTITIONS: usize = 256;
 
 /// Queues that have become empty keep room for so many.
 const KEPT: usize = 64;
-
-/// A partition's number.
-pub(super) type PartitionId = u8;
-
-/// The partition of a client, the same in each group.
-pub(super) fn place_of(client: ClientId) -> PartitionId {
-    let [upper, lower] = client.halves();
-    // One byte is as good as any.
-    mix(upper ^ mix(lower)).to_be_bytes()[7]
-}
-
-/// The number by which subscribers know a partition, from 1.
-pub(super) fn number_of(place: PartitionId) -> u16 {
-    u16::from(place) + 1
-}
-
-/// The number of a client's partition: the same in each consumer group, and as long as it is
-/// connected.
-pub fn partition_of(client: ClientId) -> u16 {
-    number_of(place_of(client))
-}
-
-/// An event in a group's order.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) cursor: u64,
-    pub(super) redelivered: bool,
-    pub(super) event: Arc<Event>,
-    /// Given away for somebody to see when the group keeps the event no longer; others may keep it.
-    pub(super) kept: Option<Arc<()>>,
-}
-
-impl Entry {
-    /// Is alive for as long as the group keeps the event.
-    pub(super) fn watch(&mut self) -> Weak<()> {
-        Arc::downgrade(self.kept.get_or_insert_default())
-    }
-}
 
 /// Events that are not there any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +33,13 @@ pub(super) struct Gap {
 /// Events of some clients.
 #[derive(Debug, Default)]
 pub(super) struct Partition {
-    messages: VecDeque<Entry>,
+    pub(super) messages: MessageQueue,
     changes: VecDeque<Entry>,
     /// The clients that are connected as of the head of the queue.
     pub(super) connected: HashSet<ClientId>,
     /// What is to be told before the queue goes on.
     pub(super) gap: Option<Gap>,
-    /// Whether the base is to be told before the queue goes on.
+    /// Whether who is connected is to be told before the queue goes on.
     pub(super) needs_snapshot: bool,
     /// Who is to have it.
     pub(super) owner: Option<Key>,
@@ -93,14 +49,6 @@ pub(super) struct Partition {
     pub(super) in_flight: u32,
     /// Whether its owner's heap has an entry for it, of this head or of an earlier one.
     pub(super) offered: bool,
-}
-
-/// What became of an entry that was put back.
-pub(super) enum Back {
-    /// It waits again.
-    Waits,
-    /// A later change is missing, so that this one can't be told any more.
-    Missed,
 }
 
 impl Partition {
@@ -129,11 +77,6 @@ impl Partition {
         self.in_flight == 0
     }
 
-    /// The oldest message that waits.
-    pub(super) fn oldest_message(&self) -> Option<u64> {
-        self.messages.front().map(|entry| entry.cursor)
-    }
-
     /// The oldest change that waits.
     pub(super) fn oldest_change(&self) -> Option<u64> {
         self.changes.front().map(|entry| entry.cursor)
@@ -148,15 +91,19 @@ impl Partition {
         }
     }
 
-    /// Puts an entry at the end.
-    pub(super) fn push(&mut self, entry: Entry) {
-        self.queue(&entry).push_back(entry);
+    /// Puts a change at the end.
+    pub(super) fn push_change(&mut self, entry: Entry) {
+        self.changes.push_back(entry);
     }
 
-    /// Takes the next event out of the queue; the base follows.
+    /// Takes the next event out of the queue; who is connected follows.
     pub(super) fn pop(&mut self) -> Option<Entry> {
         let change = self.head().is_some_and(|entry| !entry.event.is_message());
-        let entry = if change { pop(&mut self.changes) } else { pop(&mut self.messages) }?;
+        let entry = if change {
+            pop(&mut self.changes)
+        } else {
+            self.messages.remove(self.messages.first())
+        }?;
         match entry.event.what {
             What::Opened(_) => self.connected.insert(entry.event.client),
             What::Closed(_) => self.connected.remove(&entry.event.client),
@@ -168,9 +115,9 @@ impl Partition {
         Some(entry)
     }
 
-    /// Takes the oldest message out of the queue, for good.
-    pub(super) fn miss_message(&mut self) -> Option<Entry> {
-        let entry = pop(&mut self.messages)?;
+    /// Takes a message out of the queue, for good.
+    pub(super) fn miss_message(&mut self, at: u32) -> Option<Entry> {
+        let entry = self.messages.remove(at)?;
         self.miss(entry.cursor, true);
         Some(entry)
     }
@@ -183,20 +130,19 @@ impl Partition {
         Some(entry)
     }
 
-    /// Puts what was taken back to the front; what was taken last comes first.
-    pub(super) fn put_back(&mut self, mut entry: Entry) -> Back {
-        if self.gap.is_some_and(|gap| entry.cursor < gap.last_change) {
-            self.miss(entry.cursor, entry.event.is_message());
-            return Back::Missed;
-        }
+    /// Whether what was taken can't be told any more, as a later change is missing.
+    pub(super) fn is_passed(&self, cursor: u64) -> bool {
+        self.gap.is_some_and(|gap| cursor < gap.last_change)
+    }
+
+    /// Puts a change that was taken back to the front; what was taken last comes first.
+    pub(super) fn put_back_change(&mut self, entry: Entry) {
         match entry.event.what {
             What::Opened(_) => self.connected.remove(&entry.event.client),
             What::Closed(_) => self.connected.insert(entry.event.client),
             What::Message { .. } => false,
         };
-        entry.redelivered = true;
-        self.queue(&entry).push_front(entry);
-        Back::Waits
+        self.changes.push_front(entry);
     }
 
     /// Widens the gap by an event.
@@ -222,15 +168,6 @@ impl Partition {
     pub(super) fn since(&self) -> u64 {
         let head = self.head().map(|entry| entry.cursor);
         self.gap.map(|gap| gap.first).into_iter().chain(head).min().unwrap_or_default()
-    }
-
-    /// What waits, the messages first, and of either the last first.
-    pub(super) fn latest(&mut self) -> impl Iterator<Item = &mut Entry> {
-        self.messages.iter_mut().rev().chain(self.changes.iter_mut().rev())
-    }
-
-    fn queue(&mut self, entry: &Entry) -> &mut VecDeque<Entry> {
-        if entry.event.is_message() { &mut self.messages } else { &mut self.changes }
     }
 }
 

@@ -2,6 +2,7 @@
 //! parts; room runs out. A plain list of what has happened says what each may be told.
 
 mod peer;
+mod room;
 mod told;
 
 use std::{
@@ -117,7 +118,8 @@ impl Walk {
                 self.append(event::opened(client));
             }
             10..28 if !self.clients.is_empty() => {
-                let at = self.draw(self.clients.len());
+                // Now and then one that says more than others.
+                let at = self.draw(self.clients.len()) * usize::from(self.draw(3) > 0);
                 let size = self.draw(8) * 100;
                 if !self.group.pauses() {
                     self.append(event::message(self.clients[at], size));
@@ -150,7 +152,7 @@ impl Walk {
                 self.bounds.messages = 8 + self.draw(60);
                 self.widest = self.widest.max(self.bounds.messages);
                 self.bounds.changes = 4 + self.draw(40);
-                self.group.set_bounds(self.bounds);
+                self.group.set_bounds_at_once(self.bounds);
             }
             61..64 => self.name_some(),
             _ => {}
@@ -179,6 +181,7 @@ impl Walk {
         let before = self.group.stats();
         let event = Arc::new(event);
         let weight = event.weight() as u64;
+        let waiting = self.waiting();
         self.group.append(&event);
         let cursor = self.group.last;
         match event.what {
@@ -197,6 +200,7 @@ impl Walk {
             assert_eq!(self.bounds.when_full, WhenFull::DropOldest);
             let full = before.held_messages >= self.bounds.messages as u64;
             assert!(full || before.held_bytes + weight > bytes, "a message is dropped for nothing");
+            self.judge_victims(waiting, &event);
         }
         self.log.insert(cursor, Record { event, fate: Fate::Kept, told: false });
     }
@@ -223,7 +227,7 @@ impl Walk {
     fn leave(&mut self, at: usize) {
         let peer = self.peers.swap_remove(at);
         let owners = self.owners();
-        self.group.leave(peer.key);
+        self.group.leave_at_once(peer.key);
         self.note_moves(&owners);
         for delivery in peer.flight {
             if let Some(record) = self.log.get_mut(&delivery.cursor) {
@@ -259,17 +263,20 @@ impl Walk {
         let key = self.peers[at].key;
         let last = self.group.last;
         let ahead = last + 1 + self.draw(9) as u64;
-        assert_eq!(self.group.acknowledge(key, ahead).map_err(|future| future.last), Err(last));
+        assert_eq!(
+            self.group.acknowledge_at_once(key, ahead).map_err(|future| future.last),
+            Err(last)
+        );
         if self.peers[at].flight.is_empty() {
             let (any, before) =
                 (self.draw(usize::try_from(last).unwrap() + 1) as u64, self.group.stats());
-            assert_eq!(self.group.acknowledge(key, any), Ok(()));
+            assert_eq!(self.group.acknowledge_at_once(key, any), Ok(()));
             assert_eq!(self.group.stats(), before, "it has nothing to acknowledge");
             return;
         }
         let upto = self.draw(self.peers[at].flight.len());
         let cursor = self.peers[at].flight[upto].cursor;
-        assert_eq!(self.group.acknowledge(key, cursor), Ok(()));
+        assert_eq!(self.group.acknowledge_at_once(key, cursor), Ok(()));
         for delivery in self.peers[at].flight.drain(..=upto) {
             match delivery.what {
                 Delivered::Event(event) => {
@@ -311,7 +318,8 @@ impl Walk {
         let acknowledged = |record: &&Record| record.fate == Fate::Acknowledged;
         assert_eq!(self.log.values().filter(acknowledged).count() as u64, done);
         for peer in self.peers.iter().filter(|peer| peer.idle && self.group.shards_pending == 0) {
-            let has_room = peer.flight.len() < peer.window;
+            let crowded = self.group.is_crowded() && !peer.flight.is_empty();
+            let has_room = peer.flight.len() < peer.window && !crowded;
             let waits = self.group.partitions.iter().any(|partition| {
                 partition.can_go_to(peer.key)
                     && (partition.needs_snapshot() || partition.head().is_some())
@@ -345,7 +353,7 @@ impl Walk {
             while !self.peers[0].flight.is_empty() {
                 self.acknowledge(0);
             }
-            self.group.acknowledge(key, last).unwrap();
+            self.group.acknowledge_at_once(key, last).unwrap();
             self.check();
         }
         let stats = self.group.stats();
