@@ -9,6 +9,7 @@
 //! The figure on the left is the same peer's without the attack. A peer that isn't served within
 //! [`PATIENCE`] counts with that time. To compare two builds, run the rows with `--gateway` of each.
 
+mod floods;
 mod frames;
 mod honest;
 mod strangers;
@@ -53,6 +54,31 @@ impl Plan {
         self.log(report)?;
         self.hoarding(report)?;
         honest::hook(&self.gateway, report)
+    }
+
+    /// Clients whose few bytes mean much work, beside one that pings and one that connects.
+    pub(crate) fn floods(&self, report: &mut Report) -> Outcome<()> {
+        let floods = [
+            ("300 clients whose messages inflate a thousandfold", 300, floods::bombs()),
+            ("20 clients with messages of many final blocks", 20, floods::final_blocks()),
+            ("200 clients with messages of one byte", 200, floods::tiny()),
+            ("200 clients with empty fragments", 200, floods::fragments()),
+            ("200 clients with pings", 200, floods::pings()),
+        ];
+        for (what, count, flood) in floods {
+            // Without rates, which would end the attack at once.
+            let set = ["limits.client_messages=0", "limits.client_bytes=0"];
+            let server = self.server(&set, None, false)?;
+            let honest = Honest::new(&server)?;
+            let pinger = honest.pinger()?;
+            let calm = (samples(|| pinger.ping()), samples(|| honest.connect()));
+            let strangers = Strangers::flood(server.listeners.websocket[0], count, flood)?;
+            let attacked = (samples(|| pinger.ping()), samples(|| honest.connect()));
+            drop(strangers);
+            report.add(delay(&format!("a ping beside {what}"), calm.0, attacked.0, 50.0));
+            report.add(delay(&format!("a connect beside {what}"), calm.1, attacked.1, 500.0));
+        }
+        Ok(())
     }
 
     /// Connections that say nothing.

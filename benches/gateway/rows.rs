@@ -28,9 +28,9 @@ pub(crate) struct Plan {
 }
 
 /// Names of the rows, for the command line.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "setup", "one", "ahead", "latency", "echo", "memory", "secure", "large", "storm", "stream",
-    "groups", "apply", "events", "listened", "tokens", "hook", "attack",
+    "groups", "apply", "events", "listened", "tokens", "hook", "attack", "floods",
 ];
 
 /// Length of a turn: short against the time in which the machine changes its speed.
@@ -52,11 +52,16 @@ impl Plan {
 
     /// Runs everything that is asked for.
     pub(crate) fn run(&self, report: &mut Report) -> Outcome<()> {
-        if self.only.iter().any(|only| only != "attack") || self.only.is_empty() {
+        if self.only.iter().any(|only| !["attack", "floods"].contains(&only.as_str()))
+            || self.only.is_empty()
+        {
             self.compare(report)?;
         }
         if self.has("attack") {
             self.attack(report)?;
+        }
+        if self.has("floods") {
+            self.floods(report)?;
         }
         Ok(())
     }

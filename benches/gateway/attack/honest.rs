@@ -69,6 +69,13 @@ impl Honest {
         waited(|| upgrade(self.websocket, HONEST, "/").and_then(|(status, _)| accepted(status)))
     }
 
+    /// A client that is there before any attack.
+    pub(super) fn pinger(&self) -> Outcome<Pinger> {
+        let (status, stream) = upgrade(self.websocket, HONEST, "/")?;
+        accepted(status)?;
+        Ok(Pinger(stream))
+    }
+
     /// A probe over a connection of its own.
     pub(super) fn livez(&self) -> Duration {
         waited(|| {
@@ -102,6 +109,22 @@ impl Honest {
             let endpoint = Channel::from_shared(format!("http://{}", self.grpc))?;
             self.runtime
                 .block_on(async { count(timeout(PATIENCE, endpoint.connect()).await??).await })
+        })
+    }
+}
+
+/// A client that pings.
+pub(super) struct Pinger(TcpStream);
+
+impl Pinger {
+    /// A ping of the protocol, until its pong has come.
+    pub(super) fn ping(&self) -> Duration {
+        waited(|| {
+            let mut stream = &self.0;
+            stream.write_all(b"\x89\x80\0\0\0\0")?;
+            let mut answer = [0; 2];
+            stream.read_exact(&mut answer)?;
+            if answer == *b"\x8a\0" { Ok(()) } else { Err("no pong".into()) }
         })
     }
 }

@@ -41,6 +41,35 @@ impl Strangers {
         })
     }
 
+    /// Clients that send a flood over and over, and read what is answered.
+    pub(super) fn flood(address: SocketAddr, count: usize, flood: Vec<u8>) -> Outcome<Self> {
+        const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\n\
+            Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+            Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
+        let flood = Bytes::from(flood);
+        Self::many(count, move |number| {
+            let flood = flood.clone();
+            async move {
+                loop {
+                    if let Ok(mut stream) = connect(address, number).await
+                        && stream.write_all(UPGRADE).await.is_ok()
+                        && stream.read(&mut [0; 1024]).await.is_ok()
+                    {
+                        let (mut from, mut to) = stream.into_split();
+                        let say = async { while to.write_all(&flood).await.is_ok() {} };
+                        let hear = async {
+                            let mut bytes = [0; 4096];
+                            while from.read(&mut bytes).await.is_ok_and(|count| count > 0) {}
+                        };
+                        tokio::join!(say, hear);
+                    }
+                    sleep(REST).await;
+                }
+            }
+        })
+    }
+
     /// TLS handshakes that are broken off when the server has signed, and begun anew.
     pub(super) fn hellos(address: SocketAddr, count: usize) -> Outcome<Self> {
         let config = ClientConfig::builder_with_provider(ring::default_provider().into())

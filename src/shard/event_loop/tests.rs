@@ -66,6 +66,15 @@ impl Case {
 
     /// A client connects; answers its id.
     fn connect(&mut self) -> ClientId {
+        self.connect_with(None)
+    }
+
+    /// The same with compression.
+    fn connect_compressed(&mut self) -> ClientId {
+        self.connect_with(Some(15))
+    }
+
+    fn connect_with(&mut self, window: Option<u8>) -> ClientId {
         self.peers.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
         let (stream, peer) = self.listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -75,7 +84,7 @@ impl Case {
             greeting: Vec::new(),
             leftover: Vec::new(),
             peer,
-            window: None,
+            window,
             about: None,
             change: None,
             permit: self.permits.take(usize::MAX).unwrap(),
@@ -479,5 +488,68 @@ fn a_turn_ends_when_enough_was_done_whatever_was_asked_for() {
         let expected = if what == "deliveries" { many / 66 * 2 + 1 } else { enough };
         assert!(done.abs_diff(expected) <= 2, "{what}: {done}, not {expected}");
         case.shard.jobs = Jobs::default();
+    }
+}
+
+/// Bytes of a client with frames that make much work: they are masked with zeros.
+fn flood(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let frame = [&[first, 0x80 | length, 0, 0, 0, 0], payload].concat();
+    frame.repeat(64 * 1024 / frame.len())
+}
+
+#[test]
+fn who_says_little_is_heard_at_once_beside_those_who_say_much() {
+    // Each of these is many turns of work: messages, empty fragments and pings.
+    for (first, payload) in [(0x81, &b"x"[..]), (0x89, b""), (0x00, b"")] {
+        let mut case = Case::with(|config| {
+            config.limits.max_fragments = u32::MAX;
+            config.limits.client_messages = 0;
+            config.limits.client_bytes.0 = 0;
+        });
+        case.connect_n(41);
+        let flood = flood(first, payload);
+        for peer in &mut case.peers[1..] {
+            peer.set_nonblocking(true).unwrap();
+            if first == 0x00 {
+                // The beginning of what they continue.
+                peer.write_all(b"\x01\x80\0\0\0\0").unwrap();
+            }
+            while peer.write(&flood).is_ok_and(|count| count == flood.len()) {}
+        }
+        // Each of them has had its first quantum after some turns.
+        for _ in 0..5 {
+            case.turn();
+        }
+        assert!(case.shard.state.receiver.goes_on(), "they are not through");
+        for _ in 0..3 {
+            case.is_heard(0);
+            assert!(case.shard.state.receiver.goes_on(), "and have their turns beside it");
+        }
+        assert_eq!(case.online(), 41);
+    }
+}
+
+#[test]
+fn what_a_message_inflates_to_is_work_and_counts_for_the_rate() {
+    let bomb = crate::wire::compress_once(15, 9, &vec![0; 1 << 20]).unwrap();
+    let length = u16::try_from(bomb.len()).unwrap().to_be_bytes();
+    let frame = [&[0xc2, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], &bomb[..]].concat();
+    for (rate, closed) in [(0, 0), (64 * 1024, 1)] {
+        let mut case = Case::with(|config| config.limits.client_bytes.0 = rate);
+        let (honest, attacker) = (case.connect(), case.connect_compressed());
+        case.peers[1].write_all(&frame).unwrap();
+        case.turn();
+        case.is_heard(0);
+        while case.shard.state.receiver.goes_on() {
+            case.turn();
+        }
+        assert_eq!(case.closed_for(Cause::Policy), closed, "{rate}");
+        assert_eq!(case.online(), 2 - usize::try_from(closed).unwrap());
+        assert!(case.connection(honest).is_open());
+        if closed == 0 {
+            assert_eq!(case.connection(attacker).unheard_bytes(), 0);
+            assert_eq!(case.shard.state.context.stats.messages_in.get(), 2);
+        }
     }
 }
