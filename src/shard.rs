@@ -1,19 +1,23 @@
 //! A shard: one thread, one poll loop, and the sockets that live on it.
 //!
 //! An established WebSocket is handed to the shard with the fewest clients and stays there until it
-//! closes. The shard owns everything about it (socket, parser, queue, uid, groups, timers), so no
-//! step of a session takes a lock, and what the shard says of its clients is the truth.
+//! closes. The shard owns everything about it (socket, decoder, queue, uid, groups, timers), so what the
+//! shard says of its clients is the truth.
 //!
 //! ```text
-//!               ┌─────────────────────────── one turn ───────────────────────────┐
-//!  sockets ──►  │ poll ─► read, parse, answer ─► commands ─► timers ─► flush dirty│ ──► sockets
-//!  inbox   ──►  │           (inbound)            (deliver)   (wheel)   (outbound) │
-//!               └──────────────────────────────────────────────────────────────────┘
+//!               ┌────────────────────────── one turn ──────────────────────────┐
+//!  sockets ──►  │ read ─► jobs ─► closes that are due ─► timers ─► flush dirty  │ ──► sockets
+//!  inbox   ──►  │  └────── each step's effects are applied after it ──────┘     │
+//!               └───────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! Messages that arrive together are appended together and leave in one system call per socket:
-//! batching without a timer and without added latency. Each step of a session runs under
-//! `catch_unwind`, so a panic costs that one session (close code 1011) and nobody else.
+//! The [event loop](event_loop) takes the turns. [State] holds the owners of all data; steps that concern
+//! several of them stand in files of their own and say by [effects](effect) what is to be done to a
+//! connection beside that. Messages that arrive together leave in one system call per socket: batching
+//! without a timer and without added latency. A panic in a step costs that connection (close code 1011)
+//! and nobody else.
+//!
+//! [State]: state::State
 
 mod adopt;
 mod backpressure;

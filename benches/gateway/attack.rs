@@ -66,9 +66,7 @@ impl Plan {
             ("200 clients with pings", 200, floods::pings()),
         ];
         for (what, count, flood) in floods {
-            // Without rates, which would end the attack at once.
-            let set = ["limits.client_messages=0", "limits.client_bytes=0"];
-            let server = self.server(&set, None, false)?;
+            let server = self.server(&[], None, false)?;
             let honest = Honest::new(&server)?;
             let pinger = honest.pinger()?;
             let calm = (samples(|| pinger.ping()), samples(|| honest.connect()));

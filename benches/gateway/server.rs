@@ -63,6 +63,8 @@ impl Server {
         for place in ["websocket.listen", "grpc.listen", "admin.listen"] {
             command.arg(format!("--set={place}=127.0.0.1:0"));
         }
+        // A benchmark's clients say more than any honest one.
+        command.args(["--set=limits.client_messages=0", "--set=limits.client_bytes=0"]);
         for setting in options.set {
             command.arg(format!("--set={setting}"));
         }

@@ -197,9 +197,9 @@ pub struct Limits {
     pub address_share: u32,
     /// Addresses that are remembered for the two limits before.
     pub addresses: usize,
-    /// Inbound messages per second and client; zero is no limit.
+    /// Inbound messages and pings per second and client; zero is no limit.
     pub client_messages: u32,
-    /// Inbound bytes per second and client; zero is no limit.
+    /// Inbound bytes per second and client, and what they inflate to; zero is no limit.
     pub client_bytes: Size,
     /// What happens to a client that does not keep up.
     pub slow_client: SlowClient,
@@ -409,8 +409,8 @@ impl Default for Limits {
             address_connections: 0,
             address_share: 25,
             addresses: 65_536,
-            client_messages: 0,
-            client_bytes: Size(0),
+            client_messages: 10_000,
+            client_bytes: Size::mib(64),
             slow_client: SlowClient::Disconnect,
             slow_client_grace: Duration::from_secs(1),
             close_wait: Duration::from_secs(5),
