@@ -149,7 +149,9 @@ impl EventLoop {
         self.state.begin_turn(self.reader.current());
         self.step(receive::read_waiting);
         for event in ready {
-            if event.token() != WAKER {
+            if event.token() == WAKER {
+                self.deferred.woken();
+            } else {
                 self.ready(event);
             }
         }
@@ -171,7 +173,7 @@ impl EventLoop {
 
     /// How long the poll may sleep.
     fn patience(&self) -> Option<Duration> {
-        if self.state.goes_on() || !self.jobs.is_empty() {
+        if self.state.goes_on() || self.deferred.goes_on() || !self.jobs.is_empty() {
             return Some(Duration::ZERO);
         }
         let State { context, timers, .. } = &self.state;

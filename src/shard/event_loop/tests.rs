@@ -534,7 +534,7 @@ fn who_says_little_is_heard_at_once_beside_those_who_say_much() {
 fn what_a_message_inflates_to_is_work_and_counts_for_the_rate() {
     let bomb = crate::wire::compress_once(15, 9, &vec![0; 1 << 20]).unwrap();
     let length = u16::try_from(bomb.len()).unwrap().to_be_bytes();
-    let frame = [&[0xc2, 0x80 | 126, length[0], length[1], 0, 0, 0, 0], &bomb[..]].concat();
+    let frame = [&[0xc2, 0xfe, length[0], length[1], 0, 0, 0, 0], &bomb[..]].concat();
     for (rate, closed) in [(0, 0), (64 * 1024, 1)] {
         let mut case = Case::with(|config| config.limits.client_bytes.0 = rate);
         let (honest, attacker) = (case.connect(), case.connect_compressed());
