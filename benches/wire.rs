@@ -8,7 +8,7 @@
 use divan::{Bencher, black_box, counter::BytesCount};
 use gateway_websocket::{
     message::Kind,
-    wire::{self, Decoder, Deflater, Event, Flow, Inflater, Limits},
+    wire::{self, Decoder, Deflater, Event, Inflater, Limits, Work},
 };
 
 const SIZES: [usize; 4] = [16, 128, 4096, 65536];
@@ -54,11 +54,9 @@ fn hear(bencher: Bencher<'_, '_>, kind: Kind, payload: &[u8]) {
     let mut decoder = Decoder::default();
     bencher.counter(BytesCount::new(payload.len())).bench_local(|| {
         buffer.copy_from_slice(&frame);
-        let heard = decoder.feed(&mut buffer, &LIMITS, |event| {
-            black_box(matches!(event, Event::Message { .. }));
-            Flow::Continue
-        });
-        black_box(heard)
+        let mut input = buffer.as_mut_slice();
+        let heard = decoder.next(&mut input, &LIMITS, &mut Work::unbounded());
+        black_box(matches!(heard, Ok(Some(Event::Message { .. }))))
     });
 }
 
@@ -91,7 +89,11 @@ fn parse_a_hundred_of_16_bytes(bencher: Bencher<'_, '_>) {
     let mut decoder = Decoder::default();
     bencher.counter(divan::counter::ItemsCount::new(100u32)).bench_local(|| {
         buffer.copy_from_slice(&frames);
-        black_box(decoder.feed(&mut buffer, &LIMITS, |_| Flow::Continue))
+        let mut input = buffer.as_mut_slice();
+        let mut work = Work::unbounded();
+        while let Ok(Some(event)) = decoder.next(&mut input, &LIMITS, &mut work) {
+            black_box(event);
+        }
     });
 }
 

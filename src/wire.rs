@@ -1,11 +1,11 @@
 //! The WebSocket codec (RFC 6455, server side): bytes in, events out; messages in, bytes out.
 //!
 //! The codec is *sans-io*: it knows no socket, no clock and no runtime. Whoever owns the socket
-//! reads into a buffer of its own, feeds what came to a [`Decoder`] and writes what the encoder
-//! gives back.
+//! reads into a buffer of its own, pulls event by event out of it with a [`Decoder`] and writes what the
+//! encoder gives back.
 //!
 //! ```text
-//!   read buffer ──► Decoder::feed ──► Event::{Message, Ping, Pong, Close}
+//!   read buffer ──► Decoder::next ──► Event::{Message, Ping, Pong, Close}
 //!   (shared by         │    ▲
 //!    many clients)     ▼    │ only what is incomplete
 //!                 Violation  └─ the decoder's own memory, freed with the message
@@ -37,11 +37,13 @@ mod mask;
 mod utf8;
 
 pub use decode::Decoder;
-pub use deflate::{Deflater, Inflater, compress_once, trim};
+pub use deflate::{Deflater, Inflater, Inflating, compress_once, trim};
 pub use extensions::{Agreed, negotiate};
 pub use frame::{
     Head, MAX_CONTROL, Opcode, PING, as_heard, close, encode, encode_with, framed, head, pong,
 };
+
+use std::borrow::Cow;
 
 use crate::{
     close::{Cause, Close, code},
@@ -60,8 +62,8 @@ pub struct Limits {
     pub max_fragments: u32,
 }
 
-/// What a client said. The bytes are lent for the time of the call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a client said. The bytes are lent from what was read, unless they came in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A whole message.
     Message {
@@ -71,23 +73,52 @@ pub enum Event<'a> {
         /// Comes only from a decoder that was told of the extension.
         compressed: bool,
         /// The payload, unmasked. Text is UTF-8 unless `compressed`.
-        bytes: &'a [u8],
+        bytes: Cow<'a, [u8]>,
     },
     /// A ping, to be answered with a [`pong`] of the same payload (at most 125 bytes).
-    Ping(&'a [u8]),
+    Ping(Cow<'a, [u8]>),
     /// A pong, asked for or not (at most 125 bytes).
-    Pong(&'a [u8]),
+    Pong(Cow<'a, [u8]>),
     /// The client's close frame with its code and reason, if it gave any. Nothing comes after it.
-    Close(Option<(u16, &'a str)>),
+    Close(Option<(u16, String)>),
 }
 
-/// Whether a decoder shall go on after an event.
+/// How much may be done before others have their turn, in units of about a nanosecond: a byte that is
+/// copied costs one, and all else what it costs beside that.
+///
+/// Bytes on the wire say little of the work that they make: a frame of no bytes has to be parsed, a
+/// deflated byte can become a thousand. A budget may be overdrawn by the last thing that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flow {
-    /// Go on with the next frame.
-    Continue,
-    /// Leave the rest of the bytes untouched; the caller feeds them later.
-    Stop,
+pub struct Work(usize);
+
+impl Work {
+    /// What parsing a frame costs, beside its bytes.
+    pub const FRAME: usize = 64;
+
+    /// A budget of so many units.
+    pub fn new(units: usize) -> Self {
+        Self(units)
+    }
+
+    /// No bound at all.
+    pub fn unbounded() -> Self {
+        Self(usize::MAX)
+    }
+
+    /// Takes units off the budget.
+    pub fn charge(&mut self, units: usize) {
+        self.0 = self.0.saturating_sub(units);
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Units that are left.
+    pub fn left(self) -> usize {
+        self.0
+    }
 }
 
 /// How a client broke RFC 6455 or a limit. The connection is over: send [`Violation::close`].

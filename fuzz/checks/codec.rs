@@ -10,14 +10,40 @@
 
 use gateway_websocket::{
     message::Kind,
-    wire::{self, Decoder, Event, Flow, Limits, Opcode, Violation},
+    wire::{self, Decoder, Event, Limits, Opcode, Violation, Work},
 };
 
 use super::{choose, peer, settings};
 
+/// Whether a receiver shall go on after an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on with the next frame.
+    Continue,
+    /// Leave the rest of the bytes untouched.
+    Stop,
+}
+
+/// Has `decoder` hear `bytes`; answers how many it took.
+pub fn feed(
+    decoder: &mut Decoder,
+    bytes: &mut [u8],
+    limits: &Limits,
+    on_event: &mut dyn FnMut(Event<'_>) -> Flow,
+) -> Result<usize, Violation> {
+    let all = bytes.len();
+    let mut input = bytes;
+    while let Some(event) = decoder.next(&mut input, limits, &mut Work::unbounded())? {
+        if on_event(event) == Flow::Stop {
+            break;
+        }
+    }
+    Ok(all - input.len())
+}
+
 /// The receiving half that is judged: [`Decoder`], or one that is wrong on purpose.
 pub trait Receiver {
-    /// See [`Decoder::feed`].
+    /// See [`feed`].
     fn feed(
         &mut self,
         bytes: &mut [u8],
@@ -40,7 +66,7 @@ impl Receiver for Decoder {
         limits: &Limits,
         on_event: &mut dyn FnMut(Event<'_>) -> Flow,
     ) -> Result<usize, Violation> {
-        Decoder::feed(self, bytes, limits, on_event)
+        feed(self, bytes, limits, on_event)
     }
 
     fn partial_bytes(&self) -> usize {
@@ -74,7 +100,7 @@ impl From<Event<'_>> for Said {
             }
             Event::Ping(bytes) => Self::Ping(bytes.into()),
             Event::Pong(bytes) => Self::Pong(bytes.into()),
-            Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.into()))),
+            Event::Close(close) => Self::Close(close),
         }
     }
 }

@@ -2,6 +2,23 @@
 //!
 //! The [`Group`] stands behind a lock, for each shard's turn and each subscriber's batch once: what
 //! is done under it never waits.
+//!
+//! # What is done under the locks that shards take
+//!
+//! | lock | by | at most |
+//! |---|---|---|
+//! | the group, here | a shard: `append` | 256 events, and a drop for each that they take the room of |
+//! | | a shard: `name_clients`, `named`, `watch` | 1024 clients; 256 partitions; one account |
+//! | | `take` | 128 items; for every three of them 256 partitions and 1000 names, or one partition's |
+//! | | `acknowledge` | a look at 4096 items in flight, and 256 settled; then the lock is let go |
+//! | | `leave`, `set_bounds` | 256 items put back or dropped; then the lock is let go |
+//! | | `join`, the end of `leave` | 256 partitions; those of one who has gone with each subscriber |
+//! | | `tend`, `stats` | one look at each subscriber |
+//! | | `end` | a swap |
+//! | [`Links`] | a shard that begins or ends; whoever wakes | a wake for each shard |
+//! | the book of [`Events`](super::Events) | a shard, before its first turn | no more after it |
+//!
+//! Events that are kept no longer are dropped after the lock was let go.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +32,7 @@ use tokio::time::Instant;
 
 use super::{
     event::{Delivery, Event},
-    group::{Bounds, Group, Key, Stats, SubscribeOptions, UnknownCursor},
+    group::{Acknowledgement, Bounds, Group, Key, Stats, SubscribeOptions, UnknownCursor},
     links::Links,
     seat::{Ended, Seat},
 };
@@ -101,7 +118,9 @@ impl ConsumerGroup {
 
     /// Lets a subscriber go, if it is still there.
     pub(super) fn leave(&self, key: Key) {
-        self.change(|state| state.leave(key));
+        self.change(|state| state.seats.remove(&key).map(drop));
+        while !self.change(|state| state.group.leave(key)) {}
+        self.change(State::look_at_seats);
     }
 
     /// Gives a subscriber what there is for it.
@@ -117,9 +136,10 @@ impl ConsumerGroup {
 
     /// Takes note of what a subscriber has done.
     pub(super) fn acknowledge(&self, key: Key, cursor: u64) -> Result<(), UnknownCursor> {
-        let done = self.change(|state| state.group.acknowledge(key, cursor));
+        let mut progress = Acknowledgement::of(cursor);
+        while !self.change(|state| state.group.acknowledge(key, &mut progress))? {}
         self.links.wake_leaving();
-        done
+        Ok(())
     }
 
     /// Watches the last that a client did, if it is still kept and somebody could acknowledge it.
@@ -135,31 +155,32 @@ impl ConsumerGroup {
 
     /// Puts other bounds in force.
     pub(super) fn set_bounds(&self, bounds: Bounds) {
-        self.change(|state| {
-            if *state.group.bounds() != bounds {
-                state.group.set_bounds(bounds);
-            }
-        });
+        if *self.lock().group.bounds() == bounds {
+            return;
+        }
+        while !self.change(|state| state.group.set_bounds(bounds)) {}
     }
 
     /// Lets go who should have acknowledged by now. When to look again; none is when somebody has
     /// come.
     pub(super) fn tend(&self, now: Instant) -> Option<Instant> {
-        self.change(|state| {
-            let timeout = state.group.bounds().ack_timeout?;
-            for (key, cursor) in state.group.overdue(now.into_std()) {
-                if let Some(seat) = state.seats.get(&key) {
-                    seat.end(Ended::Overdue { cursor, timeout });
-                }
-                state.leave(key);
+        let (timeout, overdue) = {
+            let state = self.lock();
+            (state.group.bounds().ack_timeout?, state.group.overdue(now.into_std()))
+        };
+        for (key, cursor) in overdue {
+            if let Some(seat) = self.lock().seats.get(&key) {
+                seat.end(Ended::Overdue { cursor, timeout });
             }
-            if state.seats.is_empty() {
-                return None;
-            }
-            // What is taken from now on is due later than that.
-            let oldest = state.group.oldest_sent().map_or(now, Instant::from_std);
-            Some(oldest + timeout)
-        })
+            self.leave(key);
+        }
+        let state = self.lock();
+        if state.seats.is_empty() {
+            return None;
+        }
+        // What is taken from now on is due later than that.
+        let oldest = state.group.oldest_sent().map_or(now, Instant::from_std);
+        Some(oldest + timeout)
     }
 
     /// Since when there is no subscriber.
@@ -169,14 +190,18 @@ impl ConsumerGroup {
 
     /// Ends all subscriptions and forgets everything.
     pub(super) fn end(&self, why: Ended) {
-        self.change(|state| {
-            for seat in std::mem::take(&mut state.seats).into_values() {
-                seat.end(why);
-            }
-            let bounds = *state.group.bounds();
-            state.group = Group::new(bounds);
+        let bounds = *self.lock().group.bounds();
+        let mut group = Group::new(bounds);
+        let seats = self.change(|state| {
+            std::mem::swap(&mut state.group, &mut group);
             state.over = true;
+            std::mem::take(&mut state.seats)
         });
+        for seat in seats.into_values() {
+            seat.end(why);
+        }
+        // What it has kept is given back here, where no shard waits for it.
+        drop(group);
         self.links.wake_leaving();
     }
 
@@ -201,7 +226,9 @@ impl ConsumerGroup {
         }
         let pauses = group.pauses();
         let before = self.pauses.swap(pauses, Ordering::SeqCst);
+        let gone = group.gone();
         drop(state);
+        drop(gone);
         if before && !pauses {
             self.links.wake_refused();
         }
@@ -210,10 +237,8 @@ impl ConsumerGroup {
 }
 
 impl State {
-    fn leave(&mut self, key: Key) {
-        if self.seats.remove(&key).is_some() {
-            self.group.leave(key);
-        }
+    /// Takes note of it if nobody subscribes any more.
+    fn look_at_seats(&mut self) {
         if self.seats.is_empty() && self.vacant.is_none() {
             self.vacant = Some(Instant::now());
         }

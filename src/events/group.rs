@@ -28,7 +28,10 @@ mod queue;
 mod room;
 mod share;
 
-use std::{collections::BTreeMap, sync::Weak};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
 
 use fixedbitset::FixedBitSet;
 
@@ -40,8 +43,9 @@ use numbers::Held;
 pub use numbers::Stats;
 use partition::Partition;
 use room::Oldest;
-pub(super) use share::UnknownCursor;
+pub(super) use share::{Acknowledgement, UnknownCursor};
 
+use super::event::Event;
 use crate::{config::WhenFull, ids::ClientId};
 
 /// The cursor of what a group tells first, which is no event: kept for it, so that it is before what
@@ -89,6 +93,8 @@ pub(super) struct Group {
     stats: Stats,
     /// Who found nothing to take and may now.
     stirred: Vec<Key>,
+    /// Events that are kept no longer.
+    gone: Vec<Arc<Event>>,
 }
 
 impl Group {
@@ -113,6 +119,7 @@ impl Group {
             shards_pending: 0,
             stats: Stats::default(),
             stirred: Vec::new(),
+            gone: Vec::new(),
         }
     }
 
@@ -148,17 +155,6 @@ impl Group {
         self.last
     }
 
-    /// Puts other bounds in force.
-    pub(super) fn set_bounds(&mut self, bounds: Bounds) {
-        self.bounds = bounds;
-        self.full = false;
-        self.fit();
-        // A window may be wider now.
-        for place in PartitionId::MIN..=PartitionId::MAX {
-            self.offer(place);
-        }
-    }
-
     /// Whether clients have to wait until there is room for their messages.
     pub(super) fn pauses(&self) -> bool {
         self.full && self.bounds.when_full == WhenFull::Pause
@@ -167,6 +163,11 @@ impl Group {
     /// What is in force.
     pub(super) fn bounds(&self) -> &Bounds {
         &self.bounds
+    }
+
+    /// Events that are kept no longer, to be dropped when nobody waits for the group.
+    pub(super) fn gone(&mut self) -> Vec<Arc<Event>> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Who found nothing to take and should look again.

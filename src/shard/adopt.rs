@@ -149,7 +149,7 @@ fn hear_leftover(state: &mut State, slot: Slot, mut leftover: Vec<u8>, effects: 
         return;
     }
     if let Some(connection) = state.connections.get_mut(slot) {
-        connection.keep_unread(&leftover, &state.receiver.memory);
+        connection.keep_copy(&leftover, &state.receiver.memory);
     }
     read(state, slot, effects);
 }

@@ -23,7 +23,7 @@ use crate::{
     about::About,
     attributes::Attributes,
     ids::{ClientId, Name},
-    wire,
+    wire::{self, Inflating},
 };
 
 /// The order is that of use, so that what changes with every message shares few cache lines.
@@ -86,8 +86,40 @@ pub(super) struct Deadline {
 pub(super) struct Unheard {
     /// What was kept back while the client was not read: bytes of its socket, and before them the
     /// message that found no room. They come first when it is read again.
-    unread: Box<[u8]>,
+    unread: Unread,
+    /// A compressed message that is inflated by pieces. It came before all that is unread.
+    inflating: Option<Inflating<'static>>,
     charge: Charge,
+}
+
+impl Unheard {
+    fn new(charge: Charge) -> Self {
+        Self { unread: Unread::default(), inflating: None, charge }
+    }
+}
+
+/// Bytes of a client that are still to be heard.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    bytes: Vec<u8>,
+    /// How many of them were heard already.
+    heard: usize,
+}
+
+impl Unread {
+    pub(super) fn is_empty(&self) -> bool {
+        self.heard >= self.bytes.len()
+    }
+
+    /// What is to be heard.
+    pub(super) fn rest(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.heard..).unwrap_or_default()
+    }
+
+    /// All but the last `left` bytes were heard.
+    pub(super) fn keep_last(&mut self, left: usize) {
+        self.heard = self.bytes.len().saturating_sub(left);
+    }
 }
 
 /// Where in its life a connection is.
@@ -128,8 +160,8 @@ pub(super) enum ReadState {
 pub(super) struct Flags {
     /// In the list of sockets to be flushed this turn.
     pub(super) dirty: bool,
-    /// In the list of sockets to be read again next turn.
-    pub(super) again: bool,
+    /// In a queue of those to be read.
+    pub(super) to_read: bool,
     /// The socket did not take all of what it was offered last; the poll will tell when it takes more.
     pub(super) blocked: bool,
     /// The poll has told so, and nothing was offered since.
@@ -208,7 +240,16 @@ impl Connection {
 
     /// Memory of what it has said and nobody has heard yet.
     pub(super) fn unheard_bytes(&self) -> usize {
-        self.decoder.partial_bytes() + self.unheard.as_ref().map_or(0, |it| it.unread.len())
+        let kept = self.unheard.as_ref().map_or(0, |it| {
+            it.unread.bytes.len() + it.inflating.as_ref().map_or(0, Inflating::held)
+        });
+        self.decoder.partial_bytes() + kept
+    }
+
+    /// Whether something is kept to be heard later.
+    pub(super) fn has_unheard(&self) -> bool {
+        let unheard = self.unheard.as_ref();
+        unheard.is_some_and(|it| it.inflating.is_some() || !it.unread.is_empty())
     }
 
     /// Brings the memory of what nobody has heard yet up to date on its account.
@@ -219,30 +260,55 @@ impl Connection {
             Some(unheard) => unheard.charge.resize(bytes),
             None => {
                 let charge = budget.charge(bytes);
-                self.unheard = Some(Box::new(Unheard { unread: Box::default(), charge }));
+                self.unheard = Some(Box::new(Unheard::new(charge)));
             }
         }
     }
 
-    /// Keeps bytes behind those that are kept already.
-    pub(super) fn keep_unread(&mut self, bytes: &[u8], budget: &Budget) {
-        if bytes.is_empty() {
-            return;
-        }
-        let mut kept = Vec::from(self.take_unread());
-        kept.reserve_exact(bytes.len());
-        kept.extend_from_slice(bytes);
-        let unread = kept.into_boxed_slice();
-        match &mut self.unheard {
-            Some(unheard) => unheard.unread = unread,
-            None => self.unheard = Some(Box::new(Unheard { unread, charge: budget.charge(0) })),
+    /// Keeps bytes in front of those that are kept already.
+    pub(super) fn put_back(&mut self, bytes: &[u8], budget: &Budget) {
+        let mut later = self.take_unread();
+        let unread = Unread { bytes: [bytes, later.rest()].concat(), heard: 0 };
+        self.keep_unread(unread, budget);
+    }
+
+    /// Keeps what was not heard, behind what was put back meanwhile.
+    pub(super) fn keep_unread(&mut self, mut unread: Unread, budget: &Budget) {
+        if !unread.is_empty() {
+            let unheard = self.unheard_mut(budget);
+            if unheard.unread.is_empty() {
+                unheard.unread = unread;
+            } else {
+                let bytes = [unheard.unread.rest(), unread.rest()].concat();
+                unheard.unread = Unread { bytes, heard: 0 };
+            }
         }
         self.account(budget);
     }
 
+    /// The same for bytes of the shared buffer.
+    pub(super) fn keep_copy(&mut self, bytes: &[u8], budget: &Budget) {
+        self.keep_unread(Unread { bytes: bytes.to_vec(), heard: 0 }, budget);
+    }
+
     /// Takes out what is kept; the account follows when it is brought up to date.
-    pub(super) fn take_unread(&mut self) -> Box<[u8]> {
+    pub(super) fn take_unread(&mut self) -> Unread {
         self.unheard.as_mut().map(|it| std::mem::take(&mut it.unread)).unwrap_or_default()
+    }
+
+    /// Keeps a message that is inflated on later.
+    pub(super) fn keep_inflating(&mut self, inflating: Inflating<'static>, budget: &Budget) {
+        self.unheard_mut(budget).inflating = Some(inflating);
+        self.account(budget);
+    }
+
+    /// Takes out a message that is to be inflated on; the account follows as above.
+    pub(super) fn take_inflating(&mut self) -> Option<Inflating<'static>> {
+        self.unheard.as_mut().and_then(|it| it.inflating.take())
+    }
+
+    fn unheard_mut(&mut self, budget: &Budget) -> &mut Unheard {
+        self.unheard.get_or_insert_with(|| Box::new(Unheard::new(budget.charge(0))))
     }
 
     /// Forgets what it has said and nobody has heard.

@@ -148,13 +148,13 @@ impl EventLoop {
     fn turn(&mut self, ready: &mio::Events) {
         self.state.begin_turn(self.reader.current());
         self.step(receive::read_waiting);
-        for slot in self.state.receiver.take_again() {
-            self.step_of(slot, |state, effects| receive::read_again(state, slot, effects));
-        }
         for event in ready {
             if event.token() != WAKER {
                 self.ready(event);
             }
+        }
+        while let Some(slot) = self.state.receiver.next() {
+            self.step_of(slot, |state, effects| receive::read(state, slot, effects));
         }
         self.take_inbox();
         self.do_jobs();
@@ -185,7 +185,7 @@ impl EventLoop {
 
     fn ready(&mut self, event: &mio::event::Event) {
         let slot = Slot::at(event.token().0);
-        let State { connections, outbound, .. } = &mut self.state;
+        let State { connections, outbound, receiver, .. } = &mut self.state;
         let Some(connection) = connections.get_mut(slot) else { return };
         if event.is_read_closed() || event.is_error() {
             connection.flags.hung_up = true;
@@ -196,7 +196,7 @@ impl EventLoop {
             outbound.mark_dirty(slot, connection);
         }
         if event.is_readable() || connection.flags.hung_up {
-            self.step_of(slot, |state, effects| receive::read(state, slot, effects));
+            receiver.is_ready(slot, connection);
         }
     }
 

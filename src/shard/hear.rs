@@ -20,7 +20,7 @@ use crate::{
     config::Messages,
     message::Kind,
     sink::Heard,
-    wire::{self, Event, Flow, Violation},
+    wire::{self, Event, Inflating, Violation, Work},
 };
 
 /// Frames that may wait while each ping still gets a pong of its own. Beyond that, and while the
@@ -30,34 +30,26 @@ const PONGS: usize = 64;
 /// What a client says to be answered at once; 1.x clients keep themselves alive with it.
 const PING: &[u8] = b"ping";
 
+/// Work of a message or a ping beside its bytes: reporting it, or queueing what answers it.
+const MESSAGE: usize = 1000;
+
 /// Does what an event of the client's stream asks for.
 pub(super) fn on_event(
     state: &mut State,
     slot: Slot,
     event: Event<'_>,
+    work: &mut Work,
     effects: &mut Effects,
-) -> Flow {
+) {
     match event {
         Event::Message { kind, compressed: false, bytes } => {
-            on_message(state, slot, (kind, bytes), effects)
+            on_message(state, slot, (kind, &bytes), work, effects);
         }
         Event::Message { kind, compressed: true, bytes } => {
-            inflate(state, slot, (kind, bytes), effects)
+            let inflating = state.receiver.inflater.begin(kind, bytes);
+            go_on_inflating(state, slot, inflating, work, effects);
         }
-        Event::Ping(bytes) => {
-            let State { connections, outbound, .. } = state;
-            // Nothing may follow a close frame (RFC 6455 §5.5.1), not even a pong.
-            if let Some(connection) = connections.get_mut(slot).filter(|it| it.is_open()) {
-                let frame = outbound.frame(wire::pong(bytes));
-                if connection.flags.blocked || connection.out.len() >= PONGS {
-                    connection.out.set_pong(frame);
-                } else {
-                    connection.out.append(frame, Sort::Control);
-                }
-                outbound.mark_dirty(slot, connection);
-            }
-            Flow::Continue
-        }
+        Event::Ping(bytes) => on_ping(state, slot, &bytes, work, effects),
         // Any byte counts as a sign of life; what is left to be learnt is how long it took.
         Event::Pong(_) => {
             let State { context, connections, timers, .. } = state;
@@ -67,53 +59,80 @@ pub(super) fn on_event(
                 let took = timers.micros(context).get().wrapping_sub(asked.get());
                 connection.round_trip = NonZero::new(took.max(1));
             }
-            Flow::Continue
         }
-        Event::Close(said) => {
-            on_close(state, slot, said.map(|(code, _)| code), effects);
-            Flow::Stop
-        }
+        Event::Close(said) => on_close(state, slot, said.map(|(code, _)| code), effects),
     }
 }
 
-/// A compressed message: what it inflates to is bounded like any other message.
-fn inflate(
+/// Inflates a message on; what it inflates to is bounded like any other message, and counts for the
+/// client's rate as it shows. If the work is spent before it is whole, it is kept for later.
+pub(super) fn go_on_inflating(
     state: &mut State,
     slot: Slot,
-    (kind, bytes): (Kind, &[u8]),
+    mut inflating: Inflating<'_>,
+    work: &mut Work,
     effects: &mut Effects,
-) -> Flow {
-    let limit = state.context.settings.wire.max_message;
-    let mut inflated = std::mem::take(&mut state.receiver.inflated);
-    let outcome = state.receiver.inflater.inflate(kind, bytes, limit, &mut inflated);
-    let flow = match outcome {
-        Ok(()) => on_message(state, slot, (kind, &inflated), effects),
-        Err(violation) => {
-            violated(state, slot, &violation, effects);
-            Flow::Stop
+) {
+    let before = inflating.bytes().len();
+    let outcome = inflating.go_on(state.context.settings.wire.max_message, work);
+    let inflated = inflating.bytes().len().saturating_sub(before) as u64;
+    match outcome {
+        Err(violation) => violated(state, slot, &violation, effects),
+        Ok(_) if !is_within_rates(state, slot, (0, inflated)) => {
+            over_rate(state, slot, "over limits.client_bytes", effects);
         }
-    };
-    wire::trim(&mut inflated);
-    state.receiver.inflated = inflated;
-    flow
+        Ok(true) => {
+            on_message(state, slot, (inflating.kind(), inflating.bytes()), work, effects);
+        }
+        Ok(false) => {
+            let State { connections, receiver, .. } = state;
+            if let Some(connection) = connections.get_mut(slot) {
+                connection.keep_inflating(inflating.into_owned(), &receiver.memory);
+            }
+            return;
+        }
+    }
+    state.receiver.inflater.end(inflating);
+}
+
+/// A ping of the protocol counts for the client's rate like a message, since it makes an answer.
+fn on_ping(state: &mut State, slot: Slot, bytes: &[u8], work: &mut Work, effects: &mut Effects) {
+    work.charge(MESSAGE);
+    // Nothing may follow a close frame (RFC 6455 §5.5.1), not even a pong.
+    if !state.connections.get(slot).is_some_and(|it| it.is_open() && !it.flags.closing) {
+        return;
+    }
+    if !is_within_rates(state, slot, (1, 0)) {
+        return over_rate(state, slot, "over limits.client_messages", effects);
+    }
+    let State { connections, outbound, .. } = state;
+    let Some(connection) = connections.get_mut(slot) else { return };
+    let frame = outbound.frame(wire::pong(bytes));
+    if connection.flags.blocked || connection.out.len() >= PONGS {
+        connection.out.set_pong(frame);
+    } else {
+        connection.out.append(frame, Sort::Control);
+    }
+    outbound.mark_dirty(slot, connection);
 }
 
 fn on_message(
     state: &mut State,
     slot: Slot,
     (kind, bytes): (Kind, &[u8]),
+    work: &mut Work,
     effects: &mut Effects,
-) -> Flow {
-    let Some(connection) = state.connections.get(slot) else { return Flow::Stop };
+) {
+    work.charge(MESSAGE + bytes.len());
+    let Some(connection) = state.connections.get(slot) else { return };
     if !connection.is_open() || connection.flags.closing {
         // The client is on its way out: what it still says reaches nobody.
-        return Flow::Continue;
+        return;
     }
     let before = (connection.rate_limit, state.backpressure.credit(slot));
     if !is_within_rates(state, slot, (1, 0)) {
         state.context.stats.messages_in.add(1);
-        over_rate(state, slot, "over limits.client_messages", effects);
-        return Flow::Stop;
+        return over_rate(state, slot, "over limits.client_messages", effects);
     }
     if bytes == PING && answers_pings_in(&state.context, kind) {
         state.context.stats.messages_in.add(1);
@@ -126,8 +145,7 @@ fn on_message(
     }
     if tell(state, slot, kind, bytes) == Heard::NoRoom {
         // As if it had not come yet: it is counted when it is heard.
-        wait_for_room(state, slot, before, &wire::as_heard(kind, bytes));
-        return Flow::Stop;
+        return wait_for_room(state, slot, before, &wire::as_heard(kind, bytes));
     }
     let State { context, connections, outbound, .. } = state;
     context.stats.messages_in.add(1);
@@ -135,9 +153,8 @@ fn on_message(
         let Outbound { compressor, memory, .. } = outbound;
         let window = connections.sockets.get(slot).map_or(PLAIN, Socket::window);
         let frame = frame_for_one(kind, bytes, window, &context.settings, compressor, memory);
-        return answer(state, slot, frame, Sort::Message);
+        answer(state, slot, frame, Sort::Message);
     }
-    Flow::Continue
 }
 
 /// Tells who listens what a client said.
@@ -167,7 +184,7 @@ fn wait_for_room(
     let State { context, connections, receiver, backpressure, .. } = state;
     let Some(connection) = connections.get_mut(slot) else { return };
     connection.rate_limit = rate_limit;
-    connection.keep_unread(message, &receiver.memory);
+    connection.put_back(message, &receiver.memory);
     backpressure.push(context, connections, slot, credit);
 }
 
@@ -179,9 +196,9 @@ fn answers_pings_in(context: &Context, kind: Kind) -> bool {
 
 /// Queues an answer to something the client said. A client that doesn't take its answers isn't read
 /// until it does, so it can't make its own queue grow.
-fn answer(state: &mut State, slot: Slot, frame: Rc<Frame>, sort: Sort) -> Flow {
+fn answer(state: &mut State, slot: Slot, frame: Rc<Frame>, sort: Sort) {
     let State { context, connections, outbound, .. } = state;
-    let Some(connection) = connections.get_mut(slot) else { return Flow::Stop };
+    let Some(connection) = connections.get_mut(slot) else { return };
     if sort == Sort::Message {
         context.stats.messages_queued.add(1);
     }
@@ -189,9 +206,7 @@ fn answer(state: &mut State, slot: Slot, frame: Rc<Frame>, sort: Sort) -> Flow {
     outbound.mark_dirty(slot, connection);
     if is_full(context, connection) {
         connection.flags.reading = ReadState::Paused;
-        return Flow::Stop;
     }
-    Flow::Continue
 }
 
 /// The client broke the protocol (RFC 6455 §7.1.7): nothing that it says can be understood any more.

@@ -1,44 +1,39 @@
-//! Reading a client: its socket, its messages, and what is answered at once.
+//! Reading a client: its socket, and the events in what came of it.
 //!
 //! All connections of the shard read into one buffer; a connection owns bytes only while a message is
-//! incomplete, or while it isn't read: because it doesn't take its own answers, or because there is
-//! no room for what it says ([`backpressure`](super::backpressure)).
+//! incomplete, or while there is something to be heard later: because its quantum of work is spent
+//! ([`receiver`](super::receiver)), because it doesn't take its own answers, or because there is no
+//! room for what it says ([`backpressure`](super::backpressure)).
 
 use std::io::{ErrorKind, Read};
 
 use super::{
+    connection::Connection,
     effect::{Effect, Effects},
     guard::guarded,
-    hear::{is_within_rates, on_event, over_rate, violated},
+    hear::{go_on_inflating, is_within_rates, on_event, over_rate, violated},
     slot::Slot,
     state::State,
 };
-use crate::{config::Messages, wire::Event};
+use crate::{
+    config::Messages,
+    wire::{Decoder, Event, Work},
+};
 
 /// Bytes of the buffer that all reads of the shard share.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// Reads of one socket in one turn before its neighbours have theirs.
-const READS_PER_TURN: usize = 4;
-
 /// Clients that waited for room and are read in one turn.
 const WAITING_PER_TURN: usize = 256;
 
-/// Goes on with a connection whose input was left over.
-pub(super) fn read_again(state: &mut State, slot: Slot, effects: &mut Effects) {
-    if let Some(connection) = state.connections.get_mut(slot) {
-        connection.flags.again = false;
-        // Time didn't count while the client was not read.
-        watch(state, slot, false);
-        read(state, slot, effects);
-    }
-}
+/// What a system call costs, beside the bytes that it brings.
+const SYSTEM_CALL: usize = 1000;
 
 /// Reads those who have waited longest for room for what they said, as long as there is room.
 pub(super) fn read_waiting(state: &mut State, effects: &mut Effects) {
     state.backpressure.begin();
     for _ in 0..WAITING_PER_TURN {
-        let State { context, connections, backpressure, events, .. } = state;
+        let State { context, connections, backpressure, events, receiver, .. } = state;
         if backpressure.is_empty() {
             return;
         }
@@ -46,10 +41,11 @@ pub(super) fn read_waiting(state: &mut State, effects: &mut Effects) {
         if context.settings.messages != Messages::Drop && !events.has_room(context) {
             return;
         }
+        if receiver.leaves_the_rest_to_others() {
+            break;
+        }
         let Some((slot, client)) = backpressure.next(context, connections) else { return };
         guarded(slot, effects, |effects| {
-            // Time didn't count while the client was not read.
-            watch(state, slot, false);
             read(state, slot, effects);
             // Its silence counts again.
             effects.push(Effect::Schedule(slot));
@@ -61,35 +57,54 @@ pub(super) fn read_waiting(state: &mut State, effects: &mut Effects) {
     state.backpressure.pause();
 }
 
-/// Reads what the socket has, up to this turn's bound.
+/// Reads a connection, up to a quantum of work.
 pub(super) fn read(state: &mut State, slot: Slot, effects: &mut Effects) {
+    let Some(connection) = state.connections.get_mut(slot) else { return };
+    connection.flags.to_read = false;
+    if connection.partial_since.is_none() && connection.decoder.mid_message() {
+        // Time didn't count while the client was not read.
+        watch(state, slot, false);
+    }
+    let mut work = state.receiver.quantum();
     // A panic in an earlier step may have taken the buffer with it.
     let mut buffer = std::mem::take(&mut state.receiver.buffer);
     buffer.resize(READ_BUFFER, 0);
     let mut more = true;
-    for _ in 0..READS_PER_TURN {
-        more = read_once(state, slot, &mut buffer, effects);
-        if !more {
-            break;
-        }
+    while more && !work.is_spent() {
+        more = read_once(state, slot, &mut buffer, &mut work, effects);
     }
     state.receiver.buffer = buffer;
+    state.receiver.count(work);
     if more {
         effects.push(Effect::ReadAgain(slot));
     }
 }
 
-/// Reads once; true if there may be more.
-fn read_once(state: &mut State, slot: Slot, buffer: &mut [u8], effects: &mut Effects) -> bool {
+/// Goes on with what is kept, or reads once; true if there may be more.
+fn read_once(
+    state: &mut State,
+    slot: Slot,
+    buffer: &mut [u8],
+    work: &mut Work,
+    effects: &mut Effects,
+) -> bool {
     let Some(parts) = state.connections.parts(slot) else { return false };
     let connection = parts.connection;
     if !connection.is_read() {
         return false;
     }
+    if let Some(inflating) = connection.take_inflating() {
+        go_on_inflating(state, slot, inflating, work, effects);
+        account(state, slot);
+        return true;
+    }
     let mut unread = connection.take_unread();
     if !unread.is_empty() {
-        connection.account(&state.receiver.memory);
-        hear(state, slot, &mut unread, effects);
+        let left = hear(state, slot, unread.rest(), work, effects);
+        unread.keep_last(left);
+        if let Some(connection) = state.connections.get_mut(slot) {
+            connection.keep_unread(unread, &state.receiver.memory);
+        }
         return true;
     }
     let is_tls = parts.socket.is_tls();
@@ -97,6 +112,7 @@ fn read_once(state: &mut State, slot: Slot, buffer: &mut [u8], effects: &mut Eff
         hung_up(state, slot, effects);
         return false;
     }
+    work.charge(SYSTEM_CALL);
     match { parts.socket }.read(buffer) {
         Ok(0) => {
             hung_up(state, slot, effects);
@@ -110,11 +126,14 @@ fn read_once(state: &mut State, slot: Slot, buffer: &mut [u8], effects: &mut Eff
             if !arrived(state, slot, count, effects) {
                 return more;
             }
-            if is_tls {
-                return open(state, slot, &buffer[..count], effects) || more;
-            }
-            hear(state, slot, &mut buffer[..count], effects);
-            more
+            let has_ended = if is_tls {
+                open(state, slot, &buffer[..count], work, effects)
+            } else {
+                hear_new(state, slot, &mut buffer[..count], work, effects);
+                false
+            };
+            let connection = state.connections.get(slot);
+            more || has_ended || connection.is_some_and(Connection::has_unheard)
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => false,
         Err(error) if error.kind() == ErrorKind::Interrupted => true,
@@ -146,19 +165,26 @@ pub(super) fn arrived(state: &mut State, slot: Slot, count: usize, effects: &mut
 
 /// Opens what came through a client's TLS, and hears what it said; true if that was the last of it,
 /// so that the end has to be seen to.
-pub(super) fn open(state: &mut State, slot: Slot, bytes: &[u8], effects: &mut Effects) -> bool {
+pub(super) fn open(
+    state: &mut State,
+    slot: Slot,
+    bytes: &[u8],
+    work: &mut Work,
+    effects: &mut Effects,
+) -> bool {
     let Some(parts) = state.connections.parts(slot) else { return false };
     let Some(tls) = parts.tls else { return false };
     // A panic in an earlier step may have taken the buffer with it.
     let mut opened = std::mem::take(&mut state.receiver.opened);
     opened.clear();
     let outcome = tls.open(bytes, &mut opened);
+    work.charge(bytes.len());
     let (ended, answers) = (tls.has_ended(), tls.wants_write());
     if answers {
         state.outbound.mark_dirty(slot, parts.connection);
     }
     if !opened.is_empty() {
-        hear(state, slot, &mut opened, effects);
+        hear_new(state, slot, &mut opened, work, effects);
     }
     state.receiver.opened = opened;
     match outcome {
@@ -177,31 +203,67 @@ pub(super) fn open(state: &mut State, slot: Slot, bytes: &[u8], effects: &mut Ef
     }
 }
 
-/// Parses bytes of the client and does what they ask.
-fn hear(state: &mut State, slot: Slot, bytes: &mut [u8], effects: &mut Effects) {
-    let limits = state.context.settings.wire;
-    let Some(connection) = state.connections.get_mut(slot) else { return };
-    if connection.flags.deaf {
-        return;
-    }
-    let mut decoder = std::mem::take(&mut connection.decoder);
-    let mut finished_one = false;
-    let heard = decoder.feed(bytes, &limits, |event| {
-        finished_one |= matches!(event, Event::Message { .. });
-        on_event(state, slot, event, effects)
-    });
-    let Some(connection) = state.connections.get_mut(slot) else { return };
-    if !connection.flags.deaf {
-        connection.decoder = decoder;
-    }
-    match heard {
-        Ok(consumed) if consumed < bytes.len() && !connection.flags.deaf => {
-            connection.keep_unread(&bytes[consumed..], &state.receiver.memory);
+/// Hears bytes of a buffer that others need, too: what is left for later is copied.
+fn hear_new(
+    state: &mut State,
+    slot: Slot,
+    bytes: &mut [u8],
+    work: &mut Work,
+    effects: &mut Effects,
+) {
+    let left = hear(state, slot, bytes, work, effects);
+    if let Some(connection) = state.connections.get_mut(slot) {
+        if left > 0 {
+            connection.keep_copy(&bytes[bytes.len() - left..], &state.receiver.memory);
+        } else {
+            connection.account(&state.receiver.memory);
         }
-        Ok(_) => connection.account(&state.receiver.memory),
-        Err(violation) => return violated(state, slot, &violation, effects),
     }
+}
+
+/// Pulls one event after the other out of the client's bytes and does what it asks. Answers how many of
+/// the last bytes are left for later: those that came after the work was spent, or when the client was
+/// not to be read any more.
+fn hear(
+    state: &mut State,
+    slot: Slot,
+    bytes: &mut [u8],
+    work: &mut Work,
+    effects: &mut Effects,
+) -> usize {
+    let limits = state.context.settings.wire;
+    let mut input = bytes;
+    let mut finished_one = false;
+    let left = loop {
+        let Some(connection) = state.connections.get_mut(slot) else { return 0 };
+        if connection.flags.deaf {
+            connection.decoder = Decoder::default();
+            break 0;
+        }
+        if !connection.is_read() {
+            break input.len();
+        }
+        match connection.decoder.next(&mut input, &limits, work) {
+            Ok(Some(event)) => {
+                finished_one |= matches!(event, Event::Message { .. });
+                on_event(state, slot, event, work, effects);
+            }
+            Ok(None) => break input.len(),
+            Err(violation) => {
+                violated(state, slot, &violation, effects);
+                return 0;
+            }
+        }
+    };
     watch(state, slot, finished_one);
+    left
+}
+
+/// Brings the memory of what the client said and nobody has heard up to date.
+fn account(state: &mut State, slot: Slot) {
+    if let Some(connection) = state.connections.get_mut(slot) {
+        connection.account(&state.receiver.memory);
+    }
 }
 
 /// Keeps the time since something of the client is incomplete, a message or a record of TLS; `anew`

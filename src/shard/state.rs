@@ -42,7 +42,8 @@ impl State {
 
     /// Begins a turn with the time that it is now, and with the settings that are in force.
     pub(super) fn begin_turn(&mut self, current: &Arc<InForce>) {
-        let Self { context, connections, timers, .. } = self;
+        let Self { context, connections, timers, receiver, .. } = self;
+        receiver.begin_turn();
         context.now = context.clock.now();
         context.tick = timers.wheel.tick(context.now);
         if !Arc::ptr_eq(current, &context.settings.source) {

@@ -11,10 +11,12 @@
 //! What arrived incomplete lives in one [`Partial`] on the heap. It exists only while there is
 //! something to remember, so an idle client costs the two words of its [`Decoder`].
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Event, Flow, Limits, Violation,
+    Event, Limits, Violation, Work,
     frame::{self, Expected, Incoming, MAX_HEAD, Opcode},
     mask, utf8,
 };
@@ -68,27 +70,31 @@ impl Decoder {
         Self { deflate, ..Self::default() }
     }
 
-    /// Takes `bytes` that were just read, and calls `on_event` for each event in them, in order.
+    /// The next event in `input`, which were just read; none if they hold no other whole one, or if
+    /// `work` is spent.
     ///
-    /// Returns how many bytes were taken: all of them, unless `on_event` said [`Flow::Stop`]; then
-    /// the rest is as it came and must be fed again, before what is read next. Bytes that were
-    /// taken are unmasked in place. After a close frame or a violation everything is taken and
-    /// ignored.
-    pub fn feed(
+    /// What is left in `input` is as it came: where an event is given back or work is spent, it is to be
+    /// given again, before what is read next. Bytes that were taken are unmasked in place, and an event
+    /// lends them where it can. After a close frame or a violation everything is taken and ignored.
+    #[expect(clippy::mut_mut, reason = "it is the slice itself that moves on")]
+    pub fn next<'a>(
         &mut self,
-        bytes: &mut [u8],
+        input: &mut &'a mut [u8],
         limits: &Limits,
-        mut on_event: impl FnMut(Event<'_>) -> Flow,
-    ) -> Result<usize, Violation> {
-        let mut taken = 0;
-        let mut flow = Flow::Continue;
-        while flow == Flow::Continue && taken < bytes.len() && !self.over {
-            let step = self.step(&mut bytes[taken..], limits, &mut on_event);
-            let (used, next) = step.inspect_err(|_| self.end())?;
-            taken += used;
-            flow = next;
+        work: &mut Work,
+    ) -> Result<Option<Event<'a>>, Violation> {
+        while !input.is_empty() && !self.over && !work.is_spent() {
+            let before = input.len();
+            let event = self.step(input, limits).inspect_err(|_| self.end())?;
+            work.charge(Work::FRAME + before - input.len());
+            if event.is_some() {
+                return Ok(event);
+            }
         }
-        Ok(if self.over { bytes.len() } else { taken })
+        if self.over {
+            *input = &mut [];
+        }
+        Ok(None)
     }
 
     /// Heap that is held for what is incomplete, in bytes: counted against
@@ -108,39 +114,37 @@ impl Decoder {
         self.partial.is_some()
     }
 
-    /// Takes what belongs to one frame, or all there is; `bytes` are not empty.
-    fn step(
+    /// Takes what belongs to one frame, or all there is; `input` is not empty.
+    #[expect(clippy::mut_mut, reason = "it is the slice itself that moves on")]
+    fn step<'a>(
         &mut self,
-        bytes: &mut [u8],
+        input: &mut &'a mut [u8],
         limits: &Limits,
-        on_event: &mut impl FnMut(Event<'_>) -> Flow,
-    ) -> Result<(usize, Flow), Violation> {
+    ) -> Result<Option<Event<'a>>, Violation> {
         let begun = self.partial.as_mut().and_then(|partial| partial.frame.take());
-        let (mut frame, head) = match begun {
-            Some(frame) => (frame, 0),
-            None => match self.read_head(bytes, limits)? {
-                Some(read) => read,
-                None => return Ok((bytes.len(), Flow::Continue)),
-            },
+        let read = match begun {
+            Some(frame) => Some((frame, 0)),
+            None => self.read_head(input, limits)?,
         };
+        let bytes = std::mem::take(input);
+        let Some((mut frame, head)) = read else { return Ok(None) };
         let rest = bytes.get_mut(head..).unwrap_or_default();
         if rest.is_empty() && frame.left > 0 {
             // Clients like to send a head and its payload apart; this way the payload need not be
             // copied when it then comes in one piece.
             self.partial().frame = Some(frame);
-            return Ok((head, Flow::Continue));
+            return Ok(None);
         }
         let here = usize::try_from(frame.left).map_or(rest.len(), |left| left.min(rest.len()));
-        let payload = &mut rest[..here];
+        let (payload, rest) = rest.split_at_mut(here);
+        *input = rest;
         frame.key = mask::apply(payload, frame.key);
         frame.left -= here as u64;
-
-        let flow = if frame.opcode.is_control() {
-            self.take_control(frame, payload, on_event)?
+        if frame.opcode.is_control() {
+            self.take_control(frame, payload)
         } else {
-            self.take_data(frame, payload, limits, on_event)?
-        };
-        Ok((head + here, flow))
+            self.take_data(frame, payload, limits)
+        }
     }
 
     /// Reads the head of a frame: gives the frame and how many of `bytes` its head took, or keeps
@@ -174,12 +178,11 @@ impl Decoder {
         Ok(None)
     }
 
-    fn take_control(
+    fn take_control<'a>(
         &mut self,
         frame: Incoming,
-        payload: &[u8],
-        on_event: &mut impl FnMut(Event<'_>) -> Flow,
-    ) -> Result<Flow, Violation> {
+        payload: &'a [u8],
+    ) -> Result<Option<Event<'a>>, Violation> {
         let kept = self.partial.as_mut().map(|partial| std::mem::take(&mut partial.control));
         let mut kept = kept.unwrap_or_default();
         if frame.left > 0 {
@@ -187,33 +190,32 @@ impl Decoder {
             let partial = self.partial();
             partial.control = kept;
             partial.frame = Some(frame);
-            return Ok(Flow::Continue);
+            return Ok(None);
         }
         let payload = if kept.is_empty() {
-            payload
+            Cow::Borrowed(payload)
         } else {
             kept.extend_from_slice(payload);
-            &kept
+            Cow::Owned(kept)
         };
         self.tidy();
-        Ok(match frame.opcode {
-            Opcode::Ping => on_event(Event::Ping(payload)),
-            Opcode::Pong => on_event(Event::Pong(payload)),
+        Ok(Some(match frame.opcode {
+            Opcode::Ping => Event::Ping(payload),
+            Opcode::Pong => Event::Pong(payload),
             _ => {
-                let close = frame::read_close(payload)?;
+                let close = frame::read_close(&payload)?;
                 self.end();
-                on_event(Event::Close(close))
+                Event::Close(close.map(|(code, reason)| (code, reason.to_owned())))
             }
-        })
+        }))
     }
 
-    fn take_data(
+    fn take_data<'a>(
         &mut self,
         frame: Incoming,
-        payload: &[u8],
+        payload: &'a [u8],
         limits: &Limits,
-        on_event: &mut impl FnMut(Event<'_>) -> Flow,
-    ) -> Result<Flow, Violation> {
+    ) -> Result<Option<Event<'a>>, Violation> {
         let complete = frame.left == 0 && frame.fin;
         let begun = self.partial.as_mut().and_then(|partial| partial.message.take());
         let kind = if frame.opcode == Opcode::Text { Kind::Text } else { Kind::Binary };
@@ -225,7 +227,7 @@ impl Decoder {
                     return Err(Violation::BadText);
                 }
                 self.tidy();
-                return Ok(on_event(Event::Message { kind, compressed, bytes: payload }));
+                return Ok(Some(Event::Message { kind, compressed, bytes: payload.into() }));
             }
             None => Message {
                 kind,
@@ -239,12 +241,12 @@ impl Decoder {
         if complete {
             let Message { kind, compressed, bytes, .. } = message;
             self.tidy();
-            return Ok(on_event(Event::Message { kind, compressed, bytes: &bytes }));
+            return Ok(Some(Event::Message { kind, compressed, bytes: bytes.into() }));
         }
         let partial = self.partial();
         partial.message = Some(message);
         partial.frame = (frame.left > 0).then_some(frame);
-        Ok(Flow::Continue)
+        Ok(None)
     }
 
     fn partial(&mut self) -> &mut Partial {

@@ -6,7 +6,7 @@ use gateway_websocket::{
     config::Config,
     message::Kind,
     net::proxy::{MOST, Progress, Violation as Unheard, Whom, parse},
-    wire::{Decoder, Event, Flow, Limits, Violation},
+    wire::{Decoder, Event, Limits, Violation},
 };
 
 #[path = "../../fuzz/checks/lib.rs"]
@@ -14,7 +14,7 @@ mod checks;
 mod tokens;
 
 use checks::{
-    codec::{self, Receiver},
+    codec::{self, Flow, Receiver},
     head::{self, Answered},
     inflate::{self, Deflate, Wire},
     proxy::{self, Verdict},
@@ -124,11 +124,11 @@ impl Receiver for Wrong {
             limits = Limits { max_message: usize::MAX, max_fragments: u32::MAX };
         }
         let mut stopped = false;
-        let taken = self.inner.feed(bytes, &limits, |event| match event {
+        let taken = codec::feed(&mut self.inner, bytes, &limits, &mut |event| match event {
             Event::Message { .. } if fault == Fault::Forgets && !first => Flow::Continue,
             Event::Message { kind, compressed, bytes } if fault == Fault::Masked => {
                 let bytes: Vec<_> = bytes.iter().map(|byte| byte ^ 0xa5).collect();
-                on_event(Event::Message { kind, compressed, bytes: &bytes })
+                on_event(Event::Message { kind, compressed, bytes: bytes.into() })
             }
             event => {
                 let flow = on_event(event);

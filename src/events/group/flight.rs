@@ -50,6 +50,8 @@ pub(super) struct Subscriber {
     owes: usize,
     /// Whether it found nothing to take.
     pub(super) idle: bool,
+    /// Whether what it has is being put back.
+    pub(super) leaves: bool,
 }
 
 /// An item in flight.
@@ -70,7 +72,8 @@ pub(super) enum Item {
 
 impl Subscriber {
     pub(super) fn new(options: SubscribeOptions) -> Self {
-        Self { options, flight: VecDeque::new(), heads: BinaryHeap::new(), owes: 0, idle: false }
+        let (flight, heads) = (VecDeque::new(), BinaryHeap::new());
+        Self { options, flight, heads, owes: 0, idle: false, leaves: false }
     }
 
     /// Keeps the head of one of its partitions in mind, if there is one and it isn't yet.
@@ -135,7 +138,7 @@ impl Group {
         let all_clear = self.needs_snapshot.is_clear();
         let mut buffer =
             TakeBuffer { key, now, most, most_bytes, bytes: 0, all_clear, taken: Vec::new() };
-        if self.shards_pending == 0 && most > 0 {
+        if self.shards_pending == 0 && most > 0 && !subscriber.leaves {
             while self.give(&mut subscriber, &mut buffer) == Given::Something {}
         }
         subscriber.idle = buffer.taken.is_empty();

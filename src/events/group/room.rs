@@ -10,6 +10,7 @@ use super::{
     Group,
     entry::{Entry, NONE, PARTITIONS, PartitionId, partition_id_of},
     numbers::{Bounds, Held},
+    share::STEPS,
 };
 use crate::{
     config::WhenFull,
@@ -118,22 +119,27 @@ impl Group {
     }
 
     /// Drops messages that wait, of whoever holds most, until the bounds are kept.
-    fn make_room_for_messages(&mut self) {
-        while !self.messages.has_room(Held::default(), self.bounds.messages, self.bounds.bytes) {
-            let Some(victim) = self.accounts.victim() else { return };
-            let partition = &mut self.partitions[usize::from(victim.partition)];
-            let Some(entry) = partition.miss_message(victim.message) else { return };
-            self.needs_snapshot.insert(usize::from(victim.partition));
-            self.waits_no_more(victim.partition, &entry);
-            self.forget(&entry);
-            self.count_missed(true);
-            self.stats.over_share += u64::from(victim.is_over_share);
-            self.offer(victim.partition);
-        }
+    pub(super) fn make_room_for_messages(&mut self) {
+        let Bounds { messages, bytes, .. } = self.bounds;
+        while !self.messages.has_room(Held::default(), messages, bytes) && self.drop_message() {}
+    }
+
+    /// Drops the oldest message of one that holds most. Whether there was one.
+    fn drop_message(&mut self) -> bool {
+        let Some(victim) = self.accounts.victim() else { return false };
+        let partition = &mut self.partitions[usize::from(victim.partition)];
+        let Some(entry) = partition.miss_message(victim.message) else { return false };
+        self.needs_snapshot.insert(usize::from(victim.partition));
+        self.waits_no_more(victim.partition, &entry);
+        self.forget(entry);
+        self.count_missed(true);
+        self.stats.over_share += u64::from(victim.is_over_share);
+        self.offer(victim.partition);
+        true
     }
 
     /// Drops the oldest changes that wait until there is room for these too.
-    fn make_room_for_changes(&mut self, more: Held) -> bool {
+    pub(super) fn make_room_for_changes(&mut self, more: Held) -> bool {
         while !self.changes.has_room(more, self.bounds.changes, self.bounds.bytes) {
             let Some((cursor, place)) = self.oldest_changes.first() else { return false };
             self.drop_up_to(place, cursor);
@@ -145,8 +151,8 @@ impl Group {
     fn drop_up_to(&mut self, place: PartitionId, cursor: u64) {
         while let Some(entry) = self.partitions[usize::from(place)].miss_up_to(cursor) {
             self.waits_no_more(place, &entry);
-            self.forget(&entry);
             self.count_missed(entry.event.is_message());
+            self.forget(entry);
         }
         self.needs_snapshot.insert(usize::from(place));
         self.offer(place);
@@ -168,7 +174,7 @@ impl Group {
         if partition.is_passed(entry.cursor) {
             let is_message = entry.event.is_message();
             partition.miss(entry.cursor, is_message);
-            self.forget(&entry);
+            self.forget(entry);
             self.count_missed(is_message);
             return;
         }
@@ -191,12 +197,13 @@ impl Group {
         self.oldest_changes.set(place, oldest);
     }
 
-    /// An event is kept no longer.
-    pub(super) fn forget(&mut self, entry: &Entry) {
+    /// An event is kept no longer. Its memory is given back when nobody waits for the group.
+    pub(super) fn forget(&mut self, entry: Entry) {
         let event = &entry.event;
         let held = if event.is_message() { &mut self.messages } else { &mut self.changes };
         held.remove(event.weight());
         self.accounts.forget(entry.account);
+        self.gone.push(entry.event);
     }
 
     fn count_missed(&mut self, is_message: bool) {
@@ -210,13 +217,38 @@ impl Group {
         self.full = self.messages.is_full(self.full, messages, bytes);
     }
 
-    /// Drops what has no room, now that it can be: bounds are tighter, or what was in flight waits.
-    pub(super) fn fit(&mut self) {
-        if self.bounds.when_full == WhenFull::DropOldest {
-            self.make_room_for_messages();
+    /// Goes on with putting other bounds in force: drops at most [`STEPS`] times what would have no
+    /// room. Whether they are. Until then there is room for no more than there is now, so that it comes
+    /// to an end whatever comes in between.
+    pub(in crate::events) fn set_bounds(&mut self, bounds: Bounds) -> bool {
+        let drops = bounds.when_full == WhenFull::DropOldest;
+        let none = Held::default();
+        for _ in 0..STEPS {
+            let fits = !drops || self.messages.has_room(none, bounds.messages, bounds.bytes);
+            if !fits && self.drop_message() {
+                continue;
+            }
+            let fits = self.changes.has_room(none, bounds.changes, bounds.bytes);
+            let Some((cursor, place)) = self.oldest_changes.first().filter(|_| !fits) else {
+                self.bounds = bounds;
+                self.full = false;
+                self.refill();
+                // A window may be wider now.
+                for place in PartitionId::MIN..=PartitionId::MAX {
+                    self.offer(place);
+                }
+                return true;
+            };
+            // What waits before it in its partition goes first.
+            let head = self.partitions[usize::from(place)].head().map_or(cursor, |it| it.cursor);
+            self.drop_up_to(place, head.min(cursor));
         }
-        self.make_room_for_changes(Held::default());
-        self.refill();
+        let bytes = self.messages.bytes.max(self.changes.bytes).max(bounds.bytes);
+        let now = &mut self.bounds;
+        now.messages = now.messages.min(self.messages.count.max(bounds.messages));
+        now.changes = now.changes.min(self.changes.count.max(bounds.changes));
+        now.bytes = now.bytes.min(bytes);
+        false
     }
 
     /// Whether messages in flight, which nobody can drop, have half of the bytes: then only a

@@ -11,7 +11,9 @@ use super::{
     entry::{Entry, PartitionId},
     flight::{Item, Subscriber},
     mix,
+    numbers::Held,
 };
+use crate::config::WhenFull;
 
 /// Nothing has had that cursor yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,55 +22,102 @@ pub(in crate::events) struct UnknownCursor {
     pub(in crate::events) last: u64,
 }
 
+/// Items that are put back or settled at once: shards wait for no more than these.
+pub(in crate::events) const STEPS: usize = 256;
+/// Items that are looked at, at once, for the one that is acknowledged.
+const LOOKS: usize = 4096;
+
+/// How far an acknowledgement is.
+#[derive(Debug)]
+pub(in crate::events) struct Acknowledgement {
+    cursor: u64,
+    /// Items in flight that are others.
+    looked: usize,
+    /// Items to settle, once it is known.
+    found: Option<usize>,
+}
+
+impl Acknowledgement {
+    pub(in crate::events) fn of(cursor: u64) -> Self {
+        Self { cursor, looked: 0, found: None }
+    }
+}
+
 impl Group {
     /// Lets one more take part.
     pub(in crate::events) fn join(&mut self, options: SubscribeOptions) -> Key {
         self.keys += 1;
         let key = Key(self.keys);
         self.subscribers.insert(key, Subscriber::new(options));
-        self.share();
+        self.share(Some(key));
         key
     }
 
-    /// Lets one go. What it has not acknowledged goes to others.
-    pub(in crate::events) fn leave(&mut self, key: Key) {
-        let Some(gone) = self.subscribers.remove(&key) else { return };
-        // The last first, so that each comes before what came after it.
-        for flown in gone.flight.into_iter().rev() {
+    /// Goes on with letting one go: puts back at most [`STEPS`] of the items that it has not
+    /// acknowledged, which go to others when it has gone. Whether it has.
+    pub(in crate::events) fn leave(&mut self, key: Key) -> bool {
+        // The last first, so that each comes before what came after it. None of its partitions goes to
+        // another before that.
+        for _ in 0..STEPS {
+            let Some(subscriber) = self.subscribers.get_mut(&key) else { return true };
+            subscriber.leaves = true;
+            let Some(flown) = subscriber.flight.pop_back() else {
+                self.subscribers.remove(&key);
+                self.share(None);
+                self.refill();
+                self.stir_all();
+                return true;
+            };
             self.put_back(flown.item);
+            if self.bounds.when_full == WhenFull::DropOldest {
+                // Nothing was in its place if the bounds became tighter meanwhile.
+                self.make_room_for_messages();
+            }
+            self.make_room_for_changes(Held::default());
         }
-        self.share();
-        self.fit();
-        self.stir_all();
+        false
     }
 
-    /// Takes note that the item at `cursor`, and what `key` was given before it, were done.
+    /// Goes on with taking note that the item at a cursor, and what `key` was given before it, were
+    /// done: looks at [`LOOKS`] items, or settles [`STEPS`] of them, at most. Whether all is done.
     pub(in crate::events) fn acknowledge(
         &mut self,
         key: Key,
-        cursor: u64,
-    ) -> Result<(), UnknownCursor> {
-        if cursor > self.last {
+        progress: &mut Acknowledgement,
+    ) -> Result<bool, UnknownCursor> {
+        let Acknowledgement { cursor, looked, found } = progress;
+        if *cursor > self.last {
             return Err(UnknownCursor { last: self.last });
         }
-        let Some(subscriber) = self.subscribers.get_mut(&key) else { return Ok(()) };
-        let Some(at) = subscriber.flight.iter().position(|flown| flown.cursor == cursor) else {
-            return Ok(());
+        let subscriber = self.subscribers.get_mut(&key);
+        let Some(subscriber) = subscriber.filter(|it| !it.leaves) else { return Ok(true) };
+        let left = if let Some(left) = found {
+            left
+        } else {
+            let mut ahead = subscriber.flight.iter().skip(*looked).take(LOOKS);
+            let Some(at) = ahead.position(|flown| flown.cursor == *cursor) else {
+                *looked += LOOKS;
+                return Ok(*looked >= subscriber.flight.len());
+            };
+            found.insert(*looked + at + 1)
         };
         let was_crowded = self.is_crowded();
-        self.stats.acknowledged += at as u64 + 1;
-        for _ in 0..=at {
+        let steps = (*left).min(STEPS);
+        for _ in 0..steps {
             let flight = self.subscribers.get_mut(&key).map(|subscriber| &mut subscriber.flight);
             if let Some(flown) = flight.and_then(VecDeque::pop_front) {
+                self.stats.acknowledged += 1;
                 self.settle(flown.item);
             }
         }
+        *left -= steps;
+        let is_done = *left == 0;
         self.refill();
         self.stir(key);
         if was_crowded && !self.is_crowded() {
             self.stir_all();
         }
-        Ok(())
+        Ok(is_done)
     }
 
     /// Who should have acknowledged by `now`, and what.
@@ -91,7 +140,7 @@ impl Group {
         match item {
             Item::Event(place, entry) => {
                 self.lands(&entry);
-                self.forget(&entry);
+                self.forget(entry);
                 self.release(place);
             }
             Item::Missed(gaps) => gaps.into_iter().for_each(|(place, _)| self.release(place)),
@@ -134,20 +183,27 @@ impl Group {
         }
     }
 
-    /// Finds an owner for each partition.
-    fn share(&mut self) {
+    /// Finds an owner for each partition that has none any more, or that weighs more for who has
+    /// joined: each is looked at once, and all subscribers only for those of one who has gone.
+    fn share(&mut self, joined: Option<Key>) {
         for subscriber in self.subscribers.values_mut() {
             subscriber.heads.clear();
         }
         for place in PartitionId::MIN..=PartitionId::MAX {
-            let heaviest = self.subscribers.keys().max_by_key(|key| weight(**key, place));
             let partition = &mut self.partitions[usize::from(place)];
-            let moves = heaviest.filter(|owner| partition.owner != Some(**owner));
-            if moves.is_some_and(|to| self.subscribers[to].options.snapshots) {
+            let before = partition.owner.filter(|owner| self.subscribers.contains_key(owner));
+            let owner = match (before, joined) {
+                (Some(old), Some(new)) if weight(new, place) < weight(old, place) => Some(old),
+                (Some(old), None) => Some(old),
+                (_, Some(new)) if before.is_some() => Some(new),
+                _ => self.subscribers.keys().copied().max_by_key(|key| weight(*key, place)),
+            };
+            let moves = owner.filter(|owner| partition.owner != Some(*owner));
+            if moves.is_some_and(|to| self.subscribers[&to].options.snapshots) {
                 partition.needs_snapshot = true;
                 self.needs_snapshot.insert(usize::from(place));
             }
-            partition.owner = heaviest.copied();
+            partition.owner = owner;
             partition.offered = false;
             self.offer(place);
         }
@@ -196,6 +252,6 @@ impl Group {
     }
 }
 
-fn weight(key: Key, place: PartitionId) -> u64 {
+pub(super) fn weight(key: Key, place: PartitionId) -> u64 {
     mix(mix(key.0) ^ u64::from(place))
 }

@@ -2,15 +2,39 @@
 
 mod model;
 mod shares;
+mod steps;
 
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use super::{Bounds, Group, Key, PARTITIONS, SubscribeOptions};
+use super::{
+    Acknowledgement, Bounds, Group, Key, PARTITIONS, SubscribeOptions, UnknownCursor, share::STEPS,
+};
 use crate::{
     config::{self, WhenFull},
     events::{Delivered, Delivery, Partitions, partition_of},
     ids::ClientId,
 };
+
+/// In all the steps that it takes, as a group behind its lock does it.
+impl Group {
+    fn kept(&self) -> usize {
+        self.messages.count + self.changes.count
+    }
+
+    fn leave_at_once(&mut self, key: Key) {
+        while !self.leave(key) {}
+    }
+
+    fn acknowledge_at_once(&mut self, key: Key, cursor: u64) -> Result<(), UnknownCursor> {
+        let mut progress = Acknowledgement::of(cursor);
+        while !self.acknowledge(key, &mut progress)? {}
+        Ok(())
+    }
+
+    fn set_bounds_at_once(&mut self, bounds: Bounds) {
+        while !self.set_bounds(bounds) {}
+    }
+}
 
 fn group(change: impl FnOnce(&mut Bounds)) -> Group {
     let mut bounds = Bounds::from(&config::Events::default());
@@ -55,7 +79,7 @@ fn subscribers_share_the_clients_evenly_and_one_more_moves_only_what_it_gets() {
     let five = owners(&group);
     let moved = four.iter().zip(&five).filter(|(four, five)| four != five);
     assert!(moved.clone().count() > 0 && moved.into_iter().all(|(_, to)| *to == Some(fifth)));
-    group.leave(fifth);
+    group.leave_at_once(fifth);
     assert_eq!(owners(&group), four);
 }
 
@@ -78,10 +102,10 @@ fn what_moves_waits_until_the_old_subscriber_is_done_with_it() {
     assert!((20..80).contains(&stayed.len()), "{}", stayed.len());
     // One item after the other, so that one partition after the other is free.
     for delivery in &first[..100] {
-        group.acknowledge(old, delivery.cursor).unwrap();
+        group.acknowledge_at_once(old, delivery.cursor).unwrap();
     }
     let most = take(&mut group, new).len();
-    group.acknowledge(old, first[100].cursor).unwrap();
+    group.acknowledge_at_once(old, first[100].cursor).unwrap();
     let moved = most + take(&mut group, new).len();
     assert_eq!(stayed.len() + moved, 100);
 }
@@ -94,8 +118,8 @@ fn what_was_not_acknowledged_is_told_again_in_order_and_marked() {
         group.append(&Arc::new(event::opened(client(slot))));
     }
     assert_eq!(cursors(&take(&mut group, first)), (1..=11).collect::<Vec<_>>());
-    group.acknowledge(first, 4).unwrap();
-    group.leave(first);
+    group.acknowledge_at_once(first, 4).unwrap();
+    group.leave_at_once(first);
     group.append(&Arc::new(event::closed(client(5))));
     let second = group.join(plain(1000));
     let taken = take(&mut group, second);
@@ -109,11 +133,11 @@ fn a_client_whose_end_was_missed_is_not_told_to_have_come() {
     let first = group.join(plain(1000));
     group.append(&Arc::new(event::opened(client(1))));
     assert_eq!(cursors(&take(&mut group, first)), [1, 2]);
-    group.acknowledge(first, 1).unwrap();
+    group.acknowledge_at_once(first, 1).unwrap();
     group.append(&Arc::new(event::closed(client(1))));
     // There is no room for this one: what is in flight stays, the oldest that waits goes.
     group.append(&Arc::new(event::opened(client(2))));
-    group.leave(first);
+    group.leave_at_once(first);
     let second = group.join(plain(1000));
     let taken = take(&mut group, second);
     // Nothing is said of others.
@@ -161,7 +185,7 @@ fn many_are_named_partition_by_partition_each_before_its_first_event() {
                 other => panic!("{other:?}"),
             }
         }
-        group.acknowledge(key, last.cursor).unwrap();
+        group.acknowledge_at_once(key, last.cursor).unwrap();
     }
     assert_eq!(named, clients.into_iter().collect());
     assert_eq!((partitions.len(), ends), (PARTITIONS, 1));
@@ -201,7 +225,7 @@ fn who_wants_it_learns_who_is_connected_in_what_comes_to_it() {
         group.append(&Arc::new(event::opened(client(slot))));
     }
     let last = take(&mut group, first).pop().unwrap();
-    group.acknowledge(first, last.cursor).unwrap();
+    group.acknowledge_at_once(first, last.cursor).unwrap();
     let second = group.join(SubscribeOptions { window: Some(1000), snapshots: true });
     let moved = |group: &Group| -> HashSet<u16> {
         let mine = group.partitions.iter().zip(1..);
@@ -219,7 +243,7 @@ fn who_wants_it_learns_who_is_connected_in_what_comes_to_it() {
     let half = moved(&group);
     expect(&take(&mut group, second), &half);
     assert_eq!(take(&mut group, first), [], "who doesn't want it is told nothing new");
-    group.leave(first);
+    group.leave_at_once(first);
     let other_half = moved(&group).difference(&half).copied().collect();
     expect(&take(&mut group, second), &other_half);
 }
@@ -267,7 +291,7 @@ fn overrun(clients: u32, window: usize) -> (usize, usize, usize) {
                 Delivered::Missed { .. } => {}
             }
         }
-        group.acknowledge(key, taken[taken.len() - 1].cursor).unwrap();
+        group.acknowledge_at_once(key, taken[taken.len() - 1].cursor).unwrap();
     }
     (events, names, snapshots)
 }
@@ -310,7 +334,7 @@ fn a_clear_partition_is_heard_while_others_are_always_full() {
             told += taken.iter().filter(is_quiet).count();
             // One at a time.
             if let Some(first) = group.subscribers[&key].flight.front().map(|flown| flown.cursor) {
-                group.acknowledge(key, first).unwrap();
+                group.acknowledge_at_once(key, first).unwrap();
             }
         }
         assert_eq!(told, 1, "with a window of {window}");
@@ -344,9 +368,9 @@ fn who_pauses_keeps_what_was_underway_and_has_room_when_some_is_done() {
         group.append(&Arc::new(event::message(client(1), size)));
     }
     assert_eq!(take(&mut group, key).len(), 10);
-    group.acknowledge(key, 4).unwrap();
+    group.acknowledge_at_once(key, 4).unwrap();
     assert!(group.pauses(), "seven of eight is not enough room");
-    group.acknowledge(key, 5).unwrap();
+    group.acknowledge_at_once(key, 5).unwrap();
     assert!(!group.pauses());
 }
 

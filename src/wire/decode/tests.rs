@@ -24,7 +24,7 @@ impl From<Event<'_>> for Said {
             Event::Message { kind, compressed: true, bytes } => Self::Deflated(kind, bytes.into()),
             Event::Ping(bytes) => Self::Ping(bytes.into()),
             Event::Pong(bytes) => Self::Pong(bytes.into()),
-            Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.into()))),
+            Event::Close(close) => Self::Close(close),
         }
     }
 }
@@ -79,19 +79,23 @@ fn hear(decoder: &mut Decoder, stream: &[u8], limits: &Limits, ends: &[usize]) -
     let mut start = 0;
     for end in ends {
         let mut read = stream[start..end].to_vec();
-        let taken = decoder.feed(&mut read, limits, |event| {
-            said.push(event.into());
-            Flow::Continue
-        });
-        match taken {
-            Ok(taken) => assert_eq!(taken, end - start),
-            Err(violation) => {
-                return Heard { said, failed: Some((violation, end)) };
+        let mut rest = read.as_mut_slice();
+        loop {
+            match decoder.next(&mut rest, limits, &mut Work::unbounded()) {
+                Ok(Some(event)) => said.push(event.into()),
+                Ok(None) => break,
+                Err(violation) => return Heard { said, failed: Some((violation, end)) },
             }
         }
+        assert!(rest.is_empty());
         start = end;
     }
     Heard { said, failed: None }
+}
+
+/// The first event in what was read.
+fn next<'a>(decoder: &mut Decoder, read: &'a mut [u8]) -> Option<Event<'a>> {
+    decoder.next(&mut { read }, &LIMITS, &mut Work::unbounded()).unwrap()
 }
 
 /// What a client says with `frames`, all in one read.
@@ -131,14 +135,8 @@ fn a_whole_frame_is_lent_from_the_read_buffer() {
     let mut decoder = Decoder::default();
     let mut read = frame(FIN | TEXT, b"hello");
     let (from, to) = (read.as_ptr() as usize, read.as_ptr() as usize + read.len());
-    let mut lent = false;
-    let look = |event: Event<'_>| {
-        let Event::Message { bytes, .. } = event else { panic!("{event:?}") };
-        lent = (from..to).contains(&(bytes.as_ptr() as usize));
-        Flow::Continue
-    };
-    decoder.feed(&mut read, &LIMITS, look).unwrap();
-    assert!(lent);
+    let Some(Event::Message { bytes, .. }) = next(&mut decoder, &mut read) else { panic!("none") };
+    assert!((from..to).contains(&(bytes.as_ptr() as usize)));
     assert_eq!(decoder, Decoder::default());
 }
 
@@ -147,17 +145,11 @@ fn a_payload_that_follows_its_head_is_lent_too() {
     let mut decoder = Decoder::default();
     let mut read = frame(FIN | BINARY, &[7; 1000]);
     let (head, payload) = read.split_at_mut(8);
-    decoder.feed(head, &LIMITS, |event| panic!("{event:?}")).unwrap();
+    assert_eq!(next(&mut decoder, head), None);
     assert!(decoder.mid_message());
     let place = payload.as_ptr();
-    let mut lent = false;
-    let look = |event: Event<'_>| {
-        let Event::Message { bytes, .. } = event else { panic!("{event:?}") };
-        lent = bytes.as_ptr() == place && bytes == [7; 1000];
-        Flow::Continue
-    };
-    decoder.feed(payload, &LIMITS, look).unwrap();
-    assert!(lent);
+    let Some(Event::Message { bytes, .. }) = next(&mut decoder, payload) else { panic!("none") };
+    assert!(bytes.as_ptr() == place && *bytes == [7; 1000]);
     assert_eq!(decoder, Decoder::default());
 }
 
@@ -223,8 +215,7 @@ fn who_stops_gets_the_rest_as_it_came() {
     let first = frame(FIN | TEXT, b"one");
     let second = frame(FIN | TEXT, b"two");
     let mut read = [&*first, &*second].concat();
-    let taken = decoder.feed(&mut read, &LIMITS, |_| Flow::Stop);
-    assert_eq!(taken, Ok(first.len()));
+    assert!(next(&mut decoder, &mut read).is_some());
     assert_eq!(read[first.len()..], second);
     let heard = hear(&mut decoder, &read[first.len()..], &LIMITS, &[]);
     assert_eq!(heard.said, [text("two")]);

@@ -12,9 +12,36 @@ const HELLO: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
 
 /// What a new inflater makes of a compressed binary message.
 fn inflate(payload: &[u8], limit: usize) -> Result<Vec<u8>, Violation> {
-    let mut out = Vec::new();
-    Inflater::new().inflate(Kind::Binary, payload, limit, &mut out)?;
-    Ok(out)
+    inflate_with(&mut Inflater::new(), (Kind::Binary, payload), limit)
+}
+
+/// What an inflater makes of a message, all at once; what it holds is never more than allowed.
+fn inflate_with(
+    inflater: &mut Inflater,
+    (kind, payload): (Kind, &[u8]),
+    limit: usize,
+) -> Result<Vec<u8>, Violation> {
+    inflate_by(inflater, (kind, payload), limit, usize::MAX)
+}
+
+/// The same, with so much work at a time, and the memory of each piece moved in between.
+fn inflate_by(
+    inflater: &mut Inflater,
+    (kind, payload): (Kind, &[u8]),
+    limit: usize,
+    work: usize,
+) -> Result<Vec<u8>, Violation> {
+    let mut inflating = inflater.begin(kind, payload.into());
+    let outcome = loop {
+        match inflating.go_on(limit, &mut Work::new(work)) {
+            Ok(false) => inflating = inflating.into_owned(),
+            Ok(true) => break Ok(inflating.bytes().to_vec()),
+            Err(violation) => break Err(violation),
+        }
+    };
+    assert!(inflating.out.capacity() <= limit.saturating_add(1).max(KEEP));
+    inflater.end(inflating);
+    outcome
 }
 
 /// The compressed message, whether it is shorter or not.
@@ -74,13 +101,10 @@ fn the_examples_of_the_rfc_say_hello() {
 fn a_window_does_not_outlive_its_message() {
     // The second message of RFC 7692 §7.2.3.2 refers to the first.
     let mut inflater = Inflater::new();
-    let mut out = Vec::new();
-    inflater.inflate(Kind::Text, HELLO, AMPLE, &mut out).unwrap();
-    let shared = [0xf2, 0x00, 0x11, 0x00, 0x00];
-    let result = inflater.inflate(Kind::Text, &shared, AMPLE, &mut out);
-    assert_eq!(result, Err(Violation::BadDeflate));
-    inflater.inflate(Kind::Text, HELLO, AMPLE, &mut out).unwrap();
-    assert_eq!(out, b"Hello");
+    let mut inflate = |payload| inflate_with(&mut inflater, (Kind::Text, payload), AMPLE);
+    assert_eq!(inflate(HELLO).unwrap(), b"Hello");
+    assert_eq!(inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00]), Err(Violation::BadDeflate));
+    assert_eq!(inflate(HELLO).unwrap(), b"Hello");
 }
 
 #[test]
@@ -154,12 +178,11 @@ fn what_the_tail_adds_to_a_truncated_message_is_not_over_the_limit() {
 
 #[test]
 fn text_has_to_be_utf8() {
-    let mut out = Vec::new();
     let mut inflater = Inflater::new();
     let message = deflated(15, 1, b"caf\xe9");
-    let result = inflater.inflate(Kind::Text, &message, AMPLE, &mut out);
-    assert_eq!(result, Err(Violation::BadText));
-    assert_eq!(inflater.inflate(Kind::Binary, &message, AMPLE, &mut out), Ok(()));
+    let mut inflate = |kind| inflate_with(&mut inflater, (kind, &message), AMPLE);
+    assert_eq!(inflate(Kind::Text), Err(Violation::BadText));
+    assert_eq!(inflate(Kind::Binary).unwrap(), b"caf\xe9");
 }
 
 #[test]
@@ -180,10 +203,27 @@ fn a_bomb_is_stopped_before_twice_the_limit_is_allocated() {
     let block = [&deflated(15, 9, &vec![0; 1 << 20])[..], &TAIL].concat();
     let bomb = block.repeat(1024);
     for limit in [0, 1, 1000, 4096, 1 << 20, (1 << 24) - 1] {
-        let mut out = Vec::new();
-        let result = Inflater::new().inflate(Kind::Binary, &bomb, limit, &mut out);
+        let mut inflater = Inflater::new();
+        let mut inflating = inflater.begin(Kind::Binary, Cow::Borrowed(&bomb));
+        let result = inflating.go_on(limit, &mut Work::unbounded());
         assert_eq!(result, Err(Violation::TooBig { limit }));
-        assert!(out.capacity() <= limit + 1, "{} for {limit}", out.capacity());
+        let room = inflating.out.capacity();
+        assert!(room <= limit + 1, "{room} for {limit}");
+    }
+}
+
+#[test]
+fn a_message_is_inflated_by_pieces_and_many_blocks_are_much_work() {
+    let zeros = deflated(15, 9, &vec![0; 1 << 20]);
+    // Empty final blocks of the fixed code, each of which begins a stream of its own.
+    let blocks = [0x03, 0x00].repeat(10_000);
+    for (message, least) in [(&zeros, 10), (&blocks, 40)] {
+        let mut inflating = Inflater::new().begin(Kind::Binary, Cow::Borrowed(message));
+        let mut pieces = 1;
+        while !inflating.go_on(AMPLE, &mut Work::new(100_000)).unwrap() {
+            pieces += 1;
+        }
+        assert!(pieces >= least, "{pieces}");
     }
 }
 
@@ -273,17 +313,20 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn what_is_deflated_comes_back(
-        payloads in prop::collection::vec(payload(), 1..4), window_bits in 9u8..=15, level in 1u8..=9
+        payloads in prop::collection::vec(payload(), 1..4), window_bits in 9u8..=15, level in 1u8..=9,
+        work in 1usize..5000,
     ) {
         let mut deflater = Deflater::new();
         let mut inflater = Inflater::new();
-        let (mut small, mut back) = (Vec::new(), Vec::new());
+        let mut small = Vec::new();
         for payload in payloads {
             let whole = deflated(window_bits, level, &payload);
             let shorter = deflater.deflate(window_bits, level, &payload, &mut small);
             prop_assert_eq!(shorter, (whole.len() < payload.len()).then_some(&*whole));
-            inflater.inflate(Kind::Binary, &whole, payload.len(), &mut back).unwrap();
-            prop_assert_eq!(&back, &payload);
+            let back = inflate_with(&mut inflater, (Kind::Binary, &whole), payload.len());
+            prop_assert_eq!(back.as_ref(), Ok(&payload));
+            let back = inflate_by(&mut inflater, (Kind::Binary, &whole), payload.len(), work);
+            prop_assert_eq!(back, Ok(payload.clone()));
             let (judged, farthest) = judged(&whole);
             prop_assert_eq!(judged, payload);
             prop_assert!(farthest <= 1 << window_bits);
@@ -306,11 +349,10 @@ proptest! {
                 message[place] = byte;
             }
         }
-        let mut out = Vec::new();
-        let result = Inflater::new().inflate(Kind::Binary, &message, limit, &mut out);
-        prop_assert!(out.capacity() <= limit + 1);
+        let result = inflate(&message, limit);
+        prop_assert_eq!(&inflate_by(&mut Inflater::new(), (Kind::Binary, &message), limit, 1), &result);
         match result {
-            Ok(()) => prop_assert!(out.len() <= limit),
+            Ok(out) => prop_assert!(out.len() <= limit),
             Err(Violation::TooBig { limit: told }) => prop_assert_eq!(told, limit),
             Err(fault) => prop_assert_eq!(fault, Violation::BadDeflate),
         }

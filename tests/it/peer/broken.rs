@@ -6,7 +6,7 @@ use futures_util::SinkExt as _;
 use gateway_websocket::{
     close::Cause,
     message::Kind,
-    wire::{Decoder, Event, Flow, Inflater, Limits, compress_once},
+    wire::{Decoder, Event, Inflater, Limits, Work, compress_once},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use yawc::{OpCode, Options, Role, WebSocket};
@@ -207,24 +207,26 @@ fn heard_by_us(bytes: &[u8], limit: usize) -> (Vec<Said>, bool) {
     let limits = Limits { max_message: limit, max_fragments: u32::MAX };
     let (mut decoder, mut inflater) = (Decoder::new(true), Inflater::new());
     let (mut said, mut out, mut failed) = (Vec::new(), Vec::new(), false);
-    let heard = decoder.feed(&mut bytes.to_vec(), &limits, |event| {
-        match event {
-            Event::Message { kind, compressed: false, bytes } => {
+    let mut bytes = bytes.to_vec();
+    let mut input = bytes.as_mut_slice();
+    while !failed {
+        match decoder.next(&mut input, &limits, &mut Work::unbounded()) {
+            Ok(Some(Event::Message { kind, compressed: false, bytes })) => {
                 said.push(Said(kind, bytes.to_vec()));
             }
-            Event::Message { kind, compressed: true, bytes } => {
-                failed = goes_on_after_its_end(bytes, limit)
-                    || inflater.inflate(kind, bytes, limit, &mut out).is_err();
-                if failed {
-                    return Flow::Stop;
+            Ok(Some(Event::Message { kind, compressed: true, bytes })) => {
+                failed = goes_on_after_its_end(&bytes, limit)
+                    || inflater.inflate(kind, &bytes, limit, &mut out).is_err();
+                if !failed {
+                    said.push(Said(kind, out.clone()));
                 }
-                said.push(Said(kind, out.clone()));
             }
-            Event::Ping(_) | Event::Pong(_) | Event::Close(_) => {}
+            Ok(Some(Event::Ping(_) | Event::Pong(_) | Event::Close(_))) => {}
+            Ok(None) => break,
+            Err(_) => failed = true,
         }
-        Flow::Continue
-    });
-    (said, failed || heard.is_err() || decoder.mid_message())
+    }
+    (said, failed || decoder.mid_message())
 }
 
 /// What a client of theirs writes.

@@ -152,7 +152,7 @@ impl Walk {
                 self.bounds.messages = 8 + self.draw(60);
                 self.widest = self.widest.max(self.bounds.messages);
                 self.bounds.changes = 4 + self.draw(40);
-                self.group.set_bounds(self.bounds);
+                self.group.set_bounds_at_once(self.bounds);
             }
             61..64 => self.name_some(),
             _ => {}
@@ -227,7 +227,7 @@ impl Walk {
     fn leave(&mut self, at: usize) {
         let peer = self.peers.swap_remove(at);
         let owners = self.owners();
-        self.group.leave(peer.key);
+        self.group.leave_at_once(peer.key);
         self.note_moves(&owners);
         for delivery in peer.flight {
             if let Some(record) = self.log.get_mut(&delivery.cursor) {
@@ -263,17 +263,20 @@ impl Walk {
         let key = self.peers[at].key;
         let last = self.group.last;
         let ahead = last + 1 + self.draw(9) as u64;
-        assert_eq!(self.group.acknowledge(key, ahead).map_err(|future| future.last), Err(last));
+        assert_eq!(
+            self.group.acknowledge_at_once(key, ahead).map_err(|future| future.last),
+            Err(last)
+        );
         if self.peers[at].flight.is_empty() {
             let (any, before) =
                 (self.draw(usize::try_from(last).unwrap() + 1) as u64, self.group.stats());
-            assert_eq!(self.group.acknowledge(key, any), Ok(()));
+            assert_eq!(self.group.acknowledge_at_once(key, any), Ok(()));
             assert_eq!(self.group.stats(), before, "it has nothing to acknowledge");
             return;
         }
         let upto = self.draw(self.peers[at].flight.len());
         let cursor = self.peers[at].flight[upto].cursor;
-        assert_eq!(self.group.acknowledge(key, cursor), Ok(()));
+        assert_eq!(self.group.acknowledge_at_once(key, cursor), Ok(()));
         for delivery in self.peers[at].flight.drain(..=upto) {
             match delivery.what {
                 Delivered::Event(event) => {
@@ -350,7 +353,7 @@ impl Walk {
             while !self.peers[0].flight.is_empty() {
                 self.acknowledge(0);
             }
-            self.group.acknowledge(key, last).unwrap();
+            self.group.acknowledge_at_once(key, last).unwrap();
             self.check();
         }
         let stats = self.group.stats();

@@ -35,16 +35,16 @@ fn one_that_floods_costs_a_hundred_others_nothing() {
         told(&taken, &mut arrived);
         open = taken.last().map_or(open, |last| last.cursor);
         if round % 100 == 99 {
-            group.acknowledge(key, open).unwrap();
+            group.acknowledge_at_once(key, open).unwrap();
         }
         assert!(group.stats().held_bytes <= 64 << 20);
     }
-    group.acknowledge(key, open).unwrap();
+    group.acknowledge_at_once(key, open).unwrap();
     loop {
         let taken = take(&mut group, key);
         let Some(last) = taken.last() else { break };
         told(&taken, &mut arrived);
-        group.acknowledge(key, last.cursor).unwrap();
+        group.acknowledge_at_once(key, last.cursor).unwrap();
     }
     let stats = group.stats();
     assert!(stats.missed_messages > 100, "{stats:?}");
@@ -112,7 +112,7 @@ fn what_is_in_flight_leaves_half_of_the_room_to_what_waits() {
     group.stirred().for_each(drop);
     // Both are told, whoever has made the room.
     let last = taken.last().unwrap().cursor;
-    group.acknowledge(first, last).unwrap();
+    group.acknowledge_at_once(first, last).unwrap();
     let mut stirred: Vec<Key> = group.stirred().collect();
     stirred.sort_unstable();
     stirred.dedup();

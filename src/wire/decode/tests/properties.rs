@@ -102,12 +102,30 @@ proptest! {
         while !rest.is_empty() {
             let mut read = rest.to_vec();
             let before = said.len();
-            let taken = decoder.feed(&mut read, &LIMITS, |event| {
-                said.push(event.into());
-                Flow::Stop
-            });
-            rest = &rest[taken.unwrap()..];
+            let mut left = read.as_mut_slice();
+            let event = decoder.next(&mut left, &LIMITS, &mut Work::unbounded()).unwrap();
+            said.extend(event.map(Said::from));
+            rest = &rest[rest.len() - left.len()..];
+            prop_assert_eq!(left, rest, "what is left is as it came");
             prop_assert_eq!(said.len(), before + 1);
+        }
+        prop_assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn who_has_little_work_at_a_time_hears_the_same(
+        (stream, expected) in conversation(6), units in 1usize..300,
+    ) {
+        let mut decoder = Decoder::default();
+        let (mut bytes, mut said) = (stream.clone(), Vec::<Said>::new());
+        let mut left = bytes.as_mut_slice();
+        while !left.is_empty() {
+            let before = left.len();
+            let mut work = Work::new(units);
+            while let Some(event) = decoder.next(&mut left, &LIMITS, &mut work).unwrap() {
+                said.push(event.into());
+            }
+            prop_assert!(left.len() < before, "each turn goes on");
         }
         prop_assert_eq!(said, expected);
     }
