@@ -47,9 +47,9 @@ pub trait Ear: Send {
     }
 
     /// A client said something other than `ping`. The bytes of a text are valid UTF-8.
-    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Heard {
+    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Accept {
         let _ = (who, kind, bytes);
-        Heard::Taken
+        Accept::Accepted
     }
 
     /// A client is no longer connected; nothing can be sent to it any more.
@@ -126,12 +126,12 @@ pub struct Closed {
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Accept {
     /// It was taken, or nobody wanted it.
-    Taken,
+    Accepted,
     /// There is no room for it: it is to be offered again when there is, for which the shard is woken.
     /// Until then its client isn't read.
-    NoRoom,
+    Backpressure,
 }
 
 /// Nobody listens: what clients say is dropped (or echoed, as `websocket.messages` says).

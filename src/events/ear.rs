@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ids::ClientId,
     message::Kind,
-    sink::{Closed, Ear, Heard, Opened, Unanswered, Wake, Who},
+    sink::{Accept, Closed, Ear, Opened, Unanswered, Wake, Who},
 };
 
 /// The groups there are.
@@ -150,16 +150,16 @@ impl Ear for ShardEar {
         self.hear(opened.who, What::Opened(Box::new(newly)));
     }
 
-    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Heard {
+    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Accept {
         self.look();
         if self.known.is_empty() {
-            return Heard::Taken;
+            return Accept::Accepted;
         }
         if self.refuses() {
-            return Heard::NoRoom;
+            return Accept::Backpressure;
         }
         self.hear(who, What::Message { kind, bytes: Bytes::copy_from_slice(bytes) });
-        Heard::Taken
+        Accept::Accepted
     }
 
     fn closed(&mut self, who: Who<'_>, closed: &Closed) {

@@ -16,7 +16,7 @@ use crate::{
     config::{self, Config, Live, value::Words},
     ids::{ClientId, Name},
     message::Kind,
-    sink::{Closed, Ear, EventSink, Heard, Opened, Who},
+    sink::{Accept, Closed, Ear, EventSink, Opened, Who},
 };
 
 fn name(text: &str) -> Name {
@@ -51,7 +51,7 @@ fn open(ear: &mut dyn Ear, slot: u32) {
     ear.opened(&Opened { who, groups: &[], attributes: None, peer, about: None });
 }
 
-fn say(ear: &mut dyn Ear, slot: u32, text: &str) -> Heard {
+fn say(ear: &mut dyn Ear, slot: u32, text: &str) -> Accept {
     ear.message(Who { client: client(slot), uid: None }, Kind::Text, text.as_bytes())
 }
 

@@ -31,7 +31,7 @@ use super::{
     slot::Slot,
     wheel::Tick,
 };
-use crate::{ids::ClientId, sink::Heard};
+use crate::{ids::ClientId, sink::Accept};
 
 /// Places of the queue that may be stale beyond one for each client.
 const STALE: usize = 64;
@@ -69,8 +69,8 @@ impl Backpressure {
     }
 
     /// What became of a message that was offered.
-    pub(super) fn note(&mut self, heard: Heard) {
-        self.taken |= heard == Heard::Taken;
+    pub(super) fn note(&mut self, heard: Accept) {
+        self.taken |= heard == Accept::Accepted;
     }
 
     /// The time a client has waited and was not measured by.

@@ -11,7 +11,7 @@ use crate::{
     close::{Cause, code},
     ids::{ClientId, Name},
     message::Kind,
-    sink::{Closed, Ear, Heard, Opened, Unanswered, Who},
+    sink::{Accept, Closed, Ear, Opened, Unanswered, Who},
 };
 
 /// Slots that an initial listing comes to in one turn.
@@ -49,7 +49,7 @@ impl Events {
     }
 
     /// A client said something.
-    pub(super) fn message(&mut self, connection: &Connection, kind: Kind, bytes: &[u8]) -> Heard {
+    pub(super) fn message(&mut self, connection: &Connection, kind: Kind, bytes: &[u8]) -> Accept {
         self.ear.message(who(connection), kind, bytes)
     }
 

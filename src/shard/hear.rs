@@ -19,7 +19,7 @@ use crate::{
     close::{Cause, Close, code},
     config::Messages,
     message::Kind,
-    sink::Heard,
+    sink::Accept,
     wire::{self, Event, Inflating, Violation, Work},
 };
 
@@ -143,7 +143,7 @@ fn on_message(
         let pong = Rc::clone(pong);
         return answer(state, slot, pong, Sort::Control);
     }
-    if tell(state, slot, kind, bytes) == Heard::NoRoom {
+    if tell(state, slot, kind, bytes) == Accept::Backpressure {
         // As if it had not come yet: it is counted when it is heard.
         return wait_for_room(state, slot, before, &wire::as_heard(kind, bytes));
     }
@@ -158,16 +158,16 @@ fn on_message(
 }
 
 /// Tells who listens what a client said.
-fn tell(state: &mut State, slot: Slot, kind: Kind, bytes: &[u8]) -> Heard {
+fn tell(state: &mut State, slot: Slot, kind: Kind, bytes: &[u8]) -> Accept {
     let State { context, connections, backpressure, events, .. } = state;
     if context.settings.messages == Messages::Drop {
-        return Heard::Taken;
+        return Accept::Accepted;
     }
     // Nobody gets ahead of those who wait.
     if backpressure.bars(slot) {
-        return Heard::NoRoom;
+        return Accept::Backpressure;
     }
-    let Some(connection) = connections.get(slot) else { return Heard::Taken };
+    let Some(connection) = connections.get(slot) else { return Accept::Accepted };
     let heard = events.message(connection, kind, bytes);
     backpressure.note(heard);
     heard

@@ -6,7 +6,7 @@ use gateway_websocket::{
     close::Cause,
     message::Kind,
     shard::{ConnectionPermit, NewConnection},
-    sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
+    sink::{Accept, Closed, Ear, EventSink, Opened, Wake, Who},
     status::Phase,
 };
 use tokio_tungstenite::tungstenite::Message;
@@ -267,9 +267,9 @@ impl Ear for Diary {
         self.note(opened.who, "opened");
     }
 
-    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Heard {
+    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Accept {
         self.note(who, &format!("message {kind:?} {}", String::from_utf8_lossy(bytes)));
-        Heard::Taken
+        Accept::Accepted
     }
 
     fn closed(&mut self, who: Who<'_>, closed: &Closed) {

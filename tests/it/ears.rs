@@ -13,7 +13,7 @@ use gateway_websocket::{
     ids::ClientId,
     message::Kind,
     shard::Clock,
-    sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
+    sink::{Accept, Closed, Ear, EventSink, Opened, Wake, Who},
 };
 
 use crate::{client::soon, gateway::Gateway};
@@ -145,15 +145,15 @@ impl Ear for Listener {
         }
     }
 
-    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Heard {
+    fn message(&mut self, who: Who<'_>, kind: Kind, bytes: &[u8]) -> Accept {
         let mut notes = self.notes();
         if notes.room == 0 || bytes.len() > notes.largest {
             notes.refused += 1;
-            return Heard::NoRoom;
+            return Accept::Backpressure;
         }
         notes.room -= 1;
         notes.told.push((who.client, Told::Said(kind, bytes.to_vec())));
-        Heard::Taken
+        Accept::Accepted
     }
 
     fn closed(&mut self, who: Who<'_>, closed: &Closed) {

@@ -13,7 +13,7 @@ use gateway_websocket::{
     ids::ClientId,
     message::Kind,
     metrics::ShardStats,
-    sink::{Closed, Ear, EventSink, Heard, Opened, Wake, Who},
+    sink::{Accept, Closed, Ear, EventSink, Opened, Wake, Who},
 };
 
 use crate::{
@@ -58,14 +58,14 @@ impl Ear for Faulty {
         assert!(self.at != At::Opened || before != 1, "injected");
     }
 
-    fn message(&mut self, _: Who<'_>, _: Kind, bytes: &[u8]) -> Heard {
+    fn message(&mut self, _: Who<'_>, _: Kind, bytes: &[u8]) -> Accept {
         assert!(self.at != At::Message || bytes != b"panic", "injected");
         if bytes != b"wait" {
-            return Heard::Taken;
+            return Accept::Accepted;
         }
         let before = self.refused.fetch_add(1, Ordering::SeqCst);
         assert!(self.at != At::Message || before == 0, "injected");
-        Heard::NoRoom
+        Accept::Backpressure
     }
 
     fn has_room(&self) -> bool {

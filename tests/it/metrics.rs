@@ -10,7 +10,7 @@ use gateway_websocket::{
     grpc::proto::v1::event::What,
     lifecycle::Reloaded,
     message::Kind,
-    sink::{Ear, EventSink, Heard, Wake, Who},
+    sink::{Accept, Ear, EventSink, Wake, Who},
 };
 use tokio::{io::AsyncReadExt as _, time::sleep};
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
@@ -250,11 +250,11 @@ impl EventSink for Stuck {
 }
 
 impl Ear for Stuck {
-    fn message(&mut self, _: Who<'_>, _: Kind, _: &[u8]) -> Heard {
+    fn message(&mut self, _: Who<'_>, _: Kind, _: &[u8]) -> Accept {
         let (go_on, told) = &*self.0;
         let held = go_on.lock().unwrap();
         drop(told.wait_while(held, |go_on| !*go_on).unwrap());
-        Heard::Taken
+        Accept::Accepted
     }
 }
 

@@ -21,7 +21,7 @@ async fn nothing_is_collected_for_nobody() {
     let mut ear = ear(&events);
     assert!(!ear.listens());
     open(&mut *ear, 1);
-    assert_eq!(say(&mut *ear, 1, "hello"), Heard::Taken);
+    assert_eq!(say(&mut *ear, 1, "hello"), Accept::Accepted);
     assert_eq!(ear.roll_call(), None);
     live.swap(configured(|_| {}));
     let mut subscription = events.subscribe(&name("g"), SubscribeOptions::default()).unwrap();
@@ -140,11 +140,11 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
     let mut subscription = subscribe(&events, "g").await;
     open(&mut *ear, 1);
     for _ in 0..4 {
-        assert_eq!(say(&mut *ear, 1, "a"), Heard::Taken);
+        assert_eq!(say(&mut *ear, 1, "a"), Accept::Accepted);
     }
     assert!(ear.has_room(), "the turn is not over");
     ear.end_turn();
-    assert_eq!(say(&mut *ear, 1, "b"), Heard::NoRoom);
+    assert_eq!(say(&mut *ear, 1, "b"), Accept::Backpressure);
     assert!(!ear.has_room());
     // What is no message has room of its own.
     close(&mut *ear, 1);
@@ -154,14 +154,14 @@ async fn a_group_that_pauses_lets_the_shard_wait_and_wakes_it() {
     subscription.acknowledge(events.epoch(), 3).unwrap();
     assert_eq!(woken.load(Ordering::SeqCst), 1, "three of four is room again");
     assert!(ear.has_room());
-    assert_eq!(say(&mut *ear, 2, "c"), Heard::Taken);
+    assert_eq!(say(&mut *ear, 2, "c"), Accept::Accepted);
     ear.end_turn();
-    assert_eq!(say(&mut *ear, 2, "d"), Heard::NoRoom);
+    assert_eq!(say(&mut *ear, 2, "d"), Accept::Backpressure);
     // Another policy is room, too.
     live.swap(configured(|config| config.buffer_messages = 4));
     drop(events.subscribe(&name("g"), SubscribeOptions::default()));
     assert_eq!(woken.load(Ordering::SeqCst), 2);
-    assert_eq!(say(&mut *ear, 2, "d"), Heard::Taken);
+    assert_eq!(say(&mut *ear, 2, "d"), Accept::Accepted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +171,7 @@ async fn a_group_that_is_full_tells_what_is_missing_and_who_is_there() {
     let mut subscription = subscribe(&events, "g").await;
     open(&mut *ear, 1);
     for text in ["a", "b", "c", "d"] {
-        assert_eq!(say(&mut *ear, 1, text), Heard::Taken);
+        assert_eq!(say(&mut *ear, 1, text), Accept::Accepted);
     }
     ear.end_turn();
     let all = ["missed 3 to 4: 2 + 0", "there are []", "1 opened", "1 said c", "1 said d"];

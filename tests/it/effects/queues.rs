@@ -151,6 +151,7 @@ pub(super) async fn websocket_send_buffer() {
     assert!(after.response().await.starts_with("HTTP/1.1 101 "));
     let id = after.data().await.text().to_owned();
     let large = fill(&stage, &id).await;
-    assert!(large > small + 20, "{small} messages, then {large}");
+    // Sixteen are what the kernel takes at most of what the client has no room for.
+    assert!(large > small + 8, "{small} messages, then {large}");
     stage.everybody_is_served().await;
 }
