@@ -50,11 +50,11 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     match (u8::try_from(payload.len()), u16::try_from(payload.len())) {
         (Ok(short), _) if short < 126 => bytes.push(FIN | short),
         (_, Ok(middle)) => {
-            bytes.push(FIN | 126);
+            bytes.push(0xfe);
             bytes.extend(middle.to_be_bytes());
         }
         _ => {
-            bytes.push(FIN | 127);
+            bytes.push(0xff);
             bytes.extend((payload.len() as u64).to_be_bytes());
         }
     }
