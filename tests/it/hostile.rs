@@ -229,7 +229,9 @@ async fn the_close_frame_reaches_a_client_that_goes_on_sending_megabytes() {
 
 #[tokio::test]
 async fn pings_without_end_that_nobody_reads_the_answers_of_take_no_memory() {
-    let gateway = Gateway::with(&["websocket.send_buffer=16KiB", "shards=1"]).await;
+    let gateway =
+        Gateway::with(&["websocket.send_buffer=16KiB", "shards=1", "limits.client_messages=0"])
+            .await;
     let mut polite = gateway.connect().await;
     let (mut raw, _) = Raw::narrow(gateway.websocket()).await;
     let pings = frame(PING, &[b'x'; 125]).repeat(1000);

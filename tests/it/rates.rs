@@ -68,7 +68,7 @@ async fn a_changed_rate_of_bytes_holds_for_those_who_are_connected() {
     drop(eager);
 
     reload(&program, "limits.client_bytes = \"1 MiB\"\n");
-    is_echoed(&mut modest, 10_000).await;
+    is_echoed(&mut modest, 5_000).await;
     assert_eq!(program.status().closed.get("policy"), Some(&1));
 }
 
