@@ -47,7 +47,7 @@ use crate::{
     metrics::{BusyStats, HandshakeStats, ShardStats},
     shard::{
         self, Bounds, Clock, Command, ConnectionLimit, ConnectionPermit, NewConnection, Pace,
-        Shard, Threads,
+        Shard, Threads, assign,
     },
     sink::EventSink,
     wire,
@@ -154,8 +154,7 @@ impl Hub {
 
     /// Hands an upgraded connection to the shard with the fewest sockets.
     pub fn adopt(&self, new: NewConnection) {
-        let shard = self.0.shards.iter().min_by_key(|shard| shard.stats.sockets.get());
-        if let Some(shard) = shard {
+        if let Some(shard) = assign(&self.0.shards, |shard| &shard.load) {
             shard.inbox.push(Command::Adopt(Box::new(new)));
         }
     }
@@ -239,6 +238,15 @@ impl Hub {
     /// Sockets held now, including those of clients that are being closed.
     pub fn count_sockets(&self) -> u64 {
         self.shard_stats().map(|stats| stats.sockets.get()).sum()
+    }
+
+    /// Waits until no socket is held, nor on its way to a shard.
+    pub async fn until_empty(&self) {
+        while self.0.shards.iter().any(|shard| shard.load.connections() > 0) {
+            for shard in &self.0.shards {
+                shard.load.until_empty().await;
+            }
+        }
     }
 
     /// Distinct uids that have a client.

@@ -39,6 +39,7 @@ mod guard;
 mod hear;
 mod inbox;
 mod jobs;
+mod load;
 mod member_index;
 mod membership;
 mod memory;
@@ -69,6 +70,7 @@ pub use adopt::REPLACED;
 pub use clock::Clock;
 pub(crate) use drain::Pace;
 pub(crate) use inbox::{Bounds, Command, Cost, Full, Inbox, Recipients};
+pub(crate) use load::{Load, assign};
 pub use new_connection::NewConnection;
 pub use permit::{ConnectionGuard, ConnectionLimit, ConnectionPermit};
 pub use question::{Described, Found, Search};
@@ -81,6 +83,7 @@ use crate::metrics::ShardStats;
 pub(crate) struct Shard {
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) stats: Arc<ShardStats>,
+    pub(crate) load: Arc<Load>,
 }
 
 /// The threads of the shards.
@@ -101,12 +104,13 @@ pub(crate) fn start(world: World) -> io::Result<(Vec<Shard>, Threads)> {
         // As for the inbox: it fails only if the shard is awake anyway.
         let ear = world.sink.ear(index, Arc::new(move || drop(waker.wake())));
         let stats = Arc::new(ShardStats::default());
-        let (world, inbox_end, stats_end) =
-            (Arc::clone(&world), Arc::clone(&inbox), Arc::clone(&stats));
+        let load = Arc::new(Load::default());
+        let (world, inbox_end) = (Arc::clone(&world), Arc::clone(&inbox));
+        let counts = (Arc::clone(&stats), Arc::clone(&load));
         let thread = thread::Builder::new()
             .name(format!("shard-{index}"))
-            .spawn(move || event_loop::run(index, poll, inbox_end, stats_end, ear, &world))?;
-        shards.push(Shard { inbox, stats });
+            .spawn(move || event_loop::run(index, poll, inbox_end, counts, ear, &world))?;
+        shards.push(Shard { inbox, stats, load });
         threads.push(thread);
     }
     Ok((shards, Threads(threads)))

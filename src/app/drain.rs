@@ -25,7 +25,7 @@ use crate::{
     lifecycle::{DrainBounds, Drained},
 };
 
-/// How often it is looked for sockets and events that are left.
+/// How often it is looked for events that are left.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Time that handshakes under way have before a stop refuses them.
@@ -92,9 +92,7 @@ impl Drain {
                 }
                 Step::Close { until } => {
                     let gone = async {
-                        while self.hub.count_sockets() > 0 {
-                            sleep(LOOK).await;
-                        }
+                        self.hub.until_empty().await;
                         if self.last {
                             told(&self.hub, &self.events).await;
                         }

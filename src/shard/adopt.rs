@@ -57,6 +57,7 @@ pub(super) fn adopt(
         }
         // The socket is closed by being dropped; the client sees a broken connection.
         Err(error) => {
+            state.context.load.released();
             tracing::warn!(shard = state.context.index, %error, "can't take over a connection");
         }
     }

@@ -111,6 +111,7 @@ pub(super) fn remove(state: &mut State, slot: Slot) {
     }
     context.stats.drop_messages(Drop::Closed, dropped);
     context.stats.sockets.sub(1);
+    context.load.released();
     tracing::debug!(client = %connection.id, "connection ended");
 }
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{clock::Clock, settings::ShardSettings, wheel::Tick};
+use super::{clock::Clock, load::Load, settings::ShardSettings, wheel::Tick};
 use crate::metrics::ShardStats;
 
 pub(super) struct Context {
@@ -15,4 +15,6 @@ pub(super) struct Context {
     pub(super) tick: Tick,
     pub(super) settings: ShardSettings,
     pub(super) stats: Arc<ShardStats>,
+    /// Connections that the shard was given.
+    pub(super) load: Arc<Load>,
 }

@@ -27,6 +27,7 @@ use super::{
     guard::{caught, guarded},
     inbox::{Command, Inbox, Recipients, Reply},
     jobs::{CloseJob, DissolveJob, Job, Jobs, Progress, Run},
+    load::Load,
     outbound::Outbound,
     queries::{self, Calendar},
     receive,
@@ -82,7 +83,7 @@ pub(super) fn run(
     index: u16,
     poll: Poll,
     inbox: Arc<Inbox>,
-    stats: Arc<ShardStats>,
+    counts: (Arc<ShardStats>, Arc<Load>),
     ear: Box<dyn Ear>,
     world: &World,
 ) {
@@ -94,7 +95,7 @@ pub(super) fn run(
         }
     }
     let _close = CloseInbox(Arc::clone(&inbox));
-    EventLoop::new(index, poll, inbox, stats, ear, world).run();
+    EventLoop::new(index, poll, inbox, counts, ear, world).run();
 }
 
 impl EventLoop {
@@ -103,7 +104,7 @@ impl EventLoop {
         index: u16,
         poll: Poll,
         inbox: Arc<Inbox>,
-        stats: Arc<ShardStats>,
+        (stats, load): (Arc<ShardStats>, Arc<Load>),
         ear: Box<dyn Ear>,
         world: &World,
     ) -> Self {
@@ -111,7 +112,7 @@ impl EventLoop {
         let settings = ShardSettings::new(reader.current(), world.shards);
         let (clock, now) = (world.clock.clone(), world.clock.now());
         let shards = world.shards;
-        let context = Context { index, shards, clock, now, tick: 0, settings, stats };
+        let context = Context { index, shards, clock, now, tick: 0, settings, stats, load };
         let owners = State::new(context, &world.directory, ear);
         Self {
             poll,

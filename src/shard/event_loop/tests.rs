@@ -59,7 +59,7 @@ impl Case {
         let waker = mio::Waker::new(poll.registry(), WAKER).unwrap();
         let inbox = Arc::new(Inbox::new(Arc::new(waker)));
         let ear = world.sink.ear(0, Arc::new(|| ()));
-        let shard = EventLoop::new(0, poll, inbox, Arc::default(), ear, &world);
+        let shard = EventLoop::new(0, poll, inbox, Default::default(), ear, &world);
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         Self { shard, clock, listener, permits: ConnectionLimit::default(), peers: Vec::new() }
     }
@@ -89,6 +89,7 @@ impl Case {
             change: None,
             permit: self.permits.take(usize::MAX).unwrap(),
         };
+        self.shard.state.context.load.assigned();
         self.shard.command(Command::Adopt(Box::new(new)));
         self.shard.apply();
         let connections = self.connections().iter();

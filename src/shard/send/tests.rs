@@ -47,6 +47,7 @@ impl Case {
             tick: 1000,
             settings: ShardSettings::new(&Arc::new(Config::default().into()), 1),
             stats: Arc::default(),
+            load: Arc::default(),
         };
         let permit = ConnectionLimit::default().take(1).unwrap();
         let connection = Connection::new(ClientId::new(0, 0, 0, 0), peer, permit, 0);
