@@ -24,8 +24,10 @@ use crate::{
     config::{Config, Live},
     ids::{ClientId, Name},
     message::{Kind, Payload, Receipt},
-    sink::NoSink,
+    sink::{EventSink, NoSink},
 };
+
+mod faults;
 
 /// A shard and the other ends of its clients' sockets.
 struct Case {
@@ -43,6 +45,11 @@ impl Case {
 
     /// A shard that has certain settings, without timers but those that are asked for.
     fn with(set: impl FnOnce(&mut Config)) -> Self {
+        Self::with_sink(set, Arc::new(NoSink))
+    }
+
+    /// The same, and what its clients do is reported.
+    fn with_sink(set: impl FnOnce(&mut Config), sink: Arc<dyn EventSink>) -> Self {
         let mut config = Config::default();
         config.websocket.ping_interval = Duration::ZERO;
         config.websocket.heartbeat_timeout = Duration::ZERO;
@@ -51,7 +58,7 @@ impl Case {
         let world = World {
             live: Live::new(config),
             directory: Arc::default(),
-            sink: Arc::new(NoSink),
+            sink,
             shards: 1,
             clock: clock.clone(),
         };
@@ -66,15 +73,15 @@ impl Case {
 
     /// A client connects; answers its id.
     fn connect(&mut self) -> ClientId {
-        self.connect_with(None)
+        self.connect_with(None, None)
     }
 
     /// The same with compression.
     fn connect_compressed(&mut self) -> ClientId {
-        self.connect_with(Some(15))
+        self.connect_with(Some(15), None)
     }
 
-    fn connect_with(&mut self, window: Option<u8>) -> ClientId {
+    fn connect_with(&mut self, window: Option<u8>, change: Option<Change>) -> ClientId {
         self.peers.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
         let (stream, peer) = self.listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -86,7 +93,7 @@ impl Case {
             peer,
             window,
             about: None,
-            change: None,
+            change: change.map(Box::new),
             permit: self.permits.take(usize::MAX).unwrap(),
         };
         self.shard.state.context.load.assigned();
