@@ -4,15 +4,24 @@ use std::net::SocketAddr;
 
 use crate::{gateway::Gateway, raw::Raw, slow::message};
 
-/// Bytes that the kernel holds for the peer at `address`, which has not acknowledged them (proc(5),
-/// `tx_queue` of `/proc/net/tcp`).
-fn held_for(address: SocketAddr) -> usize {
+/// An address as this table has it.
+fn as_listed(address: SocketAddr) -> String {
     let SocketAddr::V4(address) = address else { panic!("{address} is not in this table") };
     let octets = u32::from_ne_bytes(address.ip().octets());
-    let peer = format!("{octets:08X}:{:04X}", address.port());
+    format!("{octets:08X}:{:04X}", address.port())
+}
+
+/// Bytes that the kernel holds on the socket from `gateway` to `client`, which the client has not
+/// acknowledged (proc(5), `tx_queue` of `/proc/net/tcp`).
+fn held_for(gateway: SocketAddr, client: SocketAddr) -> usize {
+    // A port of the client's may be used for other connections, too, which may be long over.
+    let (from, to) = (as_listed(gateway), as_listed(client));
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let line = fields.into_iter().find(|fields| fields[2] == peer).expect("the gateway's socket");
+    let line = fields
+        .into_iter()
+        .find(|fields| fields[1] == from && fields[2] == to)
+        .expect("the gateway's socket");
     usize::from_str_radix(line[4].split(':').next().unwrap(), 16).unwrap()
 }
 
@@ -22,7 +31,7 @@ async fn filled(sets: &[&str]) -> usize {
     let gateway = Gateway::with(&[&own, sets].concat()).await;
     let (mut stuck, id) = Raw::narrow(gateway.websocket()).await;
     while gateway.send_message_to_client(id.as_str(), message(0)).await.result {}
-    held_for(stuck.stream().local_addr().unwrap())
+    held_for(gateway.websocket(), stuck.stream().local_addr().unwrap())
 }
 
 #[tokio::test]

@@ -90,7 +90,15 @@ impl Watched {
     async fn is_in_force(&mut self, what: &str) {
         let seen = async { while !self.shows_newest().await {} };
         soon(what, seen).await;
-        self.has_loaded(what, self.changes + 1);
+        // The effect may be seen a moment before the status says so.
+        let generation = self.changes + 1;
+        let told = async {
+            while self.program.status().config.generation < generation {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(what, told).await;
+        self.has_loaded(what, generation);
     }
 
     fn has_loaded(&self, what: &str, generation: u64) {
