@@ -56,7 +56,7 @@ fn memory_of_a_client_that_is_closing_closes_nobody_else() {
     let mut case = Case::with(|config| {
         config.limits.queued_bytes = Memory::Bytes(Size::mib(8));
         config.limits.queue_bytes = Size::mib(64);
-        config.limits.close_wait = Duration::from_secs(3600);
+        config.limits.close_wait = Duration::from_hours(1);
     });
     let (closing, open) = (case.connect(), case.connect());
     let this = |client| Recipients::These([client].into_iter().collect());
