@@ -203,7 +203,7 @@ pub fn nearest(wrong: &str) -> Option<&'static str> {
     let names = KEYS.iter().map(|(key, _)| *key).chain(sections());
     let last = wrong.rsplit('.').next().unwrap_or(wrong);
     names
-        .map(|name| (distance(wrong, name), name))
+        .map(|name| (strsim::levenshtein(wrong, name), name))
         .min()
         .filter(|(distance, name)| *distance <= 1 + name.len() / 6)
         .map(|(_, name)| name)
@@ -215,22 +215,6 @@ pub fn nearest(wrong: &str) -> Option<&'static str> {
 
 fn sections() -> impl Iterator<Item = &'static str> {
     KEYS.iter().filter_map(|(key, _)| Some(key.split_once('.')?.0))
-}
-
-/// Letters to add, drop or replace to get from one word to the other (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (line, a) in from.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = line + 1;
-        for (column, b) in to.iter().enumerate() {
-            let replaced = diagonal + usize::from(a != *b);
-            diagonal = row[column + 1];
-            row[column + 1] = replaced.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 #[cfg(test)]
