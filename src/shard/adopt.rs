@@ -10,7 +10,7 @@ use super::{
     effect::{Effect, Effects},
     guard::guarded,
     new_connection::NewConnection,
-    receive::{arrived, read, watch},
+    receive::{arrived, watch},
     slot::Slot,
     socket::Socket,
     state::State,
@@ -52,7 +52,7 @@ pub(super) fn adopt(
         Ok(slot) => {
             guarded(slot, effects, |effects| {
                 greet(state, slot, change, greeting, goodbye, effects);
-                hear_leftover(state, slot, leftover, effects);
+                keep_leftover(state, slot, leftover, effects);
             });
         }
         // The socket is closed by being dropped; the client sees a broken connection.
@@ -133,9 +133,9 @@ fn greet(
     }
 }
 
-/// Hears what the client has said already. That holds for who is closed at once, too: its close frame
-/// may be among that.
-fn hear_leftover(state: &mut State, slot: Slot, mut leftover: Vec<u8>, effects: &mut Effects) {
+/// Keeps what the client has said already, to be heard when it is read first. That holds for a client
+/// that is closed at once, too: its close frame may be among that.
+fn keep_leftover(state: &mut State, slot: Slot, mut leftover: Vec<u8>, effects: &mut Effects) {
     let Some(parts) = state.connections.parts(slot) else { return };
     if let Some(tls) = parts.tls {
         // What the handshake opened and nobody has asked for yet.
@@ -149,10 +149,12 @@ fn hear_leftover(state: &mut State, slot: Slot, mut leftover: Vec<u8>, effects: 
     if !arrived(state, slot, leftover.len(), effects) {
         return;
     }
-    if let Some(connection) = state.connections.get_mut(slot) {
-        connection.keep_copy(&leftover, &state.receiver.memory);
+    let State { connections, receiver, .. } = state;
+    if let Some(connection) = connections.get_mut(slot) {
+        connection.keep_copy(&leftover, &receiver.memory);
+        // In turn with all others: a crowd may have much to say right away.
+        receiver.is_ready(slot, connection);
     }
-    read(state, slot, effects);
 }
 
 /// Changes the client in the step in which it comes; gives the first messages to it, or the close of

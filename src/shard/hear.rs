@@ -76,9 +76,11 @@ pub(super) fn go_on_inflating(
     let before = inflating.bytes().len();
     let outcome = inflating.go_on(state.context.settings.wire.max_message, work);
     let inflated = inflating.bytes().len().saturating_sub(before) as u64;
+    // What a client on its way out says counts for nothing.
+    let counts = state.connections.get(slot).is_some_and(|it| it.is_open() && !it.flags.closing);
     match outcome {
         Err(violation) => violated(state, slot, &violation, effects),
-        Ok(_) if !is_within_rates(state, slot, (0, inflated)) => {
+        Ok(_) if counts && !is_within_rates(state, slot, (0, inflated)) => {
             over_rate(state, slot, "over limits.client_bytes", effects);
         }
         Ok(true) => {

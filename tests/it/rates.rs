@@ -9,7 +9,7 @@ use crate::{
     client::soon,
     gateway::Gateway,
     program::Program,
-    raw::{BINARY, Raw, TEXT, frame, request},
+    raw::{BINARY, PING, Raw, TEXT, frame, request},
 };
 
 /// A gateway whose limits its file says.
@@ -70,6 +70,20 @@ async fn a_changed_rate_of_bytes_holds_for_those_who_are_connected() {
     reload(&program, "limits.client_bytes = \"1 MiB\"\n");
     is_echoed(&mut modest, 5_000).await;
     assert_eq!(program.status().closed.get("policy"), Some(&1));
+}
+
+#[tokio::test]
+async fn pings_of_the_protocol_count_like_messages() {
+    let gateway = Gateway::with(&["limits.client_messages=3"]).await;
+    let (mut calm, _) = Raw::welcomed(gateway.websocket()).await;
+    let (mut eager, _) = Raw::welcomed(gateway.websocket()).await;
+    calm.send(frame(PING, b"a").repeat(3)).await;
+    for _ in 0..3 {
+        assert_eq!(calm.next().await.expect("a pong").payload, b"a");
+    }
+    eager.send(frame(PING, b"a").repeat(8)).await;
+    assert_eq!(eager.close_code().await, 1008);
+    assert_eq!(gateway.closed(Cause::Policy), 1);
 }
 
 /// Settings under which a client that doesn't read is soon not heard, and what is read of it once

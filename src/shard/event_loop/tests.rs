@@ -82,10 +82,20 @@ impl Case {
     }
 
     fn connect_with(&mut self, window: Option<u8>, change: Option<Change>) -> ClientId {
+        let new = self.new_connection(window, change);
+        self.shard.command(Command::Adopt(Box::new(new)));
+        self.shard.apply();
+        let connections = self.connections().iter();
+        connections.map(|(_, it)| it.id).max_by_key(|id| id.slot()).unwrap()
+    }
+
+    /// A connection that is assigned to the shard.
+    fn new_connection(&mut self, window: Option<u8>, change: Option<Change>) -> NewConnection {
         self.peers.push(TcpStream::connect(self.listener.local_addr().unwrap()).unwrap());
         let (stream, peer) = self.listener.accept().unwrap();
         stream.set_nonblocking(true).unwrap();
-        let new = NewConnection {
+        self.shard.state.context.load.assigned();
+        NewConnection {
             stream,
             tls: None,
             greeting: Vec::new(),
@@ -95,12 +105,7 @@ impl Case {
             about: None,
             change: change.map(Box::new),
             permit: self.permits.take(usize::MAX).unwrap(),
-        };
-        self.shard.state.context.load.assigned();
-        self.shard.command(Command::Adopt(Box::new(new)));
-        self.shard.apply();
-        let connections = self.connections().iter();
-        connections.map(|(_, it)| it.id).max_by_key(|id| id.slot()).unwrap()
+        }
     }
 
     fn connect_n(&mut self, count: usize) -> Vec<ClientId> {
@@ -560,4 +565,34 @@ fn what_a_message_inflates_to_is_work_and_counts_for_the_rate() {
             assert_eq!(case.shard.state.context.stats.messages_in.get(), 2);
         }
     }
+}
+
+#[test]
+fn what_many_new_clients_say_right_away_is_not_heard_in_one_turn() {
+    const MANY: u64 = 100;
+    let mut case = Case::with(|config| config.limits.client_messages = 0);
+    case.connect();
+    let leftover = flood(0x81, b"x");
+    let each = (leftover.len() / 7) as u64;
+    for _ in 0..MANY {
+        let new = case.new_connection(None, None);
+        let new = NewConnection { leftover: leftover.clone(), ..new };
+        case.shard.inbox.push(Command::Adopt(Box::new(new)));
+    }
+    let heard = |case: &Case| case.shard.state.context.stats.messages_in.get();
+    let (mut turns, mut before) = (0, 0);
+    while heard(&case) < MANY * each && turns < 1_000 {
+        case.turn();
+        // A message is a thousand units of work, and a turn has two million.
+        let in_turn = heard(&case) - before;
+        assert!(in_turn <= 2_100, "{in_turn} messages in one turn");
+        before = heard(&case);
+        turns += 1;
+        // Each of them has had its first quantum after some turns.
+        if turns > 10 {
+            case.is_heard(0);
+            before = heard(&case);
+        }
+    }
+    assert_eq!(case.online() as u64, MANY + 1);
 }
